@@ -1,0 +1,77 @@
+# Needs Python 3.11 or newer and make; the rest is installed into .venv.
+# Another Python: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST_ARGS ?= -n 2
+
+# What each target installs besides the core: extras of pyproject.toml.
+EXTRAS_demo := sklearn
+EXTRAS_test := test,sklearn
+EXTRAS_check := dev
+EXTRAS_bench := test
+EXTRAS_docs := docs
+
+# Where the Python of .venv was removed or replaced, nothing counts as installed.
+$(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test wheel-test check format bench docs typings clean
+
+help:             ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.demo         ## one aggregator and four hospitals train on real data, about half a minute
+	@$(PY) examples/breast_cancer/main.py --folder demo
+
+test: $(VENV)/.test         ## run all tests but those of the wheel and of the heavy extras
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+wheel-test: $(VENV)/.test   ## build wheel and sdist and try them in an empty environment
+	@$(PY) -m pytest -m wheel
+
+check: $(VENV)/.check typings ## lint, format, types: what must be clean before a commit
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: $(VENV)/.check      ## let ruff format the code and mend what it can
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
+
+bench: $(VENV)/.bench       ## time rounds beside a bare durable round: megabytes, agents, rounds
+	@$(PY) bench/rounds.py 1 2 20
+	@$(PY) bench/rounds.py 1 50 10
+	@$(PY) bench/rounds.py 100 10 3
+
+docs: $(VENV)/.docs         ## build the documentation into site/
+	@rm -rf build/docs && mkdir -p build/docs/fl_main  # all packages in one folder, as installed
+	@cd build/docs/fl_main && ln -s ../../../fl_main/* ../../../agent ../../../aggregator ../../../db .
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html is ready; with search: $(PY) -m http.server --directory site"
+
+typings:          ## let mypy and editors see agent/ as fl_main.agent
+	@mkdir -p typings/fl_main
+	@ln -sfn ../../agent ../../aggregator ../../db typings/fl_main/
+
+clean:            ## remove everything that make made
+	rm -rf $(VENV) build dist site typings demo htmlcov *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+
+# One stamp for each target. A change of pyproject.toml or setup.py installs again; so does
+# another Python. pip is quiet but for errors.
+$(VENV)/.%: pyproject.toml setup.py $(PY)
+	@echo "Installing what 'make $*' needs into $(VENV) (once) ..."
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-input --editable ".$(if $(EXTRAS_$*),[$(EXTRAS_$*)])"
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "Found no '$(PYTHON)': install Python 3.11 or newer (Debian, Ubuntu: sudo apt install python3 python3-venv; macOS: brew install python), or name yours: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Need Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1): install a newer one, or name yours: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian, Ubuntu: sudo apt install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)

@@ -1,0 +1,180 @@
+"""`AsyncAgent`: federated training in an asyncio program."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fl_main.errors import FLError, LocalProtocolError, RefusedError
+from fl_main.training import Kind, TrainResult
+
+from .base import AgentBase
+from .client import Ending, Work
+from .connection import Final, Receipt, final_of, receipt_of
+from .state_folder import OutboxEntry
+from .tasks import Answering, TaskFacts, facts_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncTask(TaskFacts):
+    """A training task; answer it with `await submit(…)` or `await skip()`."""
+
+    _agent: "AsyncAgent"
+    _answering: Answering
+
+    async def submit(
+        self,
+        weights: Mapping[str, Any],
+        num_examples: int,
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        num_steps: int | None = None,
+        channels: Mapping[str, Mapping[str, Any]] | None = None,
+        state: Mapping[str, Any] | None = None,
+        wait: bool = True,
+    ) -> Receipt | None:
+        """Hand in the local model; see `Task.submit`."""
+        answering = self._answering
+        result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
+        entry = await asyncio.to_thread(
+            self._agent._connected.entry_of, answering.work.assign, result, answering.seconds
+        )
+        answering.is_answered = True
+        return await self._agent._hand_in(entry, wait=wait)
+
+    async def skip(self, reason: str = "") -> None:
+        """Decline this task; the round goes on without this site."""
+        self._answering.is_answered = True
+        await self._agent._decline(self.task_id, "skipped", reason)
+
+
+class AsyncAgent(AgentBase):
+    """Takes part in a run from an asyncio program: `async with AsyncAgent(…) as agent:`.
+
+    The same as `Agent`, with the same parameters; handlers may be functions or coroutine
+    functions. The network lives in a thread of its own, so training may block the loop.
+
+    Attributes:
+        final: What the run came to, once it ended.
+    """
+
+    _current: AsyncTask | None = None
+
+    async def __aenter__(self) -> "AsyncAgent":
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and self._current and not isinstance(error, FLError):
+            await self._report(self._current, error)
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave; may be called twice."""
+        if self._connection is not None:
+            await asyncio.to_thread(self._connection.close)
+
+    async def tasks(self) -> AsyncIterator[AsyncTask]:
+        """Yield each training task as it comes; end when the run ends. See `Agent.tasks`."""
+        while True:
+            await self._decline_unanswered()
+            work = await self._wait(self._connected.start(self._connected.client.next_work()))
+            if isinstance(work, Ending):
+                self.final = final_of(work)
+                return
+            if work.assign.kind == Kind.TRAIN:
+                self._current = self._task(work)
+                yield self._current
+            else:
+                await self._handle(work)
+
+    async def run(
+        self,
+        train: Callable[[AsyncTask], TrainResult | Awaitable[TrainResult]],
+        *,
+        keep_going: bool = False,
+    ) -> Final:
+        """Answer every task with a function, until the run ends. See `Agent.run`."""
+        async for task in self.tasks():
+            try:
+                result = await _called(lambda task=task: train(task))  # type: ignore[misc]
+            except Exception as error:
+                await self._report(task, error)
+                if not keep_going:
+                    raise
+                continue
+            await self._submit_result(task, result)
+        if self.final is None:
+            raise RefusedError("the agent was closed before the run ended", "closed")
+        return self.final
+
+    async def _submit_result(self, task: AsyncTask, result: Any) -> None:
+        if not isinstance(result, TrainResult):
+            await task.skip("train returned no TrainResult")
+            raise LocalProtocolError(f"train must return a TrainResult, not {type(result).__name__}")
+        await task.submit(
+            result.weights,
+            result.num_examples,
+            result.metrics,
+            num_steps=result.num_steps,
+            channels=result.channels,
+            state=result.state,
+        )
+
+    def _task(self, work: Work) -> AsyncTask:
+        state = self._connected.folder.state()
+        return AsyncTask(**facts_of(work, state), _agent=self, _answering=Answering(work))
+
+    async def _handle(self, work: Work) -> None:
+        begun = time.monotonic()
+        try:
+            answer = await _called(self._handler(work))
+            entry = await asyncio.to_thread(self._entry, work, answer, begun)
+        except Exception as error:
+            await self._decline(work.assign.task_id, "error", self._place(error))
+            raise
+        await self._hand_in(entry, wait=True)
+
+    async def _hand_in(self, entry: OutboxEntry, *, wait: bool) -> Receipt | None:
+        future = self._connected.start(self._connected.client.hand_in(entry))
+        return receipt_of(await self._wait(future)) if wait else None
+
+    async def _decline(self, task_id: str, code: str, reason: str) -> None:
+        await self._wait(self._connected.start(self._connected.client.decline(task_id, code, reason)))
+
+    async def _decline_unanswered(self) -> None:
+        current, self._current = self._current, None
+        if current is not None and not current._answering.is_answered:
+            await current.skip("the program went on to the next task")
+
+    async def _report(self, task: AsyncTask, error: Exception) -> None:
+        if not task._answering.is_answered:
+            task._answering.is_answered = True
+            await self._decline(task.task_id, "error", self._place(error))
+
+    async def _wait(self, future: "Future[T]") -> T:
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancelled() and not _is_being_cancelled():
+                raise RefusedError("this agent was closed", "closed") from None
+            raise
+
+
+async def _called(function: Callable[[], Any]) -> Any:
+    """Call a function, or await it if it is a coroutine function."""
+    answer = function()
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,140 @@
+"""What `Agent` and `AsyncAgent` have in common: their parameters, handlers and errors."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fl_main.errors import LocalProtocolError
+from fl_main.training import Kind
+from fl_main.weights import Layout, Role, as_arrays
+
+from .client import AgentState, Policy, Work
+from .connection import AgentOptions, Connection, Final, default_name, layout_of, place_of, roles_of
+from .state_folder import OutboxEntry
+
+InitialWeights = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+
+class AgentBase:
+    """An agent's set-up; see `Agent` for blocking programs and `AsyncAgent` for asyncio.
+
+    Args:
+        url: Where the aggregator listens: `ws://host:8765` or `wss://…`.
+        run: The run to take part in.
+        name: How people name this site; default: the machine's name.
+        initial_weights: The model to start from, or a function that returns it; used if the
+            run has none yet, and checked against the run's model when joining.
+        evaluate: Measures a global model on held-out data of this site.
+        statistics: Returns sums and counts of the local data, to be added up over all sites.
+        token: The join token, if the aggregator wants one.
+        attributes: Facts about this site, shown to operators.
+        ca_file: Certificate authority to trust for `wss://`.
+        state_folder: Identity and outbox; default: a folder of this run and name under the
+            user's state folder (`FL_STATE_HOME`).
+        roles: Roles of arrays that are not plain parameters, by name.
+        policy: Allows (True or None) or denies (False, or the reason as text) an `Invitation`
+            or a task before anything is sent. It is called in another thread.
+        tell_errors: Send the message of an exception too; it may quote data.
+        progress: Show one line of status on a terminal or in a notebook.
+
+    Attributes:
+        final: What the run came to, once it ended.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        name: str = "",
+        *,
+        initial_weights: InitialWeights | None = None,
+        evaluate: Callable[..., Any] | None = None,
+        statistics: Callable[..., Any] | None = None,
+        token: str = "",
+        attributes: Mapping[str, Any] | None = None,
+        ca_file: Path | str | None = None,
+        state_folder: Path | str | None = None,
+        roles: Mapping[str, Role] | None = None,
+        policy: Policy | None = None,
+        tell_errors: bool = False,
+        progress: bool = True,
+    ) -> None:
+        self._options = AgentOptions(
+            url,
+            run,
+            name or default_name(),
+            token,
+            dict(attributes or {}),
+            Path(ca_file) if ca_file else None,
+            Path(state_folder) if state_folder else None,
+            dict(roles or {}),
+            policy,
+            tell_errors,
+            progress,
+        )
+        self._initial_weights = initial_weights
+        self._evaluate = evaluate
+        self._statistics = statistics
+        self._connection: Connection | None = None
+        self.final: Final | None = None
+
+    def start(self) -> None:
+        """Connect, in the background; entering the context does it too.
+
+        Raises:
+            StateFolderError: If another process uses this agent's state folder.
+            WeightsError: If the initial weights cannot be sent.
+        """
+        if self._connection is None:
+            self._connection = Connection(self._options, self._kinds(), self._layout())
+
+    @property
+    def state(self) -> AgentState:
+        """What the agent is doing."""
+        return self._connection.client.state if self._connection else AgentState.CONNECTING
+
+    @property
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise LocalProtocolError("the agent is not started: use `with Agent(...) as agent:`")
+        return self._connection
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        """Return what it can do, by the handlers that it was given."""
+        handlers = {
+            Kind.TRAIN: True,
+            Kind.INITIALISE: self._initial_weights,
+            Kind.EVALUATE: self._evaluate,
+            Kind.STATISTICS: self._statistics,
+        }
+        return tuple(kind for kind, handler in handlers.items() if handler is not None)
+
+    def _layout(self) -> Layout | None:
+        """Return the layout of the initial weights, if there are some."""
+        if self._initial_weights is None:
+            return None
+        initial = self._first_weights()
+        return layout_of(as_arrays(initial), roles_of(initial, self._options.roles))
+
+    def _first_weights(self) -> Mapping[str, Any]:
+        initial = self._initial_weights
+        return (initial() if callable(initial) else initial) or {}
+
+    def _handler(self, work: Work) -> Callable[[], Any]:
+        """Return the site's answer to an evaluate, statistics or initialise task, yet to be called."""
+        if work.assign.kind == Kind.EVALUATE and (evaluate := self._evaluate):
+            return lambda: evaluate(work.arrays["weights"])
+        if work.assign.kind == Kind.STATISTICS and self._statistics:
+            return self._statistics
+        return self._first_weights
+
+    def _entry(self, work: Work, answer: Any, begun: float) -> OutboxEntry:
+        """Write what a handler returned to the outbox."""
+        seconds = time.monotonic() - begun
+        if work.assign.kind == Kind.EVALUATE:
+            return self._connected.entry_of_evaluation(work.assign, answer, seconds)
+        return self._connected.entry_of_arrays(work.assign, answer, seconds)
+
+    def _place(self, error: Exception) -> str:
+        return place_of(error, with_message=self._options.tell_errors)

@@ -1,0 +1,574 @@
+"""The agent's side of the conversation: connects for ever, fetches, hands out work, sends.
+
+It runs on the event loop of the agent's network thread, so a training program may block as
+long as it likes. The programs' side of it is `fl_main.agent.blocking` and `.asynchronous`.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from fl_main import __version__
+from fl_main.errors import (
+    ConnectionFailedError,
+    FencedError,
+    FLError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from fl_main.messages import (
+    Assign,
+    Cancel,
+    Chunk,
+    Counted,
+    Credit,
+    Decline,
+    Hold,
+    Join,
+    Leave,
+    Message,
+    Offer,
+    Payload,
+    Ping,
+    Pong,
+    Refuse,
+    RunEnded,
+    Send,
+    Sending,
+    Verdict,
+    Welcome,
+)
+from fl_main.ports import Link, LinkClosedError, Ports
+from fl_main.session import Liveness, Session, Side
+from fl_main.training import Kind
+from fl_main.weights import Array, Layout, views
+
+from .state_folder import OutboxEntry, StateFolder
+from .transfers import Download, Sender
+
+logger = logging.getLogger("fl_main.agent")
+
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
+
+
+class AgentState(StrEnum):
+    """What an agent is doing."""
+
+    CONNECTING = "connecting"
+    WAITING = "waiting for a task"
+    FETCHING = "fetching a model"
+    WORKING = "working on a task"
+    SENDING = "sending an update"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What an agent is asked to take part in: the aggregator's answer to its join.
+
+    Attributes:
+        purpose: One sentence of those who run it.
+        settings_digest: Of the run's settings: what a custodian agreed to.
+        kinds: Kinds of tasks that may come.
+        stores_local_models: Whether and how long the aggregator keeps updates, in words.
+    """
+
+    run: str
+    purpose: str
+    settings_digest: str
+    kinds: tuple[str, ...]
+    stores_local_models: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task that is ready to be worked on.
+
+    Attributes:
+        arrays: Fetched payloads by channel, read-only.
+    """
+
+    assign: Assign
+    arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the run ended for this agent."""
+
+    status: str
+    reason: str
+    round_id: int
+    weights: Mapping[str, Array]
+    statistics: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Who the agent is and what it can do.
+
+    Attributes:
+        layout: Of the model that it can train, if it knows one.
+        kinds: Kinds of tasks that it can do.
+        instance_id: Of this process.
+    """
+
+    run: str
+    name: str
+    instance_id: str
+    started_at: float
+    token: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = (Kind.TRAIN,)
+    layout: Layout | None = None
+
+
+Policy = Callable[[Invitation | Assign], "bool | str | None"]
+
+
+class Client:
+    """One agent's conversation with its aggregator, over any number of connections.
+
+    Args:
+        profile: Who it is.
+        folder: Its state on disk.
+        ports: Clocks and threads.
+        dial: Opens a link to the aggregator.
+        policy: Allows (True or None) or denies (False, or the reason as text) an invitation
+            or a task before anything is sent.
+        on_change: Called when `state` or `line` changes.
+
+    Attributes:
+        state: What it is doing.
+        line: The same in one line for people.
+        layout: Of the run's model, once known.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        folder: StateFolder,
+        ports: Ports,
+        dial: Callable[[], Awaitable[Link]],
+        policy: Policy | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state = AgentState.CONNECTING
+        self.line = "connecting"
+        self.layout: Layout | None = None
+        self._profile = profile
+        self._folder = folder
+        self._ports = ports
+        self._dial = dial
+        self._policy = policy
+        self._on_change = on_change
+        self._link: Link | None = None
+        self._session: Session | None = None
+        self._has_joined = False
+        self._ping_interval_s = 20.0
+        self._unsent: deque[Message] = deque()
+        self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
+        self._assigned: dict[str, Assign] = {}
+        self._handed_out: set[str] = set()
+        self._outbox = {entry.task_id: entry for entry in folder.entries()}
+        self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
+        self._downloads: dict[str, Download] = {}
+        self._models: dict[str, tuple[Layout, bytearray]] = {}
+        self._senders: dict[str, tuple[Sender, asyncio.Task[None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: FLError | None = None
+
+    # --- for the program ------------------------------------------------------------------
+
+    async def next_work(self) -> Work | Ending:
+        """Return the next task, or how the run ended.
+
+        Raises:
+            FLError: If the agent cannot go on.
+        """
+        if self._failure and self._work.empty():
+            raise self._failure
+        found = await self._work.get()
+        if isinstance(found, FLError):
+            raise found
+        if isinstance(found, Work):
+            self._handed_out.add(found.assign.task_id)
+            self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
+        return found
+
+    async def hand_in(self, entry: OutboxEntry) -> Verdict:
+        """Offer a finished update that is in the outbox; return what became of it."""
+        self._outbox[entry.task_id] = entry
+        verdict = self._verdicts.setdefault(entry.task_id, asyncio.get_running_loop().create_future())
+        self._show(AgentState.SENDING, "sending an update")
+        await self._say(self._offer(entry))
+        if self._failure and not verdict.done():
+            raise self._failure
+        return await asyncio.shield(verdict)
+
+    async def decline(self, task_id: str, code: str, reason: str) -> None:
+        """Tell the aggregator that a task will not be answered."""
+        self._assigned.pop(task_id, None)
+        self._handed_out.discard(task_id)
+        self._show(AgentState.WAITING, "waiting for a task")
+        self._queue(Decline(task_id=task_id, code=code, reason=reason[:2000]))  # type: ignore[arg-type]
+
+    async def leave(self, reason: str) -> None:
+        """Say goodbye if there is somebody to say it to, and end."""
+        self._failure = self._failure or RefusedError(reason, "closed")
+        if self._link is not None and self._session is not None:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._say(Leave(reason=reason))
+                    await self._link.close(1000, reason)
+            except (TimeoutError, FLError):
+                logger.debug("left without a goodbye")
+
+    # --- connecting -----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the conversation going until the agent is refused, or cancelled."""
+        wait_s, said = SHORTEST_WAIT_S, ""
+        while self._failure is None:
+            begun = self._ports.monotonic()
+            try:
+                await self._converse(await self._dial())
+            except ConnectionFailedError as error:
+                if error.lasting and not self._has_joined:
+                    self._fail(error)
+                    break
+                reason = str(error)
+            except LinkClosedError as error:
+                reason = f"the connection was lost: {error}"
+            except RemoteProtocolError as error:
+                reason = f"the aggregator broke the protocol: {error}"
+            except RefusedError as error:
+                if error.is_lasting:
+                    self._fail(error)
+                    break
+                reason = str(error)
+            if self._failure is not None:
+                break
+            if self._ports.monotonic() - begun > LONGEST_WAIT_S:  # it was a real conversation
+                wait_s, said = SHORTEST_WAIT_S, ""
+            if reason != said:
+                logger.warning("%s; trying again until it works", reason)
+                said = reason
+            self._show(AgentState.CONNECTING, f"{reason}; trying again")
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - so that not all come at once
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _fail(self, error: FLError) -> None:
+        self._failure = error
+        self._show(AgentState.ENDED, str(error))
+        self._work.put_nowait(error)
+        for verdict in self._verdicts.values():
+            if not verdict.done():
+                verdict.set_exception(error)
+                verdict.exception()  # seen; whoever waits gets it all the same
+
+    async def _converse(self, link: Link) -> NoReturn:
+        """Talk until the connection ends, which is always an error of some kind."""
+        session = Session(Side.CLIENT)
+        watcher: asyncio.Task[None] | None = None
+        try:
+            await link.send(session.send(self._join()))
+            welcome = await self._welcomed(link, session)
+            self._link, self._session = link, session
+            watcher = asyncio.create_task(self._watch(link))
+            await self._resume(welcome)
+            while True:
+                await self._take(session.receive(await link.receive()))
+        except RemoteProtocolError as error:
+            await link.close(error.code, str(error))
+            raise
+        finally:
+            self._link = self._session = None
+            if watcher:
+                watcher.cancel()
+            for _, task in self._senders.values():
+                task.cancel()
+            self._senders.clear()
+
+    def _join(self) -> Join:
+        profile = self._profile
+        held = {*self._handed_out, *self._outbox, *self._folder.pending_state()}
+        return Join(
+            run=profile.run,
+            agent_id=self._folder.agent_id,
+            instance_id=profile.instance_id,
+            started_at=profile.started_at,
+            name=profile.name,
+            token=profile.token,
+            attributes=dict(profile.attributes),
+            kinds=[str(kind) for kind in profile.kinds],
+            rows=[tuple(row) for row in profile.layout.to_wire()] if profile.layout else None,
+            held=sorted(held),
+            software=f"fl_main {__version__}",
+        )
+
+    async def _welcomed(self, link: Link, session: Session) -> Welcome:
+        message = session.receive(await link.receive())
+        while not isinstance(message, Welcome | Refuse):
+            message = session.receive(await link.receive())
+        if isinstance(message, Refuse):
+            raise _refused(message)
+        if denial := await self._denied(_invitation(message)):
+            await link.send(session.send(Leave(reason=f"policy: {denial}")))
+            await link.close(1000, "policy")
+            raise RefusedError(f"this site's policy denied the run: {denial}", "policy")
+        return message
+
+    async def _resume(self, welcome: Welcome) -> None:
+        """Take up on a new connection what the last one left."""
+        logger.info("joined run=%s round=%d", welcome.run, welcome.round_id)
+        self._has_joined = True
+        self._ping_interval_s = welcome.ping_interval_s
+        if welcome.rows is not None:
+            self.layout = Layout.from_wire(welcome.rows)
+        for task_id in welcome.counted:
+            self._folder.promote_state(task_id)
+        if self.state is AgentState.CONNECTING:
+            busy = bool(self._handed_out)
+            self._show(
+                AgentState.WORKING if busy else AgentState.WAITING,
+                "working on a task" if busy else "waiting for a task",
+            )
+        for message in list(self._unsent):
+            await self._say(message)
+        self._unsent.clear()
+        for download in self._downloads.values():
+            await self._say(download.request())
+        for entry in self._outbox.values():
+            await self._say(self._offer(entry))
+
+    async def _watch(self, link: Link) -> None:
+        liveness = Liveness(self._ping_interval_s, 3 * self._ping_interval_s)
+        while True:
+            await asyncio.sleep(self._ping_interval_s / 2)
+            state = liveness.look(link.bytes_received, self._ports.monotonic())
+            if state == "ask":
+                await self._say(Ping())
+            elif state == "gone":
+                await link.close(1001, "no sign of life")
+                return
+
+    # --- talking --------------------------------------------------------------------------
+
+    async def _say(self, message: Message) -> None:
+        """Send a message if there is a connection; what must not be lost is said again later."""
+        if self._link is None or self._session is None:
+            return
+        try:
+            await self._link.send(self._session.send(message))
+        except LinkClosedError:
+            logger.debug("could not send %s", message.type)
+
+    def _queue(self, message: Message) -> None:
+        """Send a message now, or on the next connection."""
+        if self._link is None:
+            self._unsent.append(message)
+        else:
+            self._spawn(self._say(message))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self, message: Message) -> None:
+        if isinstance(message, Chunk):
+            await self._chunk(message)
+        elif isinstance(message, Assign):
+            self._assign(message)
+        elif isinstance(message, Sending):
+            self._download(message.transfer).begin(message)
+            await self._advance(message.transfer)
+        elif isinstance(message, Send):
+            self._send(message)
+        elif isinstance(message, Credit):
+            if pair := self._senders.get(message.transfer):
+                pair[0].allow(message.credit)
+        elif isinstance(message, Verdict):
+            self._judged(message)
+        elif isinstance(message, Counted):
+            self._folder.promote_state(message.task_id)
+        elif isinstance(message, Hold):
+            self._show(self.state, f"the aggregator asks to wait: {message.reason}")
+        elif isinstance(message, Cancel):
+            self._cancel(message)
+        elif isinstance(message, RunEnded):
+            self._spawn(self._end(message))
+        elif isinstance(message, Ping):
+            await self._say(Pong())
+        elif isinstance(message, Refuse):
+            raise _refused(message)
+
+    # --- tasks ----------------------------------------------------------------------------
+
+    def _assign(self, assign: Assign) -> None:
+        task_id = assign.task_id
+        if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
+            return  # said again after a reconnection
+        self._assigned[task_id] = assign
+        self._spawn(self._prepare(assign))
+
+    async def _prepare(self, assign: Assign) -> None:
+        """Ask the policy, fetch what the task needs, and queue it for the program."""
+        if assign.kind not in self._profile.kinds:
+            await self.decline(assign.task_id, "unsupported", f"this agent does not do {assign.kind}")
+            return
+        if denial := await self._denied(assign):
+            await self.decline(assign.task_id, "policy", denial)
+            return
+        if assign.payloads:
+            self._show(AgentState.FETCHING, f"round {assign.round_id}: fetching the model")
+        self._forget_models({payload.digest for payload in assign.payloads})
+        arrays = {payload.channel: await self._fetch(payload) for payload in assign.payloads}
+        if self._assigned.pop(assign.task_id, None) is not None:  # else cancelled meanwhile
+            self._work.put_nowait(Work(assign, arrays))
+
+    async def _denied(self, subject: Invitation | Assign) -> str:
+        """Return why the site's policy denies something, or an empty text."""
+        if self._policy is None:
+            return ""
+        answer = await self._ports.run_in_thread(self._policy, subject)
+        if answer is None or answer is True:
+            return ""
+        return answer if isinstance(answer, str) else "denied"
+
+    def _cancel(self, cancel: Cancel) -> None:
+        if self._assigned.pop(cancel.task_id, None) is not None:
+            self._queue(Decline(task_id=cancel.task_id, code="lost", reason="cancelled before it began"))
+
+    async def _end(self, ended: RunEnded) -> None:
+        """Fetch what the run came to, and tell the program."""
+        weights = await self._fetch(ended.final) if ended.final else {}
+        statistics = await self._fetch(ended.statistics) if ended.statistics else {}
+        self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
+        self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))
+
+    # --- models in ------------------------------------------------------------------------
+
+    async def _fetch(self, payload: Payload) -> dict[str, Array]:
+        """Return the arrays of a payload, from memory if it is there."""
+        held = self._models.get(payload.digest)
+        if held is None:
+            download = self._downloads.get(payload.digest)
+            if download is None:
+                download = self._downloads[payload.digest] = Download(payload, self.layout or self._profile.layout)
+                await self._say(download.request())
+            held = await asyncio.shield(download.done)
+            self._models[payload.digest] = held
+        if payload.channel == "weights":
+            self.layout = held[0]
+        return views(*held)
+
+    def _download(self, transfer: str) -> Download:
+        try:
+            return self._downloads[transfer]
+        except KeyError:
+            raise RemoteProtocolError(f"{transfer[:80]!r} was not asked for") from None
+
+    async def _chunk(self, chunk: Chunk) -> None:
+        self._download(chunk.transfer).take(chunk)
+        await self._advance(chunk.transfer)
+
+    async def _advance(self, transfer: str) -> None:
+        download = self._downloads[transfer]
+        if download.finish():
+            del self._downloads[transfer]
+        elif download.must_ask_again:
+            await self._say(download.request())
+
+    def _forget_models(self, current: set[str]) -> None:
+        for digest in [digest for digest in self._models if digest not in current]:
+            del self._models[digest]
+
+    # --- updates out ----------------------------------------------------------------------
+
+    def _offer(self, entry: OutboxEntry) -> Offer:
+        known = self.layout.digest if self.layout else ""
+        payloads = [
+            Payload(
+                channel=payload.channel,
+                layout=payload.layout,
+                digest=payload.digest,
+                size=payload.size,
+                rows=None if payload.layout == known else [tuple(row) for row in payload.rows],  # type: ignore[misc]
+            )
+            for payload in entry.payloads
+        ]
+        return Offer(
+            task_id=entry.task_id,
+            payloads=payloads,
+            num_examples=entry.num_examples,
+            num_steps=entry.num_steps,
+            metrics=dict(entry.metrics),
+            seconds=entry.seconds,
+        )
+
+    def _send(self, send: Send) -> None:
+        entry = self._outbox.get(send.task_id)
+        payload = next((p for p in entry.payloads if p.channel == send.channel), None) if entry else None
+        if payload is None:
+            raise RemoteProtocolError(f"an update of task {send.task_id} was not offered")
+        transfer = f"{send.task_id}/{send.channel}"
+        if older := self._senders.pop(transfer, None):
+            older[1].cancel()
+        path = self._folder.payload_file(send.task_id, send.channel)
+        sender = Sender(transfer, path, payload.size, self._send_frame)
+        sender.allow(send.credit)
+        self._senders[transfer] = (sender, asyncio.create_task(self._guarded(sender.run(send.offset))))
+
+    async def _send_frame(self, frame: bytes) -> None:
+        if self._link is None:
+            raise LinkClosedError(1006, "connection lost")
+        await self._link.send(frame)
+
+    async def _guarded(self, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+        except LinkClosedError:
+            pass  # it goes on after the next Send
+        except OSError as error:
+            logger.error("cannot read the outbox: %s", error)
+
+    def _judged(self, verdict: Verdict) -> None:
+        for transfer in [name for name in self._senders if name.startswith(verdict.task_id)]:
+            self._senders.pop(transfer)[1].cancel()
+        self._outbox.pop(verdict.task_id, None)
+        self._handed_out.discard(verdict.task_id)
+        self._folder.drop(verdict.task_id, keep_state=verdict.verdict == "accepted")
+        if waiter := self._verdicts.pop(verdict.task_id, None):
+            if not waiter.done():
+                waiter.set_result(verdict)
+        else:
+            logger.info("update from an earlier time was %s task=%s %s", verdict.verdict, verdict.task_id, verdict.reason)
+        if self.state is AgentState.SENDING:
+            self._show(AgentState.WAITING, f"update {verdict.verdict}; waiting for a task")
+
+    def _show(self, state: AgentState, line: str) -> None:
+        if (state, line) != (self.state, self.line):
+            self.state, self.line = state, line
+            self._on_change()
+
+
+def _invitation(welcome: Welcome) -> Invitation:
+    return Invitation(
+        welcome.run,
+        welcome.purpose,
+        welcome.settings_digest,
+        tuple(welcome.kinds),
+        welcome.stores_local_models,
+    )
+
+
+def _refused(refuse: Refuse) -> RefusedError:
+    kind = FencedError if refuse.code == "fenced" else RefusedError
+    return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting)

@@ -1,0 +1,298 @@
+"""What `Agent` and `AsyncAgent` share: set-up, the network thread, and the tasks' facts."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+import traceback
+import uuid
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fl_main.errors import RefusedError, RunFailedError, UpdateRejectedError
+from fl_main.links import dial
+from fl_main.messages import Assign, Verdict
+from fl_main.ports import Ports
+from fl_main.strategies.fold import state_layout
+from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
+from fl_main.weights import Array, Layout, Role, as_arrays
+
+from .client import Client, Ending, Policy, Profile
+from .progress import StatusLine
+from .state_folder import OutboxEntry, StateFolder, default_folder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """How an agent was set up; the parameters of `Agent` say what each means."""
+
+    url: str
+    run: str
+    name: str
+    token: str
+    attributes: Mapping[str, Any]
+    ca_file: Path | None
+    state_folder: Path | None
+    roles: Mapping[str, Role]
+    policy: Policy | None
+    tell_errors: bool
+    progress: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an update.
+
+    Attributes:
+        verdict: `accepted` (stored for good) or `discarded`; a rejected one raises.
+        reason: Why, if it was discarded.
+        is_late: It came after its round; accepted all the same, a later round counts it.
+    """
+
+    verdict: str
+    reason: str = ""
+    is_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What a run came to.
+
+    Attributes:
+        weights: The final global model; empty if there never was one.
+        statistics: The sums over all sites, if the run had a statistics step.
+        status: `finished` or `stopped`.
+        reason: Why it ended.
+    """
+
+    weights: Mapping[str, Array]
+    statistics: Mapping[str, Array]
+    round_id: int
+    status: str
+    reason: str
+
+
+class NetworkThread:
+    """An event loop in a thread of its own, so that training cannot starve the connection."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(_settled(self.loop))
+        self.loop.close()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Run a coroutine there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def stop(self) -> None:
+        """End the thread; what still runs there is cancelled."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(5.0)
+
+
+async def _settled(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Agents of this process by state folder: a notebook cell that is run again replaces its predecessor.
+_OPEN: "weakref.WeakValueDictionary[Path, Connection]" = weakref.WeakValueDictionary()
+
+
+class Connection:
+    """The state folder, the network thread and the client of one agent.
+
+    Args:
+        options: How the agent was set up.
+        kinds: What it can do.
+        layout: Of the model that it can train, if it knows one.
+    """
+
+    def __init__(self, options: AgentOptions, kinds: tuple[Kind, ...], layout: Layout | None) -> None:
+        path = (options.state_folder or default_folder(options.run, options.name)).resolve()
+        if (older := _OPEN.get(path)) is not None:
+            older.close("replaced by a newer agent in the same program")
+        self.folder = StateFolder(path)
+        self.options = options
+        self._is_closed = False
+        self._threads = ThreadPoolExecutor(2, "fl-agent-files")
+        self._network = NetworkThread(f"fl-agent {options.name}")
+        self._line = StatusLine(f"{options.name} · {options.run}", is_on=options.progress)
+        profile = Profile(
+            options.run,
+            options.name,
+            uuid.uuid4().hex,
+            time.time(),
+            options.token,
+            options.attributes,
+            tuple(str(kind) for kind in kinds),
+            layout,
+        )
+        self.client = self._network.start(self._make_client(profile)).result()
+        self._running = self._network.start(self.client.run())
+        _OPEN[path] = self
+
+    async def _make_client(self, profile: Profile) -> Client:
+        options = self.options
+        return Client(
+            profile,
+            self.folder,
+            _ports(self._threads),
+            lambda: dial(options.url, ca_file=options.ca_file),
+            options.policy,
+            self._changed,
+        )
+
+    def _changed(self) -> None:
+        self._line.show(self.client.line)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Run a coroutine of the client's in the network thread.
+
+        Raises:
+            RefusedError: If the agent was closed.
+        """
+        if self._is_closed:
+            work.close()
+            raise RefusedError("this agent was closed", "closed")
+        return self._network.start(work)
+
+    def close(self, reason: str = "the program ended") -> None:
+        """Say goodbye and free the state folder; may be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with contextlib.suppress(TimeoutError):
+            self._network.start(self.client.leave(reason)).result(3.0)
+        self._running.cancel()
+        self._network.stop()
+        self._threads.shutdown(wait=False)
+        self.folder.close()
+        self._line.end()
+
+    # --- answers --------------------------------------------------------------------------
+
+    def entry_of(self, assign: Assign, result: TrainResult, seconds: float) -> OutboxEntry:
+        """Write an answer to the outbox and return it.
+
+        Raises:
+            WeightsError: If its arrays cannot be sent.
+            StateFolderError: If there is no room.
+        """
+        arrays = {"weights": self._sendable(result.weights)} | {
+            channel: self._channel(values) for channel, values in result.channels.items()
+        }
+        state = as_arrays(result.state) if result.state is not None else None
+        metrics = as_metrics(result.metrics)
+        return self.folder.put(
+            assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
+        )
+
+    def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
+        """Write the answer to an evaluate task to the outbox and return it."""
+        metrics = as_metrics(measured.metrics)
+        return self.folder.put(
+            assign.task_id, int(measured.num_examples), None, metrics, {}, None, seconds
+        )
+
+    def entry_of_arrays(self, assign: Assign, values: Mapping[str, Any], seconds: float) -> OutboxEntry:
+        """Write first weights or local sums to the outbox and return it."""
+        sendable = self._sendable(values) if assign.kind == Kind.INITIALISE else _plain(values)
+        return self.folder.put(assign.task_id, 0, None, {}, {"weights": sendable}, None, seconds)
+
+    def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
+        """Return arrays and the layout of what may leave the agent."""
+        arrays = as_arrays(values)
+        return arrays, layout_of(arrays, roles_of(values, self.options.roles, self.client.layout))
+
+    def _channel(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
+        """Return extra arrays in the precision and order that the strategy computes in."""
+        arrays = as_arrays(values)
+        run = self.client.layout
+        layout = state_layout(run) if run else Layout.of(arrays)
+        if {spec.name for spec in layout.arrays} != arrays.keys():
+            return arrays, Layout.of(arrays)  # the aggregator says what is wrong with it
+        return {s.name: arrays[s.name].astype(s.dtype.stored, copy=False) for s in layout.arrays}, layout
+
+
+def roles_of(
+    values: Mapping[str, Any], given: Mapping[str, Role], run: Layout | None = None
+) -> dict[str, Role]:
+    """Return the roles of arrays: as given, else as the arrays know, else as the run's model has."""
+    known = {spec.name: spec.role for spec in run.arrays} if run else {}
+    roles = known | dict(getattr(values, "roles", {})) | dict(given)
+    return {name: role for name, role in roles.items() if name in values}
+
+
+def layout_of(arrays: Mapping[str, Array], roles: Mapping[str, Role]) -> Layout:
+    """Return the layout of what may leave the agent."""
+    return Layout.of(arrays, roles).without_private()
+
+
+def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
+    arrays = as_arrays(values)
+    return arrays, Layout.of(arrays)
+
+
+def receipt_of(verdict: Verdict) -> Receipt:
+    """Return a verdict as programs see it.
+
+    Raises:
+        UpdateRejectedError: If the update was rejected.
+    """
+    if verdict.verdict == "rejected":
+        raise UpdateRejectedError(verdict.reason, verdict.task_id)
+    return Receipt(verdict.verdict, verdict.reason, verdict.late)
+
+
+def final_of(ending: Ending) -> Final:
+    """Return how a run ended as programs see it.
+
+    Raises:
+        RunFailedError: If it failed.
+    """
+    if ending.status == "failed":
+        raise RunFailedError(f"the run failed: {ending.reason}")
+    return Final(ending.weights, ending.statistics, ending.round_id, ending.status, ending.reason)
+
+
+def place_of(error: BaseException, *, with_message: bool) -> str:
+    """Return an exception's type and the code's location; its message may quote data.
+
+    Args:
+        error: Raised by a training program.
+        with_message: Whether the site allows the message to leave it.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    text = f"{type(error).__name__}{place}"
+    return f"{text}: {error}" if with_message else text
+
+
+def default_name() -> str:
+    """Return this machine's name."""
+    return socket.gethostname() or "agent"
+
+
+def _ports(threads: ThreadPoolExecutor) -> Ports:
+    def run_in_thread(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+    return Ports(time.time, time.monotonic, run_in_thread, run_in_thread, lambda: uuid.uuid4().hex)
+

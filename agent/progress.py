@@ -1,0 +1,40 @@
+"""One line of status where a person looks: on a terminal or in a notebook."""
+
+import shutil
+import sys
+from typing import TextIO
+
+
+class StatusLine:
+    """A line that is written over and over.
+
+    Args:
+        title: What it begins with.
+        is_on: Whether to show it at all; it stays silent anyway where nobody looks.
+    """
+
+    def __init__(self, title: str, *, is_on: bool = True) -> None:
+        self._title = title
+        self._stream = _stream() if is_on else None
+        self._shown = 0
+
+    def show(self, text: str) -> None:
+        """Show a new text in place of the last."""
+        if self._stream is None:
+            return
+        width = shutil.get_terminal_size().columns - 1
+        line = f"{self._title} · {text}"[:width]
+        print("\r" + line.ljust(self._shown), end="", file=self._stream, flush=True)
+        self._shown = len(line)
+
+    def end(self) -> None:
+        """Leave the last text standing and go to the next line."""
+        if self._stream is not None and self._shown:
+            print(file=self._stream, flush=True)
+            self._shown = 0
+
+
+def _stream() -> TextIO | None:
+    if "ipykernel" in sys.modules:  # a notebook shows stderr in red
+        return sys.stdout
+    return sys.stderr if sys.stderr and sys.stderr.isatty() else None

@@ -1,0 +1,145 @@
+"""Models coming in and updates going out, over any number of connections."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fl_main.codec import encode_chunk
+from fl_main.errors import RemoteProtocolError, WeightsError
+from fl_main.messages import CHUNK_BYTES, Chunk, Fetch, Payload, Sending
+from fl_main.session import Incoming
+from fl_main.weights import Layout, file_digest, tagged
+
+MAX_RESTARTS = 2  # for a digest that does not match
+
+
+class Download:
+    """One payload on its way in; it goes on where it stopped on the next connection.
+
+    Attributes:
+        payload: What was announced.
+        done: Holds its layout and bytes at the end.
+    """
+
+    def __init__(self, payload: Payload, known: Layout | None) -> None:
+        self.payload = payload
+        self.done: asyncio.Future[tuple[Layout, bytearray]] = asyncio.get_running_loop().create_future()
+        self._layout = known if known and known.digest == payload.layout else None
+        self._buffer = bytearray()
+        self._incoming: Incoming | None = None
+        self._place = 0
+        self._restarts = 0
+
+    def request(self) -> Fetch:
+        """Return the message that asks for what is still missing."""
+        self._incoming = None
+        layout = self._layout.digest if self._layout else None
+        return Fetch(digest=self.payload.digest, offset=self._place, layout=layout)
+
+    def begin(self, sending: Sending) -> None:
+        """Take the announcement of the chunks that follow.
+
+        Raises:
+            RemoteProtocolError: If it is not what was asked for.
+        """
+        if self._layout is None:
+            self._layout = self._described(sending)
+        if sending.size != self._layout.nbytes or sending.size != self.payload.size:
+            raise RemoteProtocolError("a model of another size than announced")
+        if sending.offset != self._place:
+            raise RemoteProtocolError(f"a model from byte {sending.offset}, asked for was {self._place}")
+        if not self._buffer:
+            self._buffer = bytearray(sending.size)
+        if self._place == 0:
+            self._digest = file_digest(self._layout)
+        self._incoming = Incoming(sending.transfer, sending.size, self._place, sending.size)
+
+    def _described(self, sending: Sending) -> Layout:
+        try:
+            layout = Layout.from_wire(sending.rows or [])
+        except WeightsError as error:
+            raise RemoteProtocolError(f"a model that is badly described: {error}") from error
+        if layout.digest != self.payload.layout:
+            raise RemoteProtocolError("a model of another layout than announced")
+        return layout
+
+    def take(self, chunk: Chunk) -> None:
+        """Take a chunk.
+
+        Raises:
+            RemoteProtocolError: If it is not the next one.
+        """
+        if self._incoming is None:
+            raise RemoteProtocolError("a chunk before its announcement")
+        self._incoming.take(chunk)
+        self._buffer[self._place : self._incoming.place] = chunk.data
+        self._digest.update(chunk.data)
+        self._place = self._incoming.place
+
+    def finish(self) -> bool:
+        """Return whether the transfer is over; a wrong digest makes it begin anew.
+
+        Raises:
+            RemoteProtocolError: If the digest was wrong too often.
+        """
+        if self._incoming is None or not self._incoming.is_complete or self._layout is None:
+            return False
+        if tagged(self._digest) == self.payload.digest:
+            if not self.done.done():
+                self.done.set_result((self._layout, self._buffer))
+            return True
+        self._place, self._restarts = 0, self._restarts + 1
+        if self._restarts > MAX_RESTARTS:
+            raise RemoteProtocolError("a model whose bytes do not match its digest")
+        return False
+
+    @property
+    def must_ask_again(self) -> bool:
+        """Whether a wrong digest made it begin anew."""
+        return self._place == 0 and self._incoming is not None and self._incoming.is_complete
+
+
+class Sender:
+    """One payload on its way out, as far as the aggregator gave credit.
+
+    Args:
+        transfer: Its name in the chunks.
+        path: The safetensors file in the outbox.
+        size: Bytes of its data part, at the file's end.
+        send: Sends a frame.
+    """
+
+    def __init__(
+        self, transfer: str, path: Path, size: int, send: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        self.transfer = transfer
+        self._path = path
+        self._size = size
+        self._send = send
+        self._credit = 0
+        self._more = asyncio.Event()
+
+    def allow(self, credit: int) -> None:
+        """Let it go on as far as a byte."""
+        self._credit = max(self._credit, credit)
+        self._more.set()
+
+    async def run(self, offset: int) -> None:
+        """Send from a byte on, to the end."""
+        start = self._path.stat().st_size - self._size
+        with open(self._path, "rb", buffering=0) as file:
+            file.seek(start + offset)
+            buffer = memoryview(bytearray(min(CHUNK_BYTES, max(self._size, 1))))
+            while offset < self._size:
+                while offset >= self._credit:
+                    self._more.clear()
+                    await self._more.wait()
+                wanted = min(len(buffer), self._size - offset, self._credit - offset)
+                if offset + wanted < self._size:
+                    wanted -= wanted % 8  # offsets are multiples of 8
+                if not wanted:  # less credit than 8 bytes: wait for more
+                    self._credit = offset
+                    continue
+                count = file.readinto(buffer[:wanted])
+                await self._send(encode_chunk(self.transfer, offset, buffer[:count]))
+                offset += count

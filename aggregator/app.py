@@ -1,0 +1,137 @@
+"""The composition root: the daemon with the real database, clock, threads and network."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fl_main.db import ModelStore
+from fl_main.ports import Ports, RunInThread
+from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
+from fl_main.settings_files import check_binding, read_secret
+from fl_main.store import Record
+
+from .host import RunHost
+from .server import Daemon
+
+T = TypeVar("T")
+
+OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - a file name
+FILE_THREADS = 4  # more do not help: digests and writes keep two cores busy
+
+
+class Aggregator:
+    """An aggregator daemon in this process: `async with Aggregator(settings, runs): …`.
+
+    Args:
+        settings: The daemon's settings.
+        runs: Settings of runs to begin with, beside those in the database.
+        insecure: Listen beyond this machine without TLS and token all the same.
+        on_record: Sees every stored record: for a live view.
+
+    Raises:
+        SettingsError: If it must not, or cannot, listen where the settings say.
+        StoreError: If the model database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        settings: AggregatorSettings | None = None,
+        runs: Sequence[RunSettings] = (),
+        *,
+        insecure: bool = False,
+        on_record: Callable[[RunHost, Record], None] | None = None,
+    ) -> None:
+        self.settings = settings or AggregatorSettings()
+        check_binding(self.settings, insecure)
+        self._join_token = _secret(self.settings.join_token, "join_token")
+        self._files = ThreadPoolExecutor(FILE_THREADS, "fl-files")
+        self._writer = ThreadPoolExecutor(1, "fl-database")
+        self._store = ModelStore(self.settings.database.folder, self.settings.database)
+        self.daemon = Daemon(
+            self.settings,
+            runs,
+            self._store,
+            real_ports(self._files, self._writer),
+            join_token=self._join_token,
+            operator_token=self._operator_token(),
+            on_record=on_record,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where agents reach it."""
+        return self.daemon.url
+
+    async def start(self) -> None:
+        """Go on with the runs of the database and accept agents."""
+        try:
+            await self.daemon.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop in order: no new agents, tell the others, store everything."""
+        try:
+            await self.daemon.stop()
+        finally:
+            self._files.shutdown()
+            self._writer.shutdown()
+            self._store.close()
+
+    async def __aenter__(self) -> "Aggregator":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _operator_token(self) -> str:
+        if self.settings.operator_token is not None:
+            return _secret(self.settings.operator_token, "operator_token")
+        return operator_token(self.settings.database.folder, create=True)
+
+
+def operator_token(folder: Path, *, create: bool = False) -> str:
+    """Return the operator's token that lies in a database folder, readable by its owner only.
+
+    Args:
+        folder: Of the model database.
+        create: Make one if there is none.
+    """
+    path = folder / OPERATOR_TOKEN_FILE
+    if create and not path.exists():
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    return path.read_text("ascii").strip() if path.exists() else ""
+
+
+def _secret(settings: SecretSettings | None, what: str) -> str:
+    return read_secret(settings, what) if settings is not None else ""
+
+
+def real_ports(files: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> Ports:
+    """Return the real clock, threads and chance."""
+    return Ports(
+        wall_time=time.time,
+        monotonic=time.monotonic,
+        run_in_thread=_runner(files),
+        run_in_writer=_runner(writer),
+        new_id=lambda: secrets.token_hex(12),
+    )
+
+
+def _runner(executor: ThreadPoolExecutor) -> RunInThread:
+    def run(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(executor, function, *args)
+
+    return run

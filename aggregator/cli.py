@@ -1,0 +1,236 @@
+"""`fl aggregator`, `fl run`, `fl status`: the daemon and its operators on the command line."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fl_main.console import CommandGroup, Output, configure_logging, output_options, print_table
+from fl_main.errors import SettingsError
+from fl_main.settings import AggregatorSettings
+from fl_main.settings_files import load_aggregator, load_run, read_secret
+
+from .app import Aggregator, operator_token
+from .live import LiveView
+from .operator import Order, ask
+
+logger = logging.getLogger("fl_main.aggregator")
+
+SETTINGS_HELP = "Settings file; default: setting/aggregator.yaml if it is there."
+
+
+@click.command()
+@click.option("--settings", "file", type=click.Path(path_type=Path), help=SETTINGS_HELP)
+@click.option("--host", help="Address to listen on (overrides the file).")
+@click.option("--port", type=int, help="Port to listen on, 0 for a free one (overrides the file).")
+@click.option("--database", type=click.Path(path_type=Path), help="Database folder (overrides the file).")
+@click.option("--run", "run_files", type=click.Path(path_type=Path), multiple=True, help="Run to begin with; may be given again.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS and token all the same.")
+@click.option("--no-live", is_flag=True, help="Plain log lines, also on a terminal.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--verbose", is_flag=True, help="Log in more detail.")
+def aggregator(
+    file: Path | None,
+    host: str | None,
+    port: int | None,
+    database: Path | None,
+    run_files: tuple[Path, ...],
+    insecure: bool,
+    no_live: bool,
+    log_format: Any,
+    verbose: bool,
+) -> None:
+    """Start the daemon that runs rounds; Ctrl-C or SIGTERM ends it in order."""
+    given = {"listen.host": host, "listen.port": port, "database.folder": database}
+    settings = load_aggregator(file, {key: value for key, value in given.items() if value is not None})
+    runs = [load_run(path) for path in (*settings.runs, *run_files)]
+    is_live = sys.stdout.isatty() and not no_live and log_format == "text"
+    configure_logging(log_format, verbose)
+    view = LiveView() if is_live else None
+    daemon = Aggregator(settings, runs, insecure=insecure, on_record=view.take if view else None)
+    _loop_runner()(_serve(daemon, view))
+
+
+def _loop_runner() -> Callable[[Any], Any]:
+    """Return uvloop's runner where the extra `fast` is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run  # type: ignore[no-any-return]
+
+
+async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
+    """Run the daemon until it is told to stop: once in order, twice at once."""
+    stop = asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            logger.warning("stopped at once")
+            os._exit(130)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, told)
+    async with daemon:
+        if view is None:
+            await stop.wait()
+        else:
+            with view.shown(daemon.daemon):
+                await stop.wait()
+        logger.info("stopping; once more to stop at once")
+
+
+# --- operators ---------------------------------------------------------------------------
+
+
+def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that find a daemon and prove that one may steer it."""
+    for option in (
+        click.option("--settings", "file", type=click.Path(path_type=Path), help="The daemon's settings file."),
+        click.option("--url", envvar="FL_URL", help="Where the daemon listens (overrides the file)."),
+        click.option("--database", type=click.Path(path_type=Path), help="Its database folder, where the operator's token lies."),
+        click.option("--ca-file", type=click.Path(path_type=Path), help="Certificate authority for wss://."),
+    ):
+        command = option(command)
+    return command
+
+
+def _ask(
+    order: Order,
+    file: Path | None,
+    url: str | None,
+    database: Path | None,
+    ca_file: Path | None,
+    **fields: Any,
+) -> dict[str, Any]:
+    settings = load_aggregator(file, {"database.folder": database} if database else {})
+    target = url or _url(settings)
+    return asyncio.run(ask(target, _token(settings), order, ca_file=ca_file, **fields))
+
+
+def _url(settings: AggregatorSettings) -> str:
+    listen = settings.listen
+    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::") else listen.host  # noqa: S104 - not a binding
+    return f"{'wss' if settings.tls else 'ws'}://{host}:{listen.port}{listen.path.rstrip('/')}"
+
+
+def _token(settings: AggregatorSettings) -> str:
+    """Return the operator's token: of the environment, the settings, or the database folder."""
+    if token := os.environ.get("FL_OPERATOR_TOKEN"):
+        return token
+    if settings.operator_token is not None:
+        return read_secret(settings.operator_token, "operator_token")
+    try:
+        return operator_token(settings.database.folder)
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}; or set FL_OPERATOR_TOKEN") from error
+
+
+@click.command()
+@operator_options
+@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
+@click.option("--watch", is_flag=True, help="Look again every second until Ctrl-C.")
+def status(as_json: bool, watch: bool, **target: Any) -> None:
+    """Show what a daemon is doing and what it waits for."""
+    while True:
+        found = _ask("status", **target)
+        if watch and sys.stdout.isatty():
+            click.clear()
+        click.echo(json.dumps(found, indent=2)) if as_json else _print_status(found)
+        if not watch:
+            return
+        asyncio.run(asyncio.sleep(1.0))
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    click.echo(f"{found['software']} at {found['url']}: {found['agents']} agents, {len(found['runs'])} runs")
+    for run in found["runs"]:
+        click.echo()
+        _print_run(run)
+
+
+def _print_run(run: Mapping[str, Any]) -> None:
+    best = run["best"]
+    click.echo(
+        f"run {run['run']}: {run['status']}, {run['rounds_done']} of {run['rounds']} rounds"
+        + (f", best {best['metric']} {best['value']:.6g}" if best["value"] is not None else "")
+    )
+    click.echo(f"  {run['waiting_for']}")
+    rows = [
+        {
+            "agent": agent["name"],
+            "here": "yes" if agent["present"] else "no",
+            "doing": agent["doing"],
+            "for": _duration(agent["since_s"]),
+        }
+        for agent in run["agents"]
+    ]
+    if rows:
+        print_table(rows, {"agent": "AGENT", "here": "HERE", "doing": "DOING", "for": "FOR"})
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+@click.group(cls=CommandGroup)
+def run() -> None:
+    """Create, list, show, pause and stop runs of a daemon."""
+
+
+@run.command()
+@click.argument("settings_file", metavar="FILE", type=click.Path(path_type=Path))
+@operator_options
+def create(settings_file: Path, **target: Any) -> None:
+    """Create the run that FILE describes, and start it."""
+    settings = load_run(settings_file)
+    found = _ask("create", settings=settings.model_dump(mode="json"), **target)
+    click.echo(f"run {found['run']} is {found['status']}; it waits for {found['waiting_for']}")
+
+
+@run.command("list")
+@operator_options
+@output_options
+def list_runs(output: Output | None, **target: Any) -> None:
+    """List the runs of a daemon."""
+    rows = [
+        {**run, "rounds": f"{run['rounds_done']}/{run['rounds']}"} for run in _ask("status", **target)["runs"]
+    ]
+    print_table(rows, ["run", "status", "phase", "rounds", "waiting_for"], output)
+
+
+@run.command()
+@click.argument("name", metavar="RUN")
+@operator_options
+def show(name: str, **target: Any) -> None:
+    """Show one run of a daemon."""
+    runs = {run["run"]: run for run in _ask("status", **target)["runs"]}
+    if name not in runs:
+        raise SettingsError(f"there is no run {name!r} (runs: {', '.join(sorted(runs)) or 'none yet'})")
+    _print_run(runs[name])
+
+
+def _steering(order: Order, text: str) -> None:
+    @run.command(order, help=text)
+    @click.argument("name", metavar="RUN")
+    @operator_options
+    def steer(name: str, **target: Any) -> None:
+        found = _ask(order, run=name, **target)
+        click.echo(f"run {found['run']} is {found['status']}" + (f": {found['reason']}" if found["reason"] else ""))
+
+
+_steering("stop", "End a run now; what it made so far stays.")
+_steering("pause", "Let a run's time stand still; updates are still taken.")
+_steering("resume", "Let a paused, stopped or failed run go on.")
+

@@ -1,0 +1,68 @@
+"""An operator's side of the conversation: one order, one answer."""
+
+import getpass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fl_main.errors import FLError, RefusedError
+from fl_main.links import dial
+from fl_main.messages import Ask, Operate, Refuse, Reply
+from fl_main.ports import LinkClosedError
+from fl_main.session import Session, Side
+
+Order = Literal["status", "create", "stop", "pause", "resume"]
+
+
+class OrderFailedError(FLError):
+    """The aggregator could not do what was asked."""
+
+
+async def ask(
+    url: str,
+    token: str,
+    order: Order,
+    *,
+    run: str = "",
+    settings: Mapping[str, Any] | None = None,
+    ca_file: Path | None = None,
+) -> dict[str, Any]:
+    """Give one order to a daemon and return the content of its answer.
+
+    Args:
+        url: Where it listens.
+        token: The operator's.
+        order: What to do.
+        run: The run it is about.
+        settings: Of the run to create.
+        ca_file: Certificate authority to trust for `wss://`.
+
+    Raises:
+        ConnectionFailedError: If it cannot be reached.
+        RefusedError: If the token is not the operator's.
+        OrderFailedError: If it could not be done.
+    """
+    link = await dial(url, ca_file=ca_file)
+    session = Session(Side.CLIENT)
+    try:
+        await link.send(session.send(Operate(token=token, actor=_actor())))
+        await link.send(session.send(Ask(number=1, order=order, run=run, settings=dict(settings or {}))))
+        while True:
+            message = session.receive(await link.receive())
+            if isinstance(message, Refuse):
+                raise RefusedError(message.reason, message.code)
+            if isinstance(message, Reply):
+                if message.error:
+                    raise OrderFailedError(message.error)
+                return message.content
+    except LinkClosedError as error:
+        raise OrderFailedError(f"the aggregator ended the connection: {error}") from error
+    finally:
+        await link.close()
+
+
+def _actor() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user database
+        return "operator"

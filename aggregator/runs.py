@@ -1,0 +1,171 @@
+"""The runs of a daemon: made from settings, found again after a restart."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from fl_main.errors import FLError, SettingsError, WeightsError
+from fl_main.ports import Ports
+from fl_main.settings import InitialSettings, RunSettings
+from fl_main.store import (
+    EventRecord,
+    ModelKind,
+    ModelRecord,
+    Phase,
+    Record,
+    RunRecord,
+    RunSnapshot,
+    RunStatus,
+    Store,
+    StoredPayload,
+)
+from fl_main.strategies import make_strategy
+from fl_main.weights import Array, Layout, Role, as_arrays, pieces, views
+
+from .host import RunHost
+
+logger = logging.getLogger("fl_main.aggregator")
+
+
+class Runs:
+    """All runs of a daemon by name, each with the task that works for it.
+
+    Args:
+        store: The model database.
+        ports: Clocks and threads.
+        on_record: Sees every stored record of every run: the live view.
+    """
+
+    def __init__(
+        self, store: Store, ports: Ports, on_record: Callable[[RunHost, Record], None] | None = None
+    ) -> None:
+        self._store = store
+        self._ports = ports
+        self._on_record = on_record
+        self._hosts: dict[str, RunHost] = {}
+        self._workers: dict[str, asyncio.Task[None]] = {}
+
+    def __iter__(self) -> Iterator[RunHost]:
+        return iter(self._hosts.values())
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def find(self, name: str) -> RunHost | None:
+        """Return a run by its name."""
+        return self._hosts.get(name)
+
+    async def load(self) -> None:
+        """Go on with every run in the database."""
+        for snapshot in await self._ports.run_in_writer(self._store.snapshots):
+            try:
+                settings = RunSettings.model_validate(dict(snapshot.run.settings))
+                self._start(settings, snapshot, None)
+            except (FLError, ValidationError) as error:
+                logger.error("run %s cannot go on: %s", snapshot.run.name, error)
+
+    async def ensure(self, settings: RunSettings) -> None:
+        """Create a run unless it is there.
+
+        Raises:
+            SettingsError: If its strategy or initial model cannot be used.
+        """
+        host = self._hosts.get(settings.name)
+        if host is None:
+            await self.create(settings, "settings")
+        elif host.settings.digest != settings.digest:
+            logger.warning(
+                "run %s goes on with the settings it was created with; give the new ones another name",
+                settings.name,
+            )
+
+    async def create(self, settings: RunSettings, actor: str) -> RunHost:
+        """Create and start a run.
+
+        Raises:
+            SettingsError: If the name is taken, or its strategy or initial model cannot be used.
+        """
+        if settings.name in self._hosts:
+            raise SettingsError(f"run {settings.name!r} exists already; choose another name")
+        make_strategy(settings.strategy, settings.strategy_options)
+        run = RunRecord(
+            self._ports.new_id(),
+            settings.name,
+            settings.model_dump(mode="json"),
+            settings.digest,
+            RunStatus.RUNNING,
+            Phase.WAITING,
+        )
+        initial = await self._ports.run_in_writer(_initial_model, self._store, settings.initial, run.run_id)
+        created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
+        await self._ports.run_in_writer(self._store.commit, [run, created], self._ports.wall_time())
+        return self._start(settings, RunSnapshot(run, None, None, (), (), {}, ()), initial)
+
+    def _start(self, settings: RunSettings, snapshot: RunSnapshot, initial: ModelRecord | None) -> RunHost:
+        host = RunHost(settings, snapshot, self._store, self._ports, self._on_record)
+        self._hosts[settings.name] = host
+        self._workers[settings.name] = asyncio.create_task(host.work(), name=f"run {settings.name}")
+        self._workers[settings.name].add_done_callback(_report)
+        host.start(initial)
+        return host
+
+    async def stop(self) -> None:
+        """Store what was decided and end; every run goes on from there at the next start."""
+        await asyncio.gather(*(host.stop() for host in self._hosts.values()))
+        for worker in self._workers.values():
+            worker.cancel()
+
+
+def _report(worker: "asyncio.Task[None]") -> None:
+    if not worker.cancelled() and (error := worker.exception()):
+        logger.critical("%s ended by a bug of ours", worker.get_name(), exc_info=error)
+
+
+def _initial_model(store: Store, initial: InitialSettings, run_id: str) -> ModelRecord | None:
+    """Return the model that a run's settings name, staged where it comes from a file."""
+    if initial.file is not None:
+        payload, parents = _staged_file(store, initial.file, f"{run_id}.initial"), ()
+    elif initial.model is not None:
+        found = store.find_model(initial.model)
+        if found is None:
+            raise SettingsError(f"initial.model: there is no model {initial.model!r} in this database")
+        payload, parents = found.payload, ((found.model_id, 1.0),)
+    else:
+        return None
+    return ModelRecord(f"{run_id[:16]}.initial", run_id, 0, ModelKind.INITIAL, payload, None, parents)
+
+
+def _staged_file(store: Store, path: Path, name: str) -> StoredPayload:
+    arrays, roles = read_arrays(path)
+    layout = Layout.of(arrays, roles)
+    staging = store.stage(name, layout)
+    for piece in pieces(arrays, layout):
+        staging.write(piece)
+    return StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:
+    """Return the arrays of a `.safetensors` or `.npz` file, and their roles.
+
+    Raises:
+        SettingsError: If it cannot be read.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return as_arrays(dict(file)), {}
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        layout = Layout.from_header(data[8 : 8 + length])
+        if 8 + length + layout.nbytes != len(data):
+            raise WeightsError("the file is cut off, or too long")
+        arrays = views(layout, memoryview(data)[8 + length :])
+        return arrays, {spec.name: spec.role for spec in layout.arrays}
+    except (OSError, ValueError, WeightsError) as error:
+        reason: Any = getattr(error, "strerror", None) or error
+        raise SettingsError(f"initial.file: {path}: {reason}; give a .safetensors or .npz file") from error

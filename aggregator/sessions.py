@@ -1,0 +1,285 @@
+"""One connected agent: its session, its uploads and downloads, its signs of life."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from fl_main.errors import FLError, RemoteProtocolError, WeightsError
+from fl_main.events import AgentLeft, Offered, TaskDeclined, UpdateOffered
+from fl_main.messages import (
+    Chunk,
+    Decline,
+    Fetch,
+    Join,
+    Leave,
+    Message,
+    Offer,
+    Payload,
+    Ping,
+    Pong,
+    Refuse,
+    Sending,
+)
+from fl_main.ports import Link, LinkClosedError, Ports
+from fl_main.session import Liveness, Session
+from fl_main.settings import LimitSettings
+from fl_main.store import Store, StoredPayload
+from fl_main.weights import Layout
+
+from .downloads import Frames
+from .host import RunHost
+from .uploads import Budget, Upload
+
+logger = logging.getLogger("fl_main.aggregator")
+
+MAX_QUEUED = 1000  # control messages to an agent that does not read them
+MAX_HELPERS = 8  # requests of one agent at once
+CLOSE_PATIENCE_S = 2.0  # for messages that are still queued
+MAX_REMEMBERED = 64  # ended uploads whose last chunks may still be on their way
+
+
+class Shared:
+    """What all sessions of a daemon share."""
+
+    def __init__(self, store: Store, ports: Ports, limits: LimitSettings, retention: str) -> None:
+        self.retention = retention  # in words, for the agents
+        self.store = store
+        self.ports = ports
+        self.limits = limits
+        self.frames = Frames(store, ports)
+        self.budget = Budget(limits.receive_bytes)
+
+
+class AgentSession:
+    """Serves one joined agent until its connection ends; the run's seat for it.
+
+    Attributes:
+        join: What the agent said of itself.
+        closing: Why we ended it, if we did.
+    """
+
+    def __init__(self, link: Link, session: Session, join: Join, host: RunHost, shared: Shared) -> None:
+        self.join = join
+        self.host = host
+        self.closing: tuple[int, str] | None = None
+        self._link = link
+        self._session = session
+        self._shared = shared
+        self._ports = shared.ports
+        self._outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._uploads: dict[str, tuple[Upload, asyncio.Task[None]]] = {}
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
+        self._left_for_good = False
+        self._ended = asyncio.Event()
+
+    @property
+    def doing(self) -> str:
+        """What the agent is doing, as far as its transfers tell."""
+        for upload, _ in self._uploads.values():
+            place, size = upload.progress
+            return f"sending its update, {place} of {size} bytes"
+        return "fetching a model" if self._helpers else ""
+
+    # --- Seat -----------------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Queue a message; an agent that reads none of a thousand is given up."""
+        if self._outgoing.qsize() >= MAX_QUEUED:
+            self._shut(1008, "it does not read what it is sent")
+            return
+        self._outgoing.put_nowait(message)
+
+    def receive(self, offer: Offered) -> None:
+        """Start taking an update's bytes, unless that is under way."""
+        if offer.task_id in self._uploads:
+            return
+        upload = Upload(
+            offer, self._shared.store, self._ports, self._shared.budget, self.post, self.host.tell
+        )
+        task = asyncio.create_task(self._guard(upload.run(), "receiving an update"))
+        self._uploads[offer.task_id] = (upload, task)
+        task.add_done_callback(lambda _: self._forget(offer.task_id))
+
+    def _forget(self, task_id: str) -> None:
+        self._uploads.pop(task_id, None)
+        self._over.append(task_id)
+
+    def expel(self, code: str, reason: str) -> None:
+        """Tell the agent that it cannot take part, and end the session."""
+        self.post(Refuse(code=code, reason=reason))
+        self._outgoing.put_nowait(None)
+
+    # --- life -----------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve until the connection ends, one way or another."""
+        helpers = [
+            asyncio.create_task(self._guard(self._send_all(), "sending")),
+            asyncio.create_task(self._guard(self._watch(), "watching")),
+        ]
+        reason = "connection lost"
+        try:
+            while True:
+                self._take(self._session.receive(await self._link.receive()))
+        except RemoteProtocolError as error:
+            reason = str(error)
+            logger.warning("protocol error agent=%s run=%s: %s", self.join.name, self.host.run.name, error)
+            await self._link.close(error.code, reason)
+        except LinkClosedError as error:
+            reason = self.closing[1] if self.closing else str(error)
+        finally:
+            await self._clean_up(helpers)
+            self.host.tell(AgentLeft(self.join.agent_id, reason, self._left_for_good))
+            self._ended.set()
+
+    async def close(self, code: int, reason: str, refuse: Refuse | None = None) -> None:
+        """End the session and wait until nothing of it touches the store any more."""
+        if refuse is not None:
+            self.post(refuse)
+            await asyncio.sleep(0)
+        self._shut(code, reason)
+        try:
+            async with asyncio.timeout(CLOSE_PATIENCE_S):
+                await self._ended.wait()
+        except TimeoutError:  # it does not read: what is queued for it cannot be sent
+            await self._link.close(code, reason)
+            await self._ended.wait()
+
+    def _shut(self, code: int, reason: str) -> None:
+        if self.closing is None:
+            self.closing = (code, reason)
+            self._outgoing.put_nowait(None)
+
+    async def _clean_up(self, helpers: list[asyncio.Task[None]]) -> None:
+        tasks = [*helpers, *self._helpers, *(task for _, task in self._uploads.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """Run a part of the session; if it fails, the session ends, nothing else."""
+        try:
+            await work
+        except LinkClosedError:
+            pass  # the receiving loop notices, too
+        except RemoteProtocolError as error:
+            await self._link.close(error.code, str(error))
+        except FLError as error:
+            logger.warning("%s failed agent=%s run=%s: %s", what, self.join.name, self.host.run.name, error)
+            await self._link.close(1011, str(error))
+        except Exception:
+            logger.exception("%s failed agent=%s run=%s", what, self.join.name, self.host.run.name)
+            await self._link.close(1011, "an error of the aggregator; its log has the details")
+
+    async def _send_all(self) -> None:
+        while (message := await self._outgoing.get()) is not None:
+            await self._link.send(self._session.send(message))
+        code, reason = self.closing or (1008, "refused")
+        await self._link.close(code, reason)
+
+    async def _watch(self) -> None:
+        limits = self._shared.limits
+        liveness = Liveness(limits.ping_interval_s, limits.ping_timeout_s)
+        while True:
+            await asyncio.sleep(min(limits.ping_interval_s, limits.ping_timeout_s) / 2)
+            state = liveness.look(self._link.bytes_received, self._ports.monotonic())
+            if state == "ask":
+                self.post(Ping())
+            elif state == "gone":
+                self.closing = (1001, f"no byte for {limits.ping_timeout_s:g} s")
+                await self._link.close(*self.closing)
+                return
+
+    # --- messages -------------------------------------------------------------------------
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Chunk):
+            self._chunk(message)
+        elif isinstance(message, Offer):
+            self._offer(message)
+        elif isinstance(message, Fetch):
+            self._start(self._send_payload(message), "sending a model")
+        elif isinstance(message, Decline):
+            self.host.tell(
+                TaskDeclined(message.task_id, self.join.agent_id, message.code, message.reason)
+            )
+        elif isinstance(message, Ping):
+            self.post(Pong())
+        elif isinstance(message, Leave):
+            self._left_for_good = True
+            self._shut(1000, message.reason or "the agent left")
+
+    def _start(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        if len(self._helpers) >= MAX_HELPERS:
+            raise RemoteProtocolError(f"more than {MAX_HELPERS} requests at once", 1008)
+        task = asyncio.create_task(self._guard(work, what), name=what)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    async def _send_payload(self, fetch: Fetch) -> None:
+        if not self.host.may_fetch(fetch.digest):
+            logger.warning("refused to send %s agent=%s", fetch.digest, self.join.name)
+            raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
+        frames = self._shared.frames
+        layout = await frames.layout(fetch.digest)
+        known = fetch.layout == layout.digest
+        self.post(
+            Sending(
+                transfer=fetch.digest,
+                offset=fetch.offset,
+                size=layout.nbytes,
+                rows=None if known else layout.to_wire(),
+            )
+        )
+        await frames.send(self._link, fetch.digest, fetch.offset)
+
+    def _chunk(self, chunk: Chunk) -> None:
+        if any(upload.take(chunk) for upload, _ in self._uploads.values()):
+            return
+        if chunk.transfer.partition("/")[0] not in self._over:  # else on its way when we refused it
+            raise RemoteProtocolError(f"a chunk of {chunk.transfer[:80]!r}, which nobody asked for")
+
+    def _offer(self, offer: Offer) -> None:
+        facts = Offered(
+            offer.task_id,
+            self.join.agent_id,
+            offer.num_examples,
+            offer.num_steps,
+            offer.metrics,
+            {payload.channel: self._described(payload) for payload in offer.payloads},
+            offer.seconds,
+        )
+        if offer.task_id in self.host.machine.tasks:
+            self.host.tell(UpdateOffered(facts))
+        else:
+            self._start(self._offer_of_old(facts), "taking an old offer")
+
+    async def _offer_of_old(self, facts: Offered) -> None:
+        """Look up a task that the round machine has forgotten."""
+        earlier = await self._ports.run_in_writer(self._shared.store.find_task, facts.task_id)
+        self.host.tell(UpdateOffered(facts, earlier))
+
+    def _described(self, payload: Payload) -> StoredPayload:
+        """Return an offered payload with its layout, checked before any memory is taken."""
+        try:
+            layout = self._layout(payload)
+        except WeightsError as error:
+            raise RemoteProtocolError(f"offer: {error}") from error
+        if layout.digest != payload.layout or layout.nbytes != payload.size:
+            raise RemoteProtocolError("offer: layout, digest and size do not fit together")
+        if payload.size > self._shared.limits.model_bytes:
+            raise RemoteProtocolError(
+                f"offer: {payload.size} bytes; this aggregator takes {self._shared.limits.model_bytes}", 1009
+            )
+        return StoredPayload(payload.channel, payload.digest, payload.size, layout)
+
+    def _layout(self, payload: Payload) -> Layout:
+        if payload.rows is not None:
+            return Layout.from_wire(payload.rows)
+        known = self.host.machine.layout
+        if known is None or known.digest != payload.layout:
+            raise WeightsError("the layout is neither described nor the run's own")
+        return known

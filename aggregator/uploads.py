@@ -1,0 +1,202 @@
+"""Updates on their way into the store: checked, digested and written off the event loop.
+
+A sender gets credit for a few megabytes at a time, out of one budget for the whole daemon, so
+memory does not grow with the number of agents. What was written stays: a transfer that was cut
+goes on at the byte where it stopped, also after the daemon was started again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from fl_main.errors import RemoteProtocolError, StoreFullError
+from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
+from fl_main.messages import Chunk, Credit, Hold, Message, Send
+from fl_main.ports import Ports
+from fl_main.session import Incoming
+from fl_main.store import StagingFile, Store, StoredPayload
+from fl_main.weights import FiniteCheck
+
+T = TypeVar("T")
+
+WINDOW_BYTES = 4 << 20  # what one sender may have under way
+MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is broken
+FULL_DISK_RETRY_S = 5.0
+
+
+class Budget:
+    """Bytes of updates that may be in memory at once, granted first come, first served."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._left = total
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, amount: int) -> None:
+        """Wait until so many bytes are free, and take them."""
+        if not self._queue and amount <= self._left:
+            self._left -= amount
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((amount, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(amount)
+            raise
+
+    def give_back(self, amount: int) -> None:
+        """Return bytes, and wake whoever can go on now."""
+        self._left += amount
+        while self._queue and (self._queue[0][1].cancelled() or self._queue[0][0] <= self._left):
+            wanted, turn = self._queue.popleft()
+            if not turn.cancelled():
+                self._left -= wanted
+                turn.set_result(None)
+
+
+class Upload:
+    """All payloads of one offered update, one after the other.
+
+    Args:
+        offer: What the agent offers.
+        store: Where the bytes are staged.
+        ports: Threads.
+        budget: The daemon's receive budget.
+        post: Sends a message to the agent.
+        tell: Takes the event that ends the upload.
+    """
+
+    def __init__(
+        self,
+        offer: Offered,
+        store: Store,
+        ports: Ports,
+        budget: Budget,
+        post: Callable[[Message], None],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.offer = offer
+        self._store = store
+        self._ports = ports
+        self._budget = budget
+        self._post = post
+        self._tell = tell
+        self._incoming: Incoming | None = None
+        self._chunks: deque[Chunk] = deque()
+        self._arrived = asyncio.Event()
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes of the current payload that are here, and in all."""
+        return (self._incoming.place, self._incoming.size) if self._incoming else (0, 0)
+
+    def take(self, chunk: Chunk) -> bool:
+        """Take a chunk if it belongs to this upload.
+
+        Raises:
+            RemoteProtocolError: If it belongs here but not now.
+        """
+        if not chunk.transfer.startswith(f"{self.offer.task_id}/"):
+            return False
+        if self._incoming is None:  # on its way when we had to stop; it will be asked for again
+            return True
+        if chunk.transfer != self._incoming.transfer:
+            raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
+        self._incoming.take(chunk)
+        self._chunks.append(chunk)
+        self._arrived.set()
+        return True
+
+    async def run(self) -> None:
+        """Receive everything and tell how it ended; cancel it to keep what is there for later."""
+        stored: dict[str, StoredPayload] = {}
+        for channel, payload in self.offer.payloads.items():
+            name = f"{self.offer.task_id}.{channel}"
+            fault = await self._receive(name, payload)
+            if fault:
+                self._tell(UpdateSpoiled(self.offer, fault))
+                return
+            stored[channel] = replace(payload, staged=name)
+        self._tell(UpdateReceived(replace(self.offer, payloads=stored)))
+
+    async def _receive(self, name: str, payload: StoredPayload) -> str:
+        """Stage one payload; return what is wrong with it, or an empty text."""
+        window = min(max(payload.size, 1), WINDOW_BYTES, self._budget.total)
+        await self._budget.take(window)
+        try:
+            while True:
+                try:
+                    return await self._staged(name, payload, window)
+                except StoreFullError as error:
+                    self._post(Hold(task_id=self.offer.task_id, reason=str(error)))
+                    await asyncio.sleep(FULL_DISK_RETRY_S)
+        finally:
+            self._incoming = None
+            self._chunks.clear()
+            self._budget.give_back(window)
+
+    async def _staged(self, name: str, payload: StoredPayload, window: int) -> str:
+        staging = await self._ports.run_in_thread(_open, self._store, name, payload)
+        try:
+            for _ in range(1 + MAX_RESTARTS):
+                if bad := await self._write_all(staging, payload, window):
+                    await self._ports.run_in_thread(staging.discard)
+                    return f"array {bad!r} has values that are NaN or infinite"
+                if await self._ports.run_in_thread(staging.finish) == payload.digest:
+                    return ""
+                await self._ports.run_in_thread(staging.restart)
+        finally:
+            staging.close()
+        await self._ports.run_in_thread(staging.discard)
+        return f"its bytes do not match its digest, after {MAX_RESTARTS + 1} tries"
+
+    async def _write_all(self, staging: StagingFile, payload: StoredPayload, window: int) -> str | None:
+        """Write what comes until the payload is complete; return the name of a bad array."""
+        transfer = f"{self.offer.task_id}/{payload.channel}"
+        start = staging.size
+        check = FiniteCheck(payload.layout)
+        self._incoming = Incoming(transfer, payload.size, start, start + window)
+        self._post(
+            Send(task_id=self.offer.task_id, channel=payload.channel, offset=start, credit=start + window)
+        )
+        while staging.size < payload.size:
+            await self._arrived.wait()
+            self._arrived.clear()
+            chunks, self._chunks = self._chunks, deque()
+            if bad := await _unbroken(self._ports.run_in_thread(_write, staging, chunks, check)):
+                return bad
+            if staging.size + window // 2 >= self._incoming.credit and staging.size < payload.size:
+                self._incoming.credit = staging.size + window
+                self._post(Credit(transfer=transfer, credit=self._incoming.credit))
+        return None
+
+
+async def _unbroken(work: Awaitable[T]) -> T:
+    """Wait for a thread's work to end even if we are cancelled: nobody else may touch its file."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _open(store: Store, name: str, payload: StoredPayload) -> StagingFile:
+    staging = store.stage(name, payload.layout, resume=True)
+    if staging.size > payload.size or staging.size % 8 and staging.size != payload.size:
+        staging.restart()
+    return staging
+
+
+def _write(staging: StagingFile, chunks: deque[Chunk], check: FiniteCheck) -> str | None:
+    for chunk in chunks:
+        if bad := check.first_bad(staging.size, chunk.data):
+            return bad
+        staging.write(chunk.data)
+    return None
+
+

@@ -1,0 +1,66 @@
+"""The hash chain of a run: each committed fact is bound to the one before it.
+
+An altered, removed or inserted row of the chain changes every hash after it; a row of any other
+table must say what the latest fact of its key says.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from .rows import canonical
+from .schema import events
+
+START = "0" * 64  # what the first row of a chain is bound to
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain."""
+
+    seq: int = 0
+    hash: str = START
+
+
+def link(previous: str, run_id: str, seq: int, at: float, record: str, key: str, facts: str) -> str:
+    """Return the hash of a row: SHA-256 over the previous hash and all that the row says."""
+    head = canonical([previous, run_id, seq, at, record, key])
+    return hashlib.sha256(f"{head}\n{facts}".encode()).hexdigest()
+
+
+def append(
+    head: Head, run_id: str, at: float, record: str, key: str, facts: str
+) -> tuple[Head, dict[str, Any]]:
+    """Return the new end of a chain and the row that makes it.
+
+    Args:
+        head: The end so far.
+        record: What kind of record the facts are of; `key`: which row of its table.
+        facts: Canonical JSON.
+    """
+    seq = head.seq + 1
+    digest = link(head.hash, run_id, seq, at, record, key, facts)
+    row = {
+        "run_id": run_id,
+        "seq": seq,
+        "at": at,
+        "record": record,
+        "key": key,
+        "facts": facts,
+        "hash": digest,
+    }
+    return Head(seq, digest), row
+
+
+def head_of(connection: Connection, run_id: str) -> Head:
+    """Return the stored end of a run's chain."""
+    query = (
+        select(events.c.seq, events.c.hash)
+        .where(events.c.run_id == run_id)
+        .order_by(events.c.seq.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return Head(row.seq, row.hash) if row else Head()

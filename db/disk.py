@@ -1,0 +1,74 @@
+"""The folder of a database: its lock, and whether its disk will do."""
+
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fl_main.errors import StoreError, StoreLockedError
+
+from .faults import translated
+
+LOCK_FILE = "lock"
+_MOUNTS = Path("/proc/mounts")  # Linux only; elsewhere nothing is refused
+_NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "fuse.sshfs"}
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a database.
+
+    Raises:
+        StoreError: If it cannot be made, or lies on a network file system.
+    """
+    with translated(folder, "make the model database"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if kind := network_file_system(folder):
+        raise StoreError(
+            f"{folder} is on a network file system ({kind}), where SQLite's locks do not hold; "
+            "choose a folder on a local disk (database.folder)"
+        )
+
+
+def network_file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
+    """Return the type of the network file system that a folder is on, or None."""
+    try:
+        text = mounts.read_text(errors="replace")
+    except OSError:
+        return None
+    best, found = "", ""
+    here = str(folder.resolve())
+    for line in text.splitlines():
+        _, place, kind, *_ = [*line.split(" "), "", "", ""]
+        place = place.replace("\\040", " ")
+        inside = here == place or here.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):  # a later mount hides an earlier one
+            best, found = place, kind
+    return found if found in _NETWORK else None
+
+
+def lock(folder: Path) -> FileLock:
+    """Take the lock of a database's only writer.
+
+    Raises:
+        StoreLockedError: If another process, or another store of this one, has it.
+    """
+    held = FileLock(folder / LOCK_FILE, thread_local=False)
+    try:
+        with translated(folder, "lock the model database"):
+            held.acquire(timeout=0)
+    except Timeout:
+        raise StoreLockedError(
+            f"the model database {folder} is in use by another aggregator; "
+            "stop that one, or give this one another folder (database.folder)"
+        ) from None
+    return held
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the room left on a folder's disk, for this user."""
+    with translated(folder, "ask for the room left"):
+        if hasattr(os, "statvfs"):
+            stat = os.statvfs(folder)
+            return stat.f_bavail * stat.f_frsize
+        return shutil.disk_usage(folder).free

@@ -1,0 +1,45 @@
+"""What is looked through when a database is opened: files and rows that a crash left alone."""
+
+import logging
+
+from sqlalchemy import Connection, select
+
+from .faults import translated
+from .files import ModelFiles
+from .schema import files as files_table
+from .schema import tasks
+from .snapshots import UNANSWERED
+
+logger = logging.getLogger("fl_main.db")
+
+
+def sweep(connection: Connection, files: ModelFiles) -> list[str]:
+    """Delete what no row knows; return in words what rows know and the disk does not have.
+
+    Staged answers to tasks that are still open stay: their transfer can go on. Everything else
+    that is staged was not stored and will be made or sent again.
+    """
+    with translated(files.folder, "look through the models"):
+        _sweep_staging(connection, files)
+        return _sweep_stored(connection, files)
+
+
+def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
+    query = select(tasks.c.task_id).where(tasks.c.status.in_(UNANSWERED))
+    unanswered = set(connection.execute(query).scalars())
+    for name in files.staged():
+        if name.split(".", 1)[0] not in unanswered:  # <task>.<channel>
+            logger.debug("deleted left-over staging file name=%s", name)
+            files.unstage(name)
+
+
+def _sweep_stored(connection: Connection, files: ModelFiles) -> list[str]:
+    query = select(files_table.c.digest).where(files_table.c.removed_at.is_(None))
+    known = set(connection.execute(query).scalars())
+    for digest in list(files.digests()):
+        if digest in known:
+            known.discard(digest)
+        else:
+            logger.info("deleted a model file that no record names digest=%s", digest)
+            files.remove(digest)
+    return [f"model file {files.path(digest)} is missing" for digest in sorted(known)]

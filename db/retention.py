@@ -1,0 +1,110 @@
+"""Which model files may go, by the retention settings: a decision, without the deed.
+
+Only what came from agents goes (local models and extra channels), and never what is still
+needed: a base of an open task, a tagged model, a run's current models, an update that was not
+counted yet. A file goes when every model that it holds may go.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from fl_main.settings import RetentionSettings
+from fl_main.store import ModelKind, RunStatus
+
+from .rows import RUN
+from .schema import models, runs, tags, tasks, updates
+from .snapshots import UNANSWERED, UNCOUNTED
+
+FROM_AGENTS = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A model whose file is on disk.
+
+    Attributes:
+        size: Bytes of its file's data.
+        may_go: Whether anything still needs it.
+        age: Rounds since its own, in its run.
+    """
+
+    model_id: str
+    digest: str
+    size: int
+    created_at: float
+    may_go: bool
+    age: int
+
+
+def choose(stored: Iterable[Stored], settings: RetentionSettings) -> dict[str, list[Stored]]:
+    """Return the models that lose their files, by digest."""
+    if settings.keep == "all":
+        return {}
+    by_file: dict[str, list[Stored]] = defaultdict(list)
+    for model in stored:
+        by_file[model.digest].append(model)
+    free = [group for group in by_file.values() if all(model.may_go for model in group)]
+    if settings.keep == "rounds":
+        chosen = [group for group in free if all(model.age >= settings.rounds for model in group)]
+    else:
+        chosen = _oldest(free, sum(group[0].size for group in by_file.values()) - settings.bytes)
+    return {group[0].digest: group for group in chosen}
+
+
+def _oldest(groups: list[list[Stored]], excess: int) -> list[list[Stored]]:
+    """Return the oldest files that together are at least as large as what is too much."""
+    chosen: list[list[Stored]] = []
+    for group in sorted(groups, key=lambda group: max(model.created_at for model in group)):
+        if excess <= 0:
+            break
+        chosen.append(group)
+        excess -= group[0].size
+    return chosen
+
+
+def stored_models(connection: Connection) -> list[Stored]:
+    """Return every stored model of an agent, and every other that shares its file."""
+    needed, uncounted, now = _needed(connection), _uncounted(connection), _rounds(connection)
+    theirs = models.c.kind.in_(FROM_AGENTS) & (models.c.is_stored == 1)
+    digests = select(models.c.digest).where(theirs)
+    query = select(models).where(models.c.is_stored == 1, models.c.digest.in_(digests))
+    return [
+        Stored(
+            row.model_id,
+            row.digest,
+            row.size,
+            row.created_at,
+            row.kind in FROM_AGENTS
+            and row.model_id not in needed
+            and (row.run_id, row.round_id, row.agent_id) not in uncounted,
+            now.get(row.run_id, 0) - row.round_id,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _needed(connection: Connection) -> set[str]:
+    found: set[str | None] = set(connection.execute(select(tags.c.model_id)).scalars())
+    found.update(connection.execute(select(tasks.c.model_id).where(tasks.c.status.in_(UNANSWERED))).scalars())
+    for row in connection.execute(select(runs)).mappings():
+        run = RUN.read(row)
+        found.update((run.model_id, run.statistics_id, run.best_model_id, *run.state_ids.values()))
+    return {model_id for model_id in found if model_id}
+
+
+def _uncounted(connection: Connection) -> set[tuple[str, int, str]]:
+    """Return run, round and agent of updates that a round may still count."""
+    over: Sequence[str] = [status.value for status in RunStatus if status.is_over]
+    living = select(runs.c.run_id).where(runs.c.status.not_in(over))
+    query = select(updates.c.run_id, updates.c.round_id, updates.c.agent_id)
+    return {
+        (row.run_id, row.round_id, row.agent_id)
+        for row in connection.execute(query.where(UNCOUNTED, updates.c.run_id.in_(living)))
+    }
+
+
+def _rounds(connection: Connection) -> dict[str, int]:
+    return {row.run_id: row.round_id for row in connection.execute(select(runs.c.run_id, runs.c.round_id))}

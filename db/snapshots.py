@@ -1,0 +1,182 @@
+"""Reading records back: what the daemon asks for while it runs and after a restart."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_column, or_, select
+
+from fl_main.store import (
+    ModelKind,
+    ModelRecord,
+    RunRecord,
+    RunSnapshot,
+    StepRecord,
+    TaskRecord,
+    TaskStatus,
+    UpdateRecord,
+    Verdict,
+)
+from fl_main.training import Kind
+from fl_main.weights import Layout
+
+from . import rows
+from .schema import agents, layouts, models, parents, rounds, runs, steps, tasks, updates
+
+UNDER_WAY = ("open", "frozen")  # what a step can be before its result is stored
+UNANSWERED = (TaskStatus.OPEN.value, TaskStatus.LATE.value)
+_AT_ONCE = 500  # values in one query; older SQLites take 999
+
+LayoutOf = Callable[[str], Layout]
+
+# Accepted and not part of any model yet; only training updates ever are.
+UNCOUNTED: ColumnElement[bool] = and_(
+    updates.c.verdict == Verdict.ACCEPTED.value,
+    updates.c.counted_in.is_(None),
+    updates.c.kind == Kind.TRAIN.value,
+)
+
+
+def read_all(connection: Connection, layout_of: LayoutOf) -> list[RunSnapshot]:
+    """Return all runs as they stand, the oldest first."""
+    query = select(runs).order_by(runs.c.created_at, runs.c.run_id)
+    found = [rows.RUN.read(row) for row in connection.execute(query).mappings().all()]
+    return [_snapshot(connection, run, layout_of) for run in found]
+
+
+def _snapshot(connection: Connection, run: RunRecord, layout_of: LayoutOf) -> RunSnapshot:
+    round_query = select(rounds).where(rounds.c.run_id == run.run_id, rounds.c.round_id == run.round_id)
+    step = _step(connection, run)
+    found_tasks = _tasks(connection, run, step)
+    found_updates = _updates(connection, run, step, found_tasks)
+    return RunSnapshot(
+        run,
+        next(iter(_records(connection, rows.ROUND, round_query)), None),
+        step,
+        found_tasks,
+        found_updates,
+        _models(connection, run, found_tasks, found_updates, layout_of),
+        _records(connection, rows.AGENT, _of(run, agents)),
+    )
+
+
+def _step(connection: Connection, run: RunRecord) -> StepRecord | None:
+    query = (
+        select(steps)
+        .where(steps.c.run_id == run.run_id, steps.c.round_id == run.round_id)
+        .order_by(steps.c.changed_at.desc(), steps.c.started_s.desc(), _rowid(steps).desc())
+    )
+    latest: StepRecord | None = next(iter(_records(connection, rows.STEP, query.limit(1))), None)
+    return latest if latest is not None and latest.status in UNDER_WAY else None
+
+
+def _tasks(connection: Connection, run: RunRecord, step: StepRecord | None) -> tuple[TaskRecord, ...]:
+    wanted: ColumnElement[bool] = tasks.c.status.in_(UNANSWERED)
+    if step is not None:
+        current = and_(
+            tasks.c.round_id == step.round_id,
+            tasks.c.kind == step.kind.value,
+            tasks.c.assigned_s >= step.started_s,  # not those of an earlier try of the same step
+        )
+        wanted = or_(wanted, current)
+    return _records(connection, rows.TASK, _of(run, tasks).where(wanted))
+
+
+def _updates(
+    connection: Connection, run: RunRecord, step: StepRecord | None, current: tuple[TaskRecord, ...]
+) -> tuple[UpdateRecord, ...]:
+    """Return what answers the current tasks, and what still waits to be counted."""
+    query = select(updates).where(updates.c.run_id == run.run_id)
+    found = {
+        row["update_id"]: rows.UPDATE.read(row)
+        for row in connection.execute(query.where(UNCOUNTED)).mappings()
+    }
+    if step is not None:
+        asked = {task.task_id for task in current}
+        of_round = query.where(updates.c.round_id == step.round_id, updates.c.kind == step.kind.value)
+        for row in connection.execute(of_round).mappings():
+            if row["task_id"] in asked:
+                found[row["update_id"]] = rows.UPDATE.read(row)
+    return tuple(found[update_id] for update_id in sorted(found))
+
+
+def _models(
+    connection: Connection,
+    run: RunRecord,
+    current: tuple[TaskRecord, ...],
+    answers: tuple[UpdateRecord, ...],
+    layout_of: LayoutOf,
+) -> dict[str, ModelRecord]:
+    wanted = {run.model_id, run.statistics_id, run.best_model_id, *run.state_ids.values()}
+    wanted.update(task.model_id for task in current)
+    wanted.update(answer.model_id for answer in answers)
+    wanted.update(_channels(connection, run, answers))
+    return models_by_id(connection, [model_id for model_id in wanted if model_id], layout_of)
+
+
+def _channels(connection: Connection, run: RunRecord, answers: tuple[UpdateRecord, ...]) -> list[str]:
+    """Return the models that hold the extra arrays of updates."""
+    senders = {(answer.round_id, answer.agent_id) for answer in answers if len(answer.digests) > 1}
+    if not senders:
+        return []
+    query = select(models.c.model_id, models.c.round_id, models.c.agent_id).where(
+        models.c.run_id == run.run_id,
+        models.c.kind == ModelKind.CHANNEL.value,
+        models.c.round_id.in_({round_id for round_id, _ in senders}),
+    )
+    return [row.model_id for row in connection.execute(query) if (row.round_id, row.agent_id) in senders]
+
+
+def models_by_id(
+    connection: Connection, model_ids: Iterable[str], layout_of: LayoutOf
+) -> dict[str, ModelRecord]:
+    """Return models by their ids; an id that is not there is left out."""
+    ids = sorted(set(model_ids))
+    found: dict[str, ModelRecord] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        part = ids[start : start + _AT_ONCE]
+        of = parents_of(connection, part)
+        for row in connection.execute(select(models).where(models.c.model_id.in_(part))).mappings():
+            found[row["model_id"]] = rows.model_record(
+                row, layout_of(row["layout_digest"]), of[row["model_id"]]
+            )
+    return found
+
+
+def parents_of(connection: Connection, model_ids: list[str]) -> dict[str, list[tuple[str, float | None]]]:
+    """Return the parents of models, each with its share, in order."""
+    found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
+    query = select(parents).where(parents.c.model_id.in_(model_ids))
+    for row in connection.execute(query.order_by(parents.c.model_id, parents.c.position)):
+        found[row.model_id].append((row.parent_id, row.share))
+    return found
+
+
+def find_task(connection: Connection, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
+    """Return a task and its first recorded answer: its agent's, if there is one."""
+    row = connection.execute(select(tasks).where(tasks.c.task_id == task_id)).mappings().one_or_none()
+    if row is None:
+        return None
+    query = select(updates).where(updates.c.task_id == task_id)
+    query = query.order_by((updates.c.agent_id == row["agent_id"]).desc(), updates.c.update_id).limit(1)
+    return rows.TASK.read(row), next(iter(_records(connection, rows.UPDATE, query)), None)
+
+
+def read_layout(connection: Connection, digest: str) -> Layout | None:
+    """Return a stored layout by its digest."""
+    text = connection.execute(select(layouts.c.arrays).where(layouts.c.digest == digest)).scalar_one_or_none()
+    return None if text is None else Layout.from_wire(json.loads(text))
+
+
+def _records(connection: Connection, form: rows.Form, query: Select[Any]) -> tuple[Any, ...]:
+    return tuple(form.read(row) for row in connection.execute(query).mappings())
+
+
+def _of(run: RunRecord, table: Table) -> Select[Any]:
+    """Select the rows of a run, in the order in which they were first stored."""
+    return select(table).where(table.c.run_id == run.run_id).order_by(_rowid(table))
+
+
+def _rowid(table: Table) -> ColumnElement[int]:
+    return literal_column(f"{table.name}.rowid")

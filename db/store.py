@@ -1,0 +1,232 @@
+"""The model database as the daemon uses it: SQLite for facts, one file per model."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import Connection, Table, select, update
+
+from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.settings import DatabaseSettings
+from fl_main.store import ModelRecord, Record, RunSnapshot, TaskRecord, UpdateRecord
+from fl_main.weights import Layout
+
+from . import chain, disk, engine, migrations, recovery, retention, rows, schema, snapshots
+from .batch import Batch, upsert
+from .chain import Head
+from .faults import translated
+from .files import ModelFiles, StagedFile, StoredFile
+
+PRUNED = "deleted by the retention settings"
+
+
+class ModelStore:
+    """A `fl_main.store.Store` in a folder; one process at a time may have it open.
+
+    Methods may be called from any thread: those that write wait for each other, those that
+    read see the last commit.
+
+    Args:
+        folder: Made if it is not there.
+        settings: Durability and retention; the folder they name is not used.
+        clock: Wall time in Unix seconds, for what happens without a time given.
+
+    Attributes:
+        damages: What the look through the folder found missing, a line each.
+
+    Raises:
+        StoreLockedError: If another process has it open.
+        StoreVersionError: If a newer version of this project made it.
+        StoreError: If it cannot be opened or made.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        settings: DatabaseSettings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = Path(folder)
+        self.damages: list[str] = []
+        self._settings = settings or DatabaseSettings()
+        self._clock = clock
+        self._file = self.folder / engine.FILE
+        self._files = ModelFiles(self.folder, durable=self._settings.durability == "power")
+        self._writing = threading.Lock()
+        self._heads: dict[str, Head] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._is_open = False
+        disk.prepare(self.folder)
+        self._lock = disk.lock(self.folder)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        self._engine = engine.writing(self._file, self._settings.durability)
+        self._readers = engine.reading(self._file)
+        try:
+            with translated(self._file, "open the model database"):
+                self._writer = self._engine.connect()
+                migrations.migrate(self._writer, str(self._file), self._clock())
+            self._files.make()
+            with self._read() as connection:
+                self.damages = recovery.sweep(connection, self._files)
+        except BaseException:
+            self._dispose()
+            raise
+        self._is_open = True
+
+    # --- writing --------------------------------------------------------------------------
+
+    def commit(self, records: Sequence[Record], at: float) -> None:
+        """Store records in one transaction; see `Store.commit`.
+
+        Raises:
+            StoreError: If nothing was stored; staged files are still there for another try.
+        """
+        with self._writing:
+            with self._transaction("store records") as connection:
+                batch = Batch(at, self._head_of, self._layouts.keys())
+                batch.add_all(records)
+                self._insert(connection, batch)
+                self._files.place(batch.moves)
+            self._committed(batch)
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[Connection]:
+        """One transaction of the only writer; the caller holds the lock of this process."""
+        if not self._is_open:
+            raise StoreError(f"the model database {self.folder} is closed")
+        with translated(self._file, doing), self._writer.begin():
+            yield self._writer
+
+    def _committed(self, batch: Batch) -> None:
+        self._heads.update(batch.heads)
+        self._layouts.update(batch.layouts)
+
+    def _insert(self, connection: Connection, batch: Batch) -> None:
+        for table, table_rows in batch.tables.items():
+            connection.exec_driver_sql(upsert(table), table_rows)
+
+    def _head_of(self, run_id: str) -> Head:
+        return self._heads.get(run_id) or chain.head_of(self._writer, run_id)
+
+    def prune(self) -> int:
+        """Delete files that the retention settings let go; return how many bytes that freed.
+
+        Rows stay and say why their file is gone. The files go after the commit: if the process
+        ends in between, the next start finds them without a row and deletes them.
+        """
+        if self._settings.retention.keep == "all":
+            return 0
+        with self._writing:  # until the files are gone: a commit must not bring one of them back meanwhile
+            with self._transaction("prune the model database") as connection:
+                stored = retention.stored_models(connection)
+                chosen = retention.choose(stored, self._settings.retention)
+                batch = Batch(self._clock(), self._head_of, self._layouts.keys())
+                for group in chosen.values():
+                    self._mark_removed(connection, batch, [model.model_id for model in group])
+                self._insert(connection, batch)
+            self._committed(batch)
+            with translated(self._files.folder, "delete model files"):
+                for digest in chosen:
+                    self._files.remove(digest)
+        return sum(group[0].size for group in chosen.values())
+
+    def _mark_removed(self, connection: Connection, batch: Batch, model_ids: list[str]) -> None:
+        changes = {"is_stored": False, "not_stored_reason": PRUNED}
+        at = batch.at
+        table = schema.models
+        connection.execute(
+            update(table).where(table.c.model_id.in_(model_ids)).values(**changes, changed_at=at)
+        )
+        parents = snapshots.parents_of(connection, model_ids)
+        for row in connection.execute(select(table).where(table.c.model_id.in_(model_ids))).mappings():
+            facts = rows.model_facts(row, parents[row["model_id"]])
+            batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
+            digest = schema.files.c.digest == row["digest"]
+            connection.execute(update(schema.files).where(digest).values(removed_at=at))
+
+    # --- reading --------------------------------------------------------------------------
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with translated(self._file, "read the model database"), self._readers.connect() as connection:
+            yield connection
+
+    def snapshots(self) -> list[RunSnapshot]:
+        """Return all runs as they stand, the oldest first."""
+        with self._read() as connection:
+            return snapshots.read_all(connection, lambda digest: self._layout(connection, digest))
+
+    def find_task(self, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
+        """Return a task of any round, and its first recorded answer."""
+        with self._read() as connection:
+            return snapshots.find_task(connection, task_id)
+
+    def find_model(self, model_id: str) -> ModelRecord | None:
+        """Return a model by its id."""
+        with self._read() as connection:
+            found = snapshots.models_by_id(
+                connection, [model_id], lambda digest: self._layout(connection, digest)
+            )
+            return found.get(model_id)
+
+    def _layout(self, connection: Connection, digest: str) -> Layout:
+        layout = self._layouts.get(digest) or snapshots.read_layout(connection, digest)
+        if layout is None:
+            raise StoreDamagedError(f"{self._file}: layout {digest} is missing; see `fl db verify`")
+        return self._layouts.setdefault(digest, layout)
+
+    def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagedFile:
+        """Open a staging file; see `Store.stage`."""
+        return self._files.stage(name, layout, resume=resume)
+
+    def read(self, digest: str) -> StoredFile:
+        """Open a stored payload.
+
+        Raises:
+            StoreDamagedError: If its file is missing or of the wrong size.
+            StoreError: If no model has this digest, or its file was deleted.
+        """
+        table: Table = schema.files
+        with self._read() as connection:
+            query = select(table.c.layout_digest, table.c.removed_at).where(table.c.digest == digest)
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise StoreError(f"no model in {self.folder} has the digest {digest}")
+            if row.removed_at is not None:
+                raise StoreError(f"model {digest} is not stored any more: {PRUNED}")
+            layout = self._layout(connection, row.layout_digest)
+        return self._files.open(digest, layout)
+
+    def free_bytes(self) -> int:
+        """Return the room left on the disk."""
+        return disk.free_bytes(self.folder)
+
+    def close(self) -> None:
+        """Flush and close; may be called twice."""
+        with self._writing:
+            if not self._is_open:
+                return
+            self._is_open = False
+            self._dispose()
+            self._lock.release()
+
+    def _dispose(self) -> None:
+        """Close all connections, the writer last: it brings the journal into the database file."""
+        self._readers.dispose()
+        with suppress(AttributeError):  # it was never opened
+            self._writer.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> "ModelStore":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,239 @@
+"""What can happen to a run, and what it can ask for: the vocabulary of the round machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from fl_main.store import StoredPayload, TaskRecord, UpdateRecord, Verdict
+from fl_main.training import Kind
+from fl_main.weights import Layout
+
+# --- what happened -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AgentJoined:
+    """An agent is connected; `refusal` was asked first.
+
+    Attributes:
+        held: Tasks it still works on or has a finished update of.
+    """
+
+    agent_id: str
+    name: str
+    kinds: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
+    held: tuple[str, ...] = ()
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLeft:
+    """An agent's connection ended.
+
+    Attributes:
+        for_good: It said that it goes; nobody needs to wait for it.
+    """
+
+    agent_id: str
+    reason: str = ""
+    for_good: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The facts of an update, before any of its bytes.
+
+    Attributes:
+        payloads: Its arrays by channel, with the layouts that the agent states.
+    """
+
+    task_id: str
+    agent_id: str
+    num_examples: int
+    num_steps: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    payloads: Mapping[str, StoredPayload] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells a repeat from another update."""
+        return {channel: payload.digest for channel, payload in self.payloads.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateOffered:
+    """An agent has the answer to a task.
+
+    Attributes:
+        earlier: What the database knows of the task, where the machine no longer does.
+    """
+
+    offer: Offered
+    earlier: tuple[TaskRecord, UpdateRecord | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReceived:
+    """All of an offered update's bytes are staged and checked; `offer` names the staged files."""
+
+    offer: Offered
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSpoiled:
+    """An offered update's bytes are not what they should be."""
+
+    offer: Offered
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDeclined:
+    """An agent will not answer a task.
+
+    Attributes:
+        code: `policy`, `skipped`, `error`, `unsupported` or `lost`.
+    """
+
+    task_id: str
+    agent_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepFolded:
+    """The frozen updates were combined.
+
+    Attributes:
+        model: The new model (or sums), staged.
+        state: The strategy's arrays, staged, by name.
+        shares: Each update's part of the model, in the frozen order.
+        notes: What the strategy measured of each.
+    """
+
+    round_id: int
+    kind: Kind
+    model: StoredPayload
+    state: Mapping[str, StoredPayload] = field(default_factory=dict)
+    shares: tuple[float | None, ...] = ()
+    notes: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFailed:
+    """The frozen updates cannot be combined."""
+
+    round_id: int
+    kind: Kind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Look at the deadlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """An operator's order: `pause`, `resume` or `stop`."""
+
+    order: str
+    actor: str
+
+
+Event: TypeAlias = (
+    AgentJoined
+    | AgentLeft
+    | UpdateOffered
+    | UpdateReceived
+    | UpdateSpoiled
+    | TaskDeclined
+    | StepFolded
+    | FoldFailed
+    | TimePassed
+    | Steered
+)
+
+
+# --- what is to be done ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give a task to its agent."""
+
+    task: TaskRecord
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Take the bytes of an offered update."""
+
+    offer: Offered
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell an agent what became of its update."""
+
+    agent_id: str
+    task_id: str
+    verdict: Verdict
+    reason: str = ""
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TellCounted:
+    """Tell an agent that its update is part of a global model."""
+
+    agent_id: str
+    task_id: str
+    round_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Tell an agent that a task is no longer waited for."""
+
+    agent_id: str
+    task_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expel:
+    """End an agent's session: it cannot take part in this run."""
+
+    agent_id: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Combine the frozen updates of a step."""
+
+    round_id: int
+    kind: Kind
+    updates: tuple[UpdateRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """Tell an agent, or every agent, that the run is over."""
+
+    agent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """A round is done: models that the retention settings let go may go."""
+
+
+Effect: TypeAlias = Assign | Receive | Answer | TellCounted | Cancel | Expel | Fold | EndRun | Prune

@@ -1,0 +1,168 @@
+"""WebSocket connections as links: dialling out, and the same class for both ends.
+
+This is the one module of the core that touches the network. It is here because agents and
+operators dial alike; the protocol, the rounds and the strategies do not import it.
+"""
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    NegotiationError,
+)
+from websockets.typing import Subprotocol
+
+from fl_main.errors import ConnectionFailedError
+from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
+from fl_main.ports import LinkClosedError
+
+READ_QUEUE = 16  # frames that may wait in memory
+
+
+class Counting(Connection):
+    """A connection that knows how many bytes came, complete frames or not."""
+
+    bytes_received = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count, then go on."""
+        self.bytes_received += len(data)
+        super().data_received(data)
+
+
+class CountingClient(Counting, ClientConnection):
+    """The dialling end."""
+
+
+class WebSocketLink:
+    """A `fl_main.ports.Link` over a WebSocket connection of either end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def bytes_received(self) -> int:
+        """See `Link`."""
+        return getattr(self._connection, "bytes_received", 0)
+
+    @property
+    def peer(self) -> str:
+        """See `Link`."""
+        address: Any = self._connection.remote_address
+        return f"{address[0]}:{address[1]}" if address else "?"
+
+    async def send(self, frame: bytes) -> None:
+        """See `Link`."""
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosed as closed:
+            raise _link_closed(closed) from closed
+
+    async def receive(self) -> bytes | str:
+        """See `Link`."""
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed as closed:
+            raise _link_closed(closed) from closed
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """See `Link`."""
+        await self._connection.close(code, _short(reason))
+
+
+async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0) -> WebSocketLink:
+    """Open a link to an aggregator.
+
+    Args:
+        url: `ws://host:port/path`, or `wss://…` with TLS.
+        ca_file: Certificate authority to trust instead of the system's.
+        timeout_s: For the whole handshake.
+
+    Raises:
+        ConnectionFailedError: With the cause and a remedy in one line.
+    """
+    try:
+        connection = await connect(
+            url,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            max_size=MAX_FRAME_BYTES,
+            max_queue=READ_QUEUE,
+            ping_interval=None,  # liveness is ours: by bytes moved
+            open_timeout=timeout_s,
+            close_timeout=2.0,
+            create_connection=CountingClient,
+            ssl=_tls(url, ca_file),
+        )
+    except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
+        raise explain(error, url) from error
+    return WebSocketLink(connection)
+
+
+def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    if not url.startswith("wss:"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConnectionFailedError(f"ca_file {ca_file}: {error}; give a PEM file", lasting=True) from error
+
+
+def explain(error: BaseException, url: str) -> ConnectionFailedError:
+    """Return why an aggregator cannot be reached, in one line that says what to do."""
+    place = urlsplit(url).netloc or url
+    if isinstance(error, InvalidStatus):
+        return _explain_status(error, place, urlsplit(url).path or "/")
+    if isinstance(error, InvalidURI):
+        return ConnectionFailedError(f"{url!r} is not an address like ws://host:8765", lasting=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"the certificate of {place} is not trusted ({error.verify_message}); give its authority as ca_file"
+        return ConnectionFailedError(text, lasting=True)
+    if isinstance(error, ssl.SSLError):
+        return ConnectionFailedError(f"{place} does not speak TLS; use ws:// or its TLS port", lasting=True)
+    if isinstance(error, InvalidMessage | EOFError | ConnectionResetError):
+        text = f"{place} does not answer as an aggregator does; if it uses TLS, the url begins with wss://"
+        return ConnectionFailedError(text)
+    if isinstance(error, NegotiationError):
+        return ConnectionFailedError(f"{place} does not speak {SUBPROTOCOL}: {error}", lasting=True)
+    if isinstance(error, socket.gaierror):
+        return ConnectionFailedError(f"the address {place} is unknown; check the url and the network")
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return ConnectionFailedError(f"nothing listens at {place}; start the aggregator or correct the url")
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return ConnectionFailedError(f"{place} did not answer in time; check the address and firewalls")
+    return ConnectionFailedError(f"cannot reach {place}: {error}")
+
+
+def _explain_status(error: InvalidStatus, place: str, path: str) -> ConnectionFailedError:
+    status, body = error.response.status_code, error.response.body or b""
+    text = bytes(body).decode(errors="replace").strip().partition("\n")[0][:300]
+    if "fl_main" in text:
+        return ConnectionFailedError(f"{place}: {text}", lasting=True)
+    if status >= 500:
+        return ConnectionFailedError(f"{place} answered HTTP {status}; it may come back")
+    return ConnectionFailedError(
+        f"{place} answered HTTP {status} at {path}: no fl_main aggregator is there; check the url",
+        lasting=True,
+    )
+
+
+def _link_closed(closed: ConnectionClosed) -> LinkClosedError:
+    frame = closed.rcvd or closed.sent
+    return LinkClosedError(frame.code if frame else 1006, frame.reason if frame else "connection lost")
+
+
+def _short(reason: str) -> str:
+    """Cut a reason to what a WebSocket close frame holds: 123 bytes."""
+    return reason.encode()[:120].decode(errors="ignore")

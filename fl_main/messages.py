@@ -1,0 +1,367 @@
+"""The messages of the wire protocol: this file is its specification.
+
+Agent and aggregator exchange binary WebSocket messages under the subprotocol `fl-main.v1`;
+each is one msgpack map with the fields of one class below, told apart by `type`. A new field
+has a default; a new meaning has a new message; an unknown field is ignored. A change that an
+older peer cannot follow gets a new subprotocol.
+
+    agent                         aggregator
+    Join ───────────────────────▶
+         ◀─────────────────────── Welcome, or Refuse
+         ◀─────────────────────── Assign
+    Fetch ──────────────────────▶
+         ◀─────────────────────── Sending, Chunk, Chunk, …
+    Offer ──────────────────────▶
+         ◀─────────────────────── Send (from byte N, with credit C)
+    Chunk, Chunk, … ────────────▶
+         ◀─────────────────────── Credit, …, Verdict
+         ◀─────────────────────── RunEnded
+
+An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Reply`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, NonNegativeInt, PositiveInt, StringConstraints
+
+SUBPROTOCOL = "fl-main.v1"
+SUBPROTOCOL_FAMILY = "fl-main."
+
+MAX_FRAME_BYTES = 4 << 20  # a layout of some ten thousand arrays still fits
+MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
+CHUNK_BYTES = 512 << 10  # what we send: about half of a core's second-level cache
+ALIGNMENT = 8  # offsets are multiples of it, so that no number is cut in two
+
+AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+ShortText = Annotated[str, StringConstraints(max_length=2000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{3,12}:[0-9a-f]{32,128}$")]
+TaskId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
+# FailFast: a frame full of wrong rows must not cost memory for a million errors.
+LayoutRows = Annotated[list[tuple[str, str, list[NonNegativeInt], str]], FailFast()]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what the database can hold
+Metrics = Annotated[dict[str, float], Field(max_length=1000)]
+
+
+class Message(BaseModel):
+    """Base of all messages: immutable, unknown fields ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+    type: str
+
+
+class Payload(BaseModel):
+    """One set of arrays that belongs to a task or an update.
+
+    Attributes:
+        channel: `weights`, or a name that the run's strategy declares.
+        layout: Digest of its layout.
+        digest: Digest of the whole `.safetensors` file (header and data).
+        size: Bytes of the data part: what travels.
+        rows: The layout itself, where the receiver cannot know it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+    channel: Name = "weights"
+    layout: Digest
+    digest: Digest
+    size: NonNegativeInt
+    rows: LayoutRows | None = None
+
+
+# --- from an agent -----------------------------------------------------------------------
+
+
+class Join(Message):
+    """An agent asks to take part in a run.
+
+    Attributes:
+        agent_id: Stable identity, kept in the agent's state folder.
+        instance_id: Which process this is; a newer instance fences the older one.
+        started_at: When that process began (Unix seconds): which instance is the newer.
+        rows: The layout of the model that it can train, if it knows one.
+        held: Tasks it still works on or has a finished update of.
+        kinds: Kinds of tasks that it can do.
+    """
+
+    type: Literal["join"] = "join"
+    run: Name
+    agent_id: AgentId
+    instance_id: AgentId
+    started_at: Finite = 0.0
+    name: Name
+    token: ShortText = ""
+    attributes: Annotated[dict[Name, str | Integer | Finite | bool], Field(max_length=100)] = {}
+    kinds: Annotated[list[Name], Field(max_length=20)] = ["train"]
+    rows: LayoutRows | None = None
+    held: Annotated[list[TaskId], Field(max_length=10_000)] = []
+    software: ShortText = ""
+
+
+class Fetch(Message):
+    """An agent asks for a stored payload, from a byte on.
+
+    Attributes:
+        layout: Digest of a layout that the agent knows and expects.
+    """
+
+    type: Literal["fetch"] = "fetch"
+    digest: Digest
+    offset: NonNegativeInt = 0
+    layout: Digest | None = None
+
+
+class Offer(Message):
+    """An agent has the answer to a task; its payloads follow when the aggregator says so."""
+
+    type: Literal["offer"] = "offer"
+    task_id: TaskId
+    payloads: Annotated[list[Payload], Field(max_length=20)] = []
+    num_examples: Integer  # judged by the round machine, so that a wrong one is recorded as rejected
+    num_steps: Annotated[NonNegativeInt, Field(lt=2**63)] | None = None
+    metrics: Metrics = {}
+    seconds: Finite = 0.0  # that the work took
+
+
+class Decline(Message):
+    """An agent will not, or cannot, answer a task.
+
+    Attributes:
+        code: `policy`, `skipped`, `error`, `unsupported` or `lost`.
+        reason: One sentence; of an exception only its type and the code's location.
+    """
+
+    type: Literal["decline"] = "decline"
+    task_id: TaskId
+    code: Literal["policy", "skipped", "error", "unsupported", "lost"]
+    reason: ShortText = ""
+
+
+class Leave(Message):
+    """An agent goes for good; nobody needs to wait for its return."""
+
+    type: Literal["leave"] = "leave"
+    reason: ShortText = ""
+
+
+# --- from the aggregator -----------------------------------------------------------------
+
+
+class Welcome(Message):
+    """The answer to Join: what the agent would take part in.
+
+    Attributes:
+        rows: The layout of the run's model, if one is there yet.
+        counted: Of the tasks the agent holds: the round in which its update was counted.
+        stores_local_models: Whether, and for how long, updates stay in the database.
+    """
+
+    type: Literal["welcome"] = "welcome"
+    session_id: Name
+    run: Name
+    run_id: Name
+    purpose: ShortText = ""
+    settings_digest: Digest
+    kinds: list[Name]
+    stores_local_models: ShortText = ""
+    round_id: int
+    rows: LayoutRows | None = None
+    counted: dict[TaskId, int] = {}
+    ping_interval_s: Finite = 20.0
+    software: ShortText = ""
+
+
+class Refuse(Message):
+    """The aggregator will not serve this session.
+
+    Attributes:
+        lasting: Whether trying again cannot help.
+    """
+
+    type: Literal["refuse"] = "refuse"
+    code: Name
+    reason: ShortText
+    lasting: bool = True
+    retry_s: Finite = 5.0
+
+
+class Assign(Message):
+    """A task for this agent.
+
+    Attributes:
+        model_round: The round that made the base model.
+        deadline_s: Seconds left until the round ends, if it has a deadline.
+    """
+
+    type: Literal["assign"] = "assign"
+    task_id: TaskId
+    kind: Name
+    round_id: int
+    model_round: int = 0
+    payloads: list[Payload] = []
+    config: dict[str, Any] = {}
+    seed: int = 0
+    deadline_s: Finite | None = None
+
+
+class Send(Message):
+    """Go on with a payload of an offered update, from byte `offset`, as far as `credit`."""
+
+    type: Literal["send"] = "send"
+    task_id: TaskId
+    channel: Name
+    offset: NonNegativeInt
+    credit: NonNegativeInt
+
+
+class Hold(Message):
+    """An offer or a fetch has to wait; the agent need do nothing."""
+
+    type: Literal["hold"] = "hold"
+    task_id: TaskId
+    reason: ShortText
+
+
+class Verdict(Message):
+    """What became of an update.
+
+    Attributes:
+        verdict: `accepted` (stored for good), `rejected` (its own fault) or `discarded`.
+        late: Whether its round was over; accepted all the same, a later round counts it.
+    """
+
+    type: Literal["verdict"] = "verdict"
+    task_id: TaskId
+    verdict: Literal["accepted", "rejected", "discarded"]
+    reason: ShortText = ""
+    late: bool = False
+
+
+class Counted(Message):
+    """An accepted update became part of a global model."""
+
+    type: Literal["counted"] = "counted"
+    task_id: TaskId
+    round_id: int
+
+
+class Cancel(Message):
+    """A task's answer is no longer waited for."""
+
+    type: Literal["cancel"] = "cancel"
+    task_id: TaskId
+    reason: ShortText
+
+
+class RunEnded(Message):
+    """The run is over; its final model may be fetched.
+
+    Attributes:
+        status: `finished`, `stopped` or `failed`.
+    """
+
+    type: Literal["run_ended"] = "run_ended"
+    status: Name
+    reason: ShortText = ""
+    round_id: int
+    final: Payload | None = None
+    statistics: Payload | None = None
+
+
+# --- both ways ---------------------------------------------------------------------------
+
+
+class Sending(Message):
+    """Chunks of a fetched payload follow.
+
+    Attributes:
+        rows: Its layout, unless the agent said that it knows it.
+    """
+
+    type: Literal["sending"] = "sending"
+    transfer: Name
+    offset: NonNegativeInt
+    size: NonNegativeInt
+    rows: LayoutRows | None = None
+
+
+class Chunk(Message):
+    """Bytes of a transfer, in order, without holes.
+
+    Attributes:
+        transfer: A fetched payload's digest, or `TASK_ID/CHANNEL` of an update.
+        offset: Place in the data, a multiple of 8.
+    """
+
+    type: Literal["chunk"] = "chunk"
+    transfer: Name
+    offset: NonNegativeInt
+    data: Annotated[bytes, Field(max_length=MAX_CHUNK_BYTES)]
+
+
+class Credit(Message):
+    """The sender may go on as far as byte `credit`."""
+
+    type: Literal["credit"] = "credit"
+    transfer: Name
+    credit: NonNegativeInt
+
+
+class Ping(Message):
+    """Are you there?"""
+
+    type: Literal["ping"] = "ping"
+
+
+class Pong(Message):
+    """Yes."""
+
+    type: Literal["pong"] = "pong"
+
+
+# --- operators ---------------------------------------------------------------------------
+
+
+class Operate(Message):
+    """An operator asks to look at, or to steer, the daemon's runs."""
+
+    type: Literal["operate"] = "operate"
+    token: ShortText = ""
+    actor: Name = "operator"
+
+
+class Ask(Message):
+    """One question or order of an operator."""
+
+    type: Literal["ask"] = "ask"
+    number: PositiveInt
+    order: Literal["status", "create", "stop", "pause", "resume"]
+    run: str = ""
+    settings: dict[str, Any] = {}
+
+
+class Reply(Message):
+    """The answer to an Ask.
+
+    Attributes:
+        error: One sentence if it could not be done.
+        content: What was asked for.
+    """
+
+    type: Literal["reply"] = "reply"
+    number: NonNegativeInt
+    error: str = ""
+    content: dict[str, Any] = {}
+
+
+FROM_AGENT: tuple[type[Message], ...] = (Join, Fetch, Offer, Decline, Leave, Chunk, Ping, Pong)
+FROM_OPERATOR: tuple[type[Message], ...] = (Operate, Ask, Ping, Pong)
+FROM_AGGREGATOR: tuple[type[Message], ...] = (
+    *(Welcome, Refuse, Assign, Sending, Chunk, Send, Hold, Credit, Verdict, Counted, Cancel, RunEnded),
+    *(Reply, Ping, Pong),
+)
+BY_TYPE: dict[str, type[Message]] = {
+    message.model_fields["type"].default: message
+    for message in (*FROM_AGENT, *FROM_OPERATOR, *FROM_AGGREGATOR)
+}

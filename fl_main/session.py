@@ -1,0 +1,183 @@
+"""One session between an agent (or operator) and the aggregator, without I/O.
+
+Both ends run the same class: frames in, messages out, and back. It knows which message may
+come when; whoever breaks that is told by a `ProtocolError` that names whose fault it was.
+"""
+
+from enum import StrEnum
+
+from fl_main.codec import decode, encode
+from fl_main.errors import LocalProtocolError, RemoteProtocolError
+from fl_main.messages import (
+    ALIGNMENT,
+    FROM_AGENT,
+    FROM_AGGREGATOR,
+    FROM_OPERATOR,
+    Chunk,
+    Join,
+    Leave,
+    Message,
+    Operate,
+    Ping,
+    Pong,
+    Refuse,
+    Reply,
+    Welcome,
+)
+
+
+class Side(StrEnum):
+    """Who speaks."""
+
+    CLIENT = "client"  # an agent or an operator: it dialled
+    AGGREGATOR = "aggregator"
+
+
+class State(StrEnum):
+    """How far the session is."""
+
+    NEW = "new"  # connected, nothing said
+    JOINING = "joining"  # the agent said Join
+    JOINED = "joined"
+    OPERATING = "operating"  # the operator said Operate
+    CLOSED = "closed"
+
+
+_ALIVE: tuple[type[Message], ...] = (Ping, Pong)
+
+# Who may say what in which state, and the state that follows where it changes.
+ALLOWED: dict[tuple[State, Side], tuple[type[Message], ...]] = {
+    (State.NEW, Side.CLIENT): (Join, Operate),
+    (State.NEW, Side.AGGREGATOR): (Refuse,),
+    (State.JOINING, Side.CLIENT): _ALIVE,
+    (State.JOINING, Side.AGGREGATOR): (Welcome, Refuse, *_ALIVE),
+    (State.JOINED, Side.CLIENT): tuple(kind for kind in FROM_AGENT if kind is not Join),
+    (State.JOINED, Side.AGGREGATOR): tuple(kind for kind in FROM_AGGREGATOR if kind not in (Welcome, Reply)),
+    (State.OPERATING, Side.CLIENT): tuple(kind for kind in FROM_OPERATOR if kind is not Operate),
+    (State.OPERATING, Side.AGGREGATOR): (Reply, Refuse, *_ALIVE),
+    (State.CLOSED, Side.CLIENT): (),
+    (State.CLOSED, Side.AGGREGATOR): (),
+}
+NEXT: dict[type[Message], State] = {
+    Join: State.JOINING,
+    Operate: State.OPERATING,
+    Welcome: State.JOINED,
+    Refuse: State.CLOSED,
+    Leave: State.CLOSED,
+}
+
+
+class Session:
+    """The protocol as one side sees it.
+
+    Attributes:
+        state: How far the session is; `CLOSED` is for good.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.peer = Side.AGGREGATOR if side is Side.CLIENT else Side.CLIENT
+        self.state = State.NEW
+
+    def send(self, message: Message) -> bytes:
+        """Return the frame to send for a message.
+
+        Raises:
+            LocalProtocolError: If it may not be said now; nothing was changed.
+        """
+        if not isinstance(message, ALLOWED[self.state, self.side]):
+            raise LocalProtocolError(f"{message.type!r} cannot be sent in a session that is {self.state}")
+        frame = encode(message)
+        self._follow(message)
+        return frame
+
+    def receive(self, frame: bytes | str) -> Message:
+        """Return the message in a frame of the peer.
+
+        Raises:
+            RemoteProtocolError: If it is none, or may not be said now; the session is closed.
+        """
+        try:
+            message = decode(frame)
+            if not isinstance(message, ALLOWED[self.state, self.peer]):
+                raise RemoteProtocolError(f"{message.type!r} in a session that is {self.state}", 1008)
+        except RemoteProtocolError:
+            self.state = State.CLOSED
+            raise
+        self._follow(message)
+        return message
+
+    def _follow(self, message: Message) -> None:
+        self.state = NEXT.get(type(message), self.state)
+
+
+class Incoming:
+    """The receiving end of a transfer: every chunk must be the next one, and paid for.
+
+    Attributes:
+        transfer: Its name in the chunks.
+        size: Bytes in all.
+        place: Bytes taken so far.
+        credit: How far the sender may go.
+    """
+
+    def __init__(self, transfer: str, size: int, offset: int, credit: int) -> None:
+        self.transfer = transfer
+        self.size = size
+        self.place = offset
+        self.credit = credit
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte is here."""
+        return self.place == self.size
+
+    def take(self, chunk: Chunk) -> None:
+        """Check a chunk's place and size and count it.
+
+        Raises:
+            RemoteProtocolError: If it is out of order, too long, cut at an odd place or unpaid.
+        """
+        end = chunk.offset + len(chunk.data)
+        if chunk.offset != self.place:
+            raise RemoteProtocolError(f"{self.transfer}: byte {chunk.offset} came where {self.place} was due")
+        if end > self.size or not chunk.data:
+            raise RemoteProtocolError(f"{self.transfer}: {end} of {self.size} bytes")
+        if end > self.credit:
+            raise RemoteProtocolError(f"{self.transfer}: byte {end} was sent with a credit of {self.credit}")
+        if end % ALIGNMENT and end != self.size:
+            raise RemoteProtocolError(f"{self.transfer}: a chunk ends at {end}, no multiple of {ALIGNMENT}")
+        self.place = end
+
+
+class Liveness:
+    """Whether a peer still lives, by the bytes it moves, not by the messages it completes.
+
+    Args:
+        interval_s: Silence after which the peer is asked for a sign of life.
+        timeout_s: Silence after which it is taken for gone.
+    """
+
+    def __init__(self, interval_s: float, timeout_s: float) -> None:
+        self.interval_s = interval_s
+        self.timeout_s = timeout_s
+        self._bytes = -1
+        self._since = 0.0
+        self._asked = False
+
+    def look(self, bytes_moved: int, now: float) -> str:
+        """Return `alive`, `ask` (send a Ping now) or `gone`.
+
+        Args:
+            bytes_moved: All bytes that came from the peer so far.
+            now: Seconds on a clock that never goes back.
+        """
+        if bytes_moved != self._bytes:
+            self._bytes, self._since, self._asked = bytes_moved, now, False
+        silence = now - self._since
+        if silence >= self.timeout_s:
+            return "gone"
+        if silence >= self.interval_s and not self._asked:
+            self._asked = True
+            return "ask"
+        return "alive"

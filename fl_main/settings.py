@@ -1,0 +1,362 @@
+"""Settings of a run, the daemon and an agent: typed, bounded, explained.
+
+The classes are the reference: `setting/*.yaml`, the JSON Schemas and the settings page of the
+docs say what stands here. How files and environment variables become these objects is in
+`fl_main.settings_files`.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+
+def _only(words: str) -> dict[str, Any]:
+    """Say a pattern in words: for our errors, and under the name that editors look for."""
+    return {"patternErrorMessage": words}
+
+
+def _with_plain_values(mapping: dict[str, Any]) -> dict[str, Any]:
+    """Let only that pass which is the same after a way through JSON, msgpack and the database."""
+    _check_plain(mapping, "")
+    return mapping
+
+
+def _check_plain(value: object, place: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{place or 'it'} has the key {name!r}, which is not text")
+            _check_plain(inner, f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_plain(inner, f"{place}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place} is {value}, which is not a finite number")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{place} is a whole number of more than 64 bits")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(
+            f"{place} is of type {type(value).__name__}: only text, numbers, true, false, null, "
+            "lists and mappings of such are allowed"
+        )
+
+
+RunName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"),
+    Field(
+        json_schema_extra=_only(
+            "of 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
+    ),
+]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Options = Annotated[dict[str, Any], AfterValidator(_with_plain_values)]
+
+
+class Section(BaseModel):
+    """Base of all settings: an unknown key is an error, nothing changes after reading.
+
+    A number is finite: an endless deadline would let a round hang in silence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CohortSettings(Section):
+    """Which of the eligible agents are asked in a round."""
+
+    rule: Literal["all", "fraction", "number"] = Field(
+        default="all",
+        description="all: every eligible agent; fraction, number: a random part, drawn by the run's seed",
+    )
+    fraction: Fraction = Field(default=1.0, description="part of the eligible agents, for rule fraction")
+    number: PositiveInt = Field(default=10, description="agents per round, for rule number")
+
+
+class RoundSettings(Section):
+    """How one round is run."""
+
+    min_agents: PositiveInt = Field(default=2, description="agents connected before a round starts")
+    min_updates: PositiveInt = Field(
+        default=2,
+        description="updates below which no global model is published: "
+        "one site's model must not go to the others",
+    )
+    quorum: Fraction = Field(
+        default=1.0, description="fraction of the cohort whose answers end the round early"
+    )
+    grace_s: NonNegativeFloat = Field(
+        default=0.0, description="seconds to wait for the rest once the quorum is there"
+    )
+    rejoin_s: NonNegativeFloat = Field(
+        default=10.0, description="seconds that a round waits for an agent whose connection broke"
+    )
+    deadline_s: PositiveFloat = Field(
+        default=600.0,
+        description="seconds of run time until a round ends anyway; extended once if updates are too few",
+    )
+    late_updates: Literal["discard", "count"] = Field(
+        default="discard",
+        description="count: a late update counts in the next round, with its staleness recorded",
+    )
+    max_failed_rounds: PositiveInt = Field(
+        default=3, description="failed rounds in a row after which the run is failed"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RoundSettings":
+        if self.min_updates > self.min_agents:
+            raise ValueError(
+                f"min_updates ({self.min_updates}) is larger than min_agents ({self.min_agents})"
+            )
+        return self
+
+
+class TargetSettings(Section):
+    """A metric of the global model and which way is better."""
+
+    metric: str = Field(default="loss", description="name of the metric as the agents report it")
+    source: Literal["evaluate", "train"] = Field(
+        default="evaluate", description="evaluate: on held-out data; train: as reported with the updates"
+    )
+    direction: Literal["min", "max"] = Field(default="min", description="which way is better")
+
+
+class EndSettings(Section):
+    """When the run ends: whichever comes first."""
+
+    rounds: PositiveInt = Field(default=10, description="global models to make")
+    target: float | None = Field(default=None, description="end when the `best` metric reaches this value")
+    patience: PositiveInt | None = Field(
+        default=None, description="end after so many rounds without a better value of the `best` metric"
+    )
+    max_s: PositiveFloat | None = Field(default=None, description="end after so many seconds of run time")
+
+
+class InitialSettings(Section):
+    """Where the weights of round 1 come from: one of these, or the first agent that offers some."""
+
+    file: Path | None = Field(
+        default=None, description="a .safetensors or .npz file, relative to the settings file"
+    )
+    model: str | None = Field(default=None, description="id of a model in the daemon's database")
+
+    @model_validator(mode="after")
+    def _one(self) -> "InitialSettings":
+        if self.file and self.model:
+            raise ValueError("give a file or a model, not both")
+        return self
+
+
+class EvaluateSettings(Section):
+    """When agents measure the global model on held-out data of their own."""
+
+    every: NonNegativeInt = Field(default=1, description="after every n-th round, and the last; 0: never")
+    deadline_s: PositiveFloat = Field(
+        default=120.0, description="seconds until the evaluation ends with what is there"
+    )
+
+
+class RunSettings(Section):
+    """One training of one model."""
+
+    name: RunName = Field(description="how agents and commands name this run")
+    purpose: str = Field(default="", max_length=2000, description="one sentence for the people at the sites")
+    strategy: str = Field(default="fedavg", description="fedavg, or package.module:Class of your own")
+    strategy_options: Options = Field(
+        default={}, description="options of the strategy; fedavg: weighting (examples, uniform), cap"
+    )
+    seed: NonNegativeInt = Field(
+        default=0, lt=2**63, description="cohorts and the agents' seeds follow from it"
+    )
+    round: RoundSettings = Field(default=RoundSettings(), description="how one round is run")
+    cohort: CohortSettings = Field(default=CohortSettings(), description="who is asked in a round")
+    end: EndSettings = Field(default=EndSettings(), description="when the run ends")
+    best: TargetSettings = Field(
+        default=TargetSettings(), description="by which metric the best model is tagged"
+    )
+    initial: InitialSettings = Field(
+        default=InitialSettings(), description="where the first weights come from"
+    )
+    statistics: bool = Field(
+        default=False, description="begin with a step that adds up sums and counts over the sites"
+    )
+    evaluate: EvaluateSettings = Field(
+        default=EvaluateSettings(), description="when the global model is measured"
+    )
+    config: Options = Field(default={}, description="passed to the training function as task.config")
+    payload: Literal["fixed", "free"] = Field(
+        default="fixed",
+        description="fixed: named arrays of one layout; "
+        "free: bytes of any length, if the strategy takes them",
+    )
+
+    @property
+    def digest(self) -> str:
+        """Tagged SHA-256 of these settings: what an agent's custodian can agree to."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+class TlsSettings(Section):
+    """Encryption of the daemon's port."""
+
+    certificate: Path = Field(
+        description="PEM file with the certificate chain, relative to the settings file"
+    )
+    key: Path = Field(description="PEM file with the private key, relative to the settings file")
+
+
+class SecretSettings(Section):
+    """A secret from a file or an environment variable, never from the settings themselves."""
+
+    file: Path | None = Field(
+        default=None, description="file that holds the token, relative to the settings file"
+    )
+    env: str | None = Field(default=None, description="environment variable that holds the token")
+
+    @model_validator(mode="after")
+    def _one(self) -> "SecretSettings":
+        if bool(self.file) == bool(self.env):
+            raise ValueError("give either file or env")
+        return self
+
+
+class ListenSettings(Section):
+    """Where the daemon listens."""
+
+    host: str = Field(
+        default="127.0.0.1", description="address; any other than this machine's own needs TLS and a token"
+    )
+    port: int = Field(default=8765, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    path: str = Field(
+        default="/",
+        pattern=r"^/[A-Za-z0-9/._~-]*$",
+        description="path of the WebSocket",
+        json_schema_extra=_only("that begins with / and has only letters, digits and / . _ ~ - in it"),
+    )
+    origins: list[str] = Field(
+        default=[], description="browser origins that may connect; programs send none and always may"
+    )
+
+
+class LimitSettings(Section):
+    """What the daemon takes at most."""
+
+    agents: PositiveInt = Field(default=10_000, description="connected agents")
+    model_bytes: PositiveInt = Field(default=64 << 30, description="bytes of one model")
+    receive_bytes: int = Field(
+        default=64 << 20,
+        ge=8 << 20,
+        description="bytes of updates in memory at once, for all agents together",
+    )
+    join_s: PositiveFloat = Field(default=10.0, description="seconds for a new connection to say who it is")
+    ping_interval_s: PositiveFloat = Field(
+        default=20.0, description="seconds of silence after which a peer is asked for a sign of life"
+    )
+    ping_timeout_s: PositiveFloat = Field(
+        default=60.0, description="seconds of silence after which a peer is taken for gone"
+    )
+    min_bytes_per_s: PositiveInt = Field(
+        default=64,
+        description="a connection that moves more bytes per second than this is never taken for gone",
+    )
+    stop_s: PositiveFloat = Field(default=10.0, description="seconds that an ordered stop may take")
+
+
+class RetentionSettings(Section):
+    """Which models stay on disk; rows always stay."""
+
+    keep: Literal["all", "rounds", "bytes"] = Field(
+        default="all",
+        description="all: every model; rounds: local models of the last n rounds; bytes: up to a limit",
+    )
+    rounds: PositiveInt = Field(
+        default=2, description="for keep rounds: rounds of a run whose local models stay"
+    )
+    bytes: PositiveInt = Field(
+        default=10 << 30, description="for keep bytes: limit for all local models together"
+    )
+    warn_free_bytes: NonNegativeInt = Field(
+        default=1 << 30, description="warn when less than this is free on the disk"
+    )
+
+
+class DatabaseSettings(Section):
+    """The model database."""
+
+    folder: Path = Field(default=Path("models"), description="folder, relative to the working directory")
+    durability: Literal["process", "power"] = Field(
+        default="process",
+        description="process: survives the death of any process; power: of the machine, at a cost",
+    )
+    retention: RetentionSettings = Field(default=RetentionSettings(), description="which models stay on disk")
+
+
+class AggregatorSettings(Section):
+    """The daemon."""
+
+    listen: ListenSettings = Field(default=ListenSettings(), description="where it listens")
+    tls: TlsSettings | None = Field(default=None, description="encryption")
+    join_token: SecretSettings | None = Field(default=None, description="what agents must know to join")
+    operator_token: SecretSettings | None = Field(
+        default=None,
+        description="what operators must know; without it a file in the database folder is made and used",
+    )
+    database: DatabaseSettings = Field(default=DatabaseSettings(), description="the model database")
+    limits: LimitSettings = Field(default=LimitSettings(), description="what it takes at most")
+    runs: list[Path] = Field(
+        default=[], description="run settings files to start with, relative to the settings file"
+    )
+
+
+class AgentSettings(Section):
+    """An agent started by `fl agent`."""
+
+    url: str = Field(
+        default="ws://127.0.0.1:8765",
+        pattern=r"^wss?://",
+        description="where the aggregator listens",
+        json_schema_extra=_only("that begins with ws:// or wss://"),
+    )
+    run: RunName = Field(description="run to take part in")
+    name: str = Field(
+        default="", max_length=200, description="how people name this site; default: the machine's name"
+    )
+    state_folder: Path | None = Field(
+        default=None,
+        description="identity and outbox; default: a folder of this run and name in the user's state folder",
+    )
+    token: SecretSettings | None = Field(default=None, description="the join token")
+    ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of an own certificate authority, for wss://; relative to the settings file",
+    )
+    attributes: dict[str, str | int | float | bool] = Field(
+        default={}, description="facts about this site, shown to operators"
+    )
+    keep_going: bool = Field(
+        default=False, description="after an error in training, go on with the next task"
+    )
+    tell_errors: bool = Field(
+        default=False,
+        description="send the message of such an error too; "
+        "it may quote data, so without this only type and place are sent",
+    )
+    progress: bool = Field(default=True, description="one line of status on a terminal")

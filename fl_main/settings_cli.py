@@ -1,0 +1,89 @@
+"""`fl settings`: check, show and explain settings files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from fl_main.console import CommandGroup
+from fl_main.errors import SettingsError
+from fl_main.settings import AgentSettings, AggregatorSettings, Section
+from fl_main.settings_files import (
+    check_files,
+    detect_kind,
+    load_agent,
+    load_aggregator,
+    load_run,
+    read_mapping,
+)
+from fl_main.settings_reference import KINDS, json_schema, markdown_table
+from fl_main.settings_yaml import format_yaml
+
+_LOADERS: dict[str, Callable[[Path], Section]] = {
+    "aggregator": load_aggregator,
+    "run": load_run,
+    "agent": load_agent,
+}
+_KIND = click.Choice(list(KINDS))
+
+
+@click.group(cls=CommandGroup)
+def settings() -> None:
+    """Check and explain settings files."""
+
+
+@settings.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--kind", type=_KIND, help="What the files are for; as a rule their keys tell.")
+def check(files: tuple[Path, ...], kind: str | None) -> None:
+    """Say what is wrong with settings files, and with the files they name.
+
+    Environment variables count, as they will when the file is used.
+    """
+    mistakes = []
+    for file in files:
+        try:
+            click.echo(f"{file}: {_check(file, kind)} settings, no mistakes")
+        except SettingsError as exc:
+            mistakes.append(str(exc))
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+
+
+def _check(file: Path, kind: str | None) -> str:
+    """Load a file and what it names; return its kind."""
+    kind = kind or detect_kind(file, read_mapping(file))
+    loaded = _load(kind, file)
+    if isinstance(loaded, AggregatorSettings | AgentSettings):
+        check_files(loaded)
+    if isinstance(loaded, AggregatorSettings):
+        for run in loaded.runs:
+            load_run(run)
+    return kind
+
+
+def _load(kind: str, file: Path) -> Section:
+    return _LOADERS[kind](file)
+
+
+@settings.command()
+@click.argument("kind", type=_KIND)
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    click.echo(json.dumps(json_schema(kind), indent=2, ensure_ascii=False))
+
+
+@settings.command()
+@click.argument("kind", type=_KIND)
+@click.argument("file", type=click.Path(path_type=Path))
+def show(kind: str, file: Path) -> None:
+    """Print the settings that a file and the environment amount to, defaults included."""
+    click.echo(format_yaml(_load(kind, file).model_dump(mode="json")), nl=False)
+
+
+@settings.command()
+@click.argument("kind", type=_KIND)
+def table(kind: str) -> None:
+    """Print all keys of a kind of file as a Markdown table."""
+    click.echo(markdown_table(KINDS[kind]), nl=False)

@@ -1,0 +1,433 @@
+"""What a model database must offer to the daemon: records in, files beside them.
+
+A record is a plain fact that the round machine decided; `Store.commit` takes any number of
+them as one transaction. The SQLite store is `fl_main.db.store`; another one (PostgreSQL and an
+object store, or one in memory) need only keep this interface.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+from fl_main.training import Kind
+from fl_main.weights import Layout
+
+
+class RunStatus(StrEnum):
+    """What a run is doing, as operators see it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run makes no more rounds."""
+        return self in (RunStatus.FINISHED, RunStatus.STOPPED, RunStatus.FAILED)
+
+
+class Phase(StrEnum):
+    """Where a run is within its current step."""
+
+    WAITING = "waiting"  # for agents, or for a model to start from
+    COLLECTING = "collecting"  # tasks are out
+    AGGREGATING = "aggregating"  # the list of updates is frozen and is being folded
+    ENDED = "ended"
+
+
+class TaskStatus(StrEnum):
+    """What became of a task."""
+
+    OPEN = "open"
+    LATE = "late"  # its round is over; the answer may count in the next one
+    ANSWERED = "answered"
+    DECLINED = "declined"
+    FAILED = "failed"  # the agent's program raised
+    CANCELLED = "cancelled"
+
+
+class Verdict(StrEnum):
+    """What became of an update."""
+
+    ACCEPTED = "accepted"  # stored; `counted_in` says in which round it counted
+    REJECTED = "rejected"  # its own fault
+    DISCARDED = "discarded"  # too late, too many, or its round failed
+
+
+class ModelKind(StrEnum):
+    """What a stored model is."""
+
+    INITIAL = "initial"
+    GLOBAL = "global"
+    LOCAL = "local"
+    STATISTICS = "statistics"  # sums over the sites
+    STATE = "state"  # a strategy's own arrays: momenta, control variates
+    CHANNEL = "channel"  # extra arrays that came with an update
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """One set of arrays in the store, or staged to be moved there by the record that names it.
+
+    Attributes:
+        digest: Tagged digest of the whole file.
+        size: Bytes of the data part.
+        staged: Name of the staging file, if it is not in its place yet.
+    """
+
+    channel: str
+    digest: str
+    size: int
+    layout: Layout
+    staged: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it stands; saved whole each time it changes.
+
+    Attributes:
+        settings: As given, in JSON's types.
+        model_id: The last global (or initial) model.
+        statistics_id: The model that holds the sums of the statistics step.
+        state_ids: The strategy's stored arrays, by name.
+        rounds_done: Global models made.
+        failed_rounds: Failed rounds in a row.
+        run_time_s: Seconds that the run was under way, without pauses and stops of the daemon.
+        best_value: Of the `best` metric, and the round it was measured for.
+    """
+
+    run_id: str
+    name: str
+    settings: Mapping[str, Any]
+    settings_digest: str
+    status: RunStatus
+    phase: Phase
+    round_id: int = 0
+    kind: Kind | None = None
+    model_id: str | None = None
+    statistics_id: str | None = None
+    state_ids: Mapping[str, str] = field(default_factory=dict)
+    best_model_id: str | None = None
+    best_value: float | None = None
+    best_round: int = 0
+    rounds_done: int = 0
+    failed_rounds: int = 0
+    run_time_s: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """The making of one global version.
+
+    Attributes:
+        status: `open`, `done` or `failed`.
+        base_model_id: What the agents started from.
+    """
+
+    run_id: str
+    round_id: int
+    status: str
+    base_model_id: str | None = None
+    model_id: str | None = None
+    started_s: float = 0.0
+    ended_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a round: the same kind of task for a cohort of agents.
+
+    Attributes:
+        attempt: Counts failed tries of the same step.
+        eligible: Agents that could have been asked; `invited`: those that were.
+        rule: How the invited were chosen, in words.
+        frozen: Tasks whose updates are aggregated, in their order, once that is decided.
+        started_s: This and the other times are seconds of run time.
+    """
+
+    run_id: str
+    round_id: int
+    kind: Kind
+    attempt: int
+    status: str
+    eligible: tuple[str, ...]
+    invited: tuple[str, ...]
+    rule: str
+    started_s: float
+    deadline_s: float
+    extended: bool = False
+    quorum_s: float | None = None
+    frozen: tuple[str, ...] = ()
+    ended_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What one agent was asked to do.
+
+    Attributes:
+        model_id: The base model.
+        version: How many global models the run had made when the task was given.
+    """
+
+    task_id: str
+    run_id: str
+    round_id: int
+    kind: Kind
+    agent_id: str
+    status: TaskStatus
+    model_id: str | None
+    model_round: int
+    version: int
+    seed: int
+    assigned_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """An answer to a task and what became of it.
+
+    Attributes:
+        round_id: The round of its task, -1 if there never was such a task.
+        digests: Of its payloads, by channel: what tells a repeat from another update.
+        model_id: Where its weights are stored, if they are.
+        counted_in: The round whose global model it is part of.
+        staleness: Global versions between its base and that round's, at least 0.
+        share: Its part of that model, from 0 to 1, where the strategy says so.
+        seconds: That the agent's work took.
+    """
+
+    task_id: str
+    run_id: str
+    round_id: int
+    kind: Kind
+    agent_id: str
+    verdict: Verdict
+    reason: str = ""
+    num_examples: int = 0
+    num_steps: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    model_id: str | None = None
+    version: int = 0
+    counted_in: int | None = None
+    staleness: int | None = None
+    share: float | None = None
+    size: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A stored set of arrays.
+
+    Attributes:
+        payload: Its file; a staged one is moved into its place by the commit of this record.
+        parents: Models it was made from, each with its share (None: not a weighted mean).
+    """
+
+    model_id: str
+    run_id: str
+    round_id: int
+    kind: ModelKind
+    payload: StoredPayload
+    agent_id: str | None = None
+    parents: tuple[tuple[str, float | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """A name for a model within its run, e.g. `best`; moved if it exists."""
+
+    run_id: str
+    tag: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRecord:
+    """One metric of one model.
+
+    Attributes:
+        agent_id: Whose data it was measured on; None for the mean over agents.
+        source: `train` or `evaluate`.
+        num_examples: Examples behind the value.
+        agents: How many agents reported it.
+    """
+
+    run_id: str
+    round_id: int
+    model_id: str
+    agent_id: str | None
+    source: str
+    name: str
+    value: float
+    num_examples: int
+    agents: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent's membership in a run."""
+
+    run_id: str
+    agent_id: str
+    name: str
+    attributes: Mapping[str, Any]
+    kinds: tuple[str, ...]
+    software: str
+    is_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened, for those who ask why.
+
+    Attributes:
+        actor: Who did it, where a person or agent did.
+    """
+
+    run_id: str | None
+    kind: str
+    round_id: int | None = None
+    agent_id: str | None = None
+    actor: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record: TypeAlias = (
+    RunRecord
+    | RoundRecord
+    | StepRecord
+    | TaskRecord
+    | UpdateRecord
+    | ModelRecord
+    | TagRecord
+    | MetricRecord
+    | AgentRecord
+    | EventRecord
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """Everything the round machine needs to go on with a run after a restart.
+
+    Attributes:
+        step: The current step, if one is under way.
+        tasks: Those of the current step, and older ones that are open or late.
+        updates: Those of the current step, and accepted ones that no round has counted yet.
+        models: The run's current models by id: base, statistics, state.
+        agents: Everyone who ever joined.
+    """
+
+    run: RunRecord
+    round: RoundRecord | None
+    step: StepRecord | None
+    tasks: tuple[TaskRecord, ...]
+    updates: tuple[UpdateRecord, ...]
+    models: Mapping[str, ModelRecord]
+    agents: tuple[AgentRecord, ...]
+
+
+class StagingFile(Protocol):
+    """A payload on its way into the store; used by one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """What `StoredPayload.staged` calls it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of data that are safely there."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append data and take it into the digest.
+
+        Raises:
+            StoreFullError: If there is no room.
+        """
+
+    def restart(self) -> None:
+        """Throw away what is there."""
+
+    def finish(self) -> str:
+        """Close the complete file and return its tagged digest."""
+
+    def close(self) -> None:
+        """Close an incomplete file; it stays, so that the transfer can go on later."""
+
+    def discard(self) -> None:
+        """Close and delete it."""
+
+
+class DataFile(Protocol):
+    """A stored payload, read in any order; used by one thread at a time."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on.
+
+        Raises:
+            StoreDamagedError: If the file ends before.
+        """
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+
+
+class Store(Protocol):
+    """The model database as the daemon uses it. Every method may block: call it in a thread."""
+
+    def commit(self, records: Sequence[Record], at: float) -> None:
+        """Store records in one transaction; staged files that they name are moved into place.
+
+        Args:
+            records: In the order in which they were decided.
+            at: Wall time, Unix seconds.
+
+        Raises:
+            StoreError: If nothing was stored.
+        """
+
+    def snapshots(self) -> list[RunSnapshot]:
+        """Return all runs as they stand, the oldest first."""
+
+    def find_task(self, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
+        """Return a task of any round, and its first recorded answer."""
+
+    def find_model(self, model_id: str) -> ModelRecord | None:
+        """Return a model by its id."""
+
+    def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagingFile:
+        """Open a staging file; with `resume`, one that is there goes on where it stopped.
+
+        A file that is there for another layout is started anew.
+        """
+
+    def read(self, digest: str) -> DataFile:
+        """Open a stored payload.
+
+        Raises:
+            StoreDamagedError: If its file is missing.
+        """
+
+    def prune(self) -> int:
+        """Delete files that the retention settings let go; return how many bytes that freed."""
+
+    def free_bytes(self) -> int:
+        """Return the room left on the disk."""
+
+    def close(self) -> None:
+        """Flush and close; may be called twice."""

@@ -1,0 +1,126 @@
+"""What a strategy is: a rule from the updates of a round to the next global model.
+
+A strategy sees facts and blocks of arrays, never agents, sockets, files or logs. First it
+*measures*: zero or more passes over the updates that yield scalars (norms, distances,
+scores). Then it *combines*: block i of every update becomes block i of the new model. The
+driver in `fl_main.strategies.fold` reads the blocks from the stored files into buffers that
+it reuses, so a model may be larger than memory and the number of updates does not matter.
+
+The laws that every strategy must keep (tests hold each one of the table to them):
+
+- the order in which updates arrived does not matter: they come sorted by agent and task;
+- equal models stay equal: if every update is the same model with staleness 0, a mean of them
+  is that model, bit for bit;
+- examples scale: multiplying every `num_examples` by the same factor changes nothing;
+- blocks do not matter: one block gives the same bits as many.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """The facts of one update, as a strategy sees them.
+
+    Attributes:
+        agent: Who sent it.
+        num_examples: Examples behind it, at least 1.
+        num_steps: Optimizer steps behind it, where reported.
+        staleness: Global versions made between its base and now, at least 0.
+        metrics: As reported with it.
+    """
+
+    agent: str
+    num_examples: int
+    num_steps: int | None = None
+    staleness: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Block(Protocol):
+    """One stretch of the parameters: the same place in the base, every update and the state.
+
+    All arrays are one-dimensional, of one length and one float dtype (float32, or float64
+    where the model is float64), and valid only during the call they were given to.
+    """
+
+    @property
+    def base(self) -> Values:
+        """The global model that the cohort started from; read-only."""
+
+    @property
+    def out(self) -> Values:
+        """Where `combine` writes the new model; `measure` must not touch it."""
+
+    @property
+    def state(self) -> Mapping[str, Values]:
+        """The strategy's own arrays; `combine` changes them in place."""
+
+    def updates(self, channel: str = "weights") -> Iterator[Values]:
+        """Yield this block of every update in turn, in one buffer that is reused: copy or fold it.
+
+        It may be changed in place.
+        """
+
+    def stack(self, channel: str = "weights") -> Values:
+        """Return this block of all updates at once, shape (updates, length), for rules that need it."""
+
+
+class Strategy:
+    """Base of all strategies: override what yours needs.
+
+    Attributes:
+        state: Names of arrays, shaped like the parameters, that are kept between rounds and
+            stored with each (momenta, control variates); zeros before the first round.
+        down: Which of them every agent is sent with its task, as a channel of that name.
+        up: Extra channels that every update must bring, shaped like the parameters.
+        needs: Facts that every update must report: `num_steps`, or names of metrics.
+        late_allowed: Whether an update trained on an older model may be counted.
+        passes: How many measuring passes it makes.
+        stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
+        min_updates: Fewest updates that it can combine.
+    """
+
+    state: ClassVar[tuple[str, ...]] = ()
+    down: ClassVar[tuple[str, ...]] = ()
+    up: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    late_allowed: ClassVar[bool] = True
+    passes: ClassVar[int] = 0
+    stacks: ClassVar[bool] = False
+    min_updates: ClassVar[int] = 1
+
+    def begin(self, contributions: Sequence[Contribution]) -> None:
+        """Look at the facts before the first block; keep what the blocks will need.
+
+        Called once per fold on a fresh instance; after a crash the fold begins anew.
+
+        Raises:
+            UpdateRejectedError: If these updates cannot be combined at all.
+        """
+
+    def measure(self, number: int, block: Block) -> None:
+        """Take one block into the scalars of measuring pass `number` (0, 1, …)."""
+
+    def combine(self, block: Block) -> None:
+        """Write block's new values to `block.out`, and new state in place."""
+        raise NotImplementedError  # a strategy must say how it combines
+
+    def shares(self) -> Sequence[float]:
+        """Return each update's part of the new model, in order; empty where that has no meaning.
+
+        Known once every block was measured. Buffers are averaged by the same parts, so that a
+        rule that leaves an update out leaves its running statistics out too.
+        """
+        return []
+
+    def notes(self) -> Sequence[Mapping[str, float]]:
+        """Return what was measured of each update (distance, score, kept), stored with the round."""
+        return []

@@ -1,0 +1,84 @@
+"""FederatedAveraging: the mean of the local models, weighted by their examples.
+
+Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learning of
+Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), Algorithm 1.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from fl_main.errors import SettingsError
+from fl_main.strategies.base import Block, Contribution, Strategy, Values
+
+
+def running_shares(counts: Sequence[float]) -> list[float]:
+    """Return n_k / (n_1 + … + n_k) for each k: how far the running mean moves at update k."""
+    total, shares = 0.0, []
+    for count in counts:
+        total += count
+        shares.append(count / total if total else 0.0)
+    return shares
+
+
+def fold_mean(values: Iterable[Values], steps: Sequence[float], out: Values) -> None:
+    """Write the weighted mean of values to out.
+
+    The running form x̄ += (n_k / N_k)(x_k - x̄) leaves equal models exactly equal, which a sum
+    of products does not.
+
+    Args:
+        values: Arrays of out's shape and dtype; changed.
+        steps: `running_shares` of their weights, not all zero.
+        out: Takes the mean.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # the fold refuses what is not finite
+        for value, step in zip(values, steps, strict=True):
+            if step == 1.0:  # the first that counts
+                out[:] = value
+            elif step:
+                value -= out
+                value *= out.dtype.type(step)
+                out += value
+
+
+class FedAvg(Strategy):
+    """x ← Σ_k (n_k / n) y_k over the updates y_k of those who answered.
+
+    Use it first: it is the standard that others are compared with. FedSGD is FedAvg whose
+    agents make one full-batch gradient step per round; it equals pooled gradient descent.
+
+    Args:
+        weighting: `examples` weighs by `num_examples` (the paper); `uniform` counts every
+            update once, so that a large site has no more say than a small one.
+        cap: Most examples that one update may count for; None for no limit.
+    """
+
+    def __init__(
+        self, weighting: Literal["examples", "uniform"] = "examples", cap: int | None = None
+    ) -> None:
+        if weighting not in ("examples", "uniform"):
+            raise SettingsError(f"strategy_options.weighting: {weighting!r} is not examples or uniform")
+        if cap is not None and (type(cap) is not int or cap < 1):
+            raise SettingsError(f"strategy_options.cap: {cap!r} is not a whole number of at least 1")
+        self._weighting = weighting
+        self._cap = cap
+        self._counts: list[float] = []
+        self._steps: list[float] = []
+
+    def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
+        self._counts = [self._count(update) for update in contributions]
+        self._steps = running_shares(self._counts)
+
+    def _count(self, update: Contribution) -> float:
+        if self._weighting == "uniform":
+            return 1.0
+        return float(min(update.num_examples, self._cap or update.num_examples))
+
+    def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        fold_mean(block.updates(), self._steps, block.out)
+
+    def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
+        total = sum(self._counts)
+        return [count / total for count in self._counts]

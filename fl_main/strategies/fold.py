@@ -1,0 +1,353 @@
+"""The fold: stored updates in, the next global model out, block by block.
+
+Nothing here knows whether a block comes from a file or from memory, and nothing grows with
+the number of updates: one buffer serves them all (a rule that asks for a `stack` gets smaller
+blocks instead). Parameters go through the strategy. Buffers and integers do not: an adaptive
+optimizer on a running variance could make it negative.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_main.errors import StrategyError, UpdateRejectedError
+from fl_main.strategies.base import Contribution, Strategy, Values
+from fl_main.strategies.fedavg import fold_mean, running_shares
+from fl_main.weights import Array, ArraySpec, DType, Layout, Role, Segment
+
+BLOCK_BYTES = 512 << 10  # two of them fit a core's second-level cache
+STACK_BYTES = 32 << 20  # what a stack of all updates may take
+
+
+class Source(Protocol):
+    """A set of arrays that can be read anywhere."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+
+
+class Sink(Protocol):
+    """Takes the data of a set of arrays in order."""
+
+    def write(self, data: memoryview) -> None:
+        """Append data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One update as the fold takes it: its facts, and where its arrays are, by channel."""
+
+    facts: Contribution
+    payloads: Mapping[str, Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What the strategy says of a fold.
+
+    Attributes:
+        shares: Each update's part of the new model, None where that has no meaning.
+        notes: What was measured of each update.
+    """
+
+    shares: tuple[float | None, ...]
+    notes: tuple[Mapping[str, float], ...]
+
+
+def state_layout(layout: Layout) -> Layout:
+    """Return the layout of a strategy's state, and of extra channels, for models of `layout`.
+
+    One array per float parameter, in the precision that the fold computes in.
+    """
+    return Layout(
+        (
+            ArraySpec(spec.name, _computed(spec.dtype), spec.shape)
+            for spec in layout.arrays
+            if _is_folded(spec)
+        ),
+        ordered=True,
+    )
+
+
+def fold(
+    strategy: Strategy,
+    answers: Sequence[Answer],
+    base: Source,
+    state: Mapping[str, Source],
+    sink: Sink,
+    state_sinks: Mapping[str, Sink],
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> Folded:
+    """Combine updates into the next global model.
+
+    Args:
+        strategy: A fresh instance.
+        answers: At least one, in the order in which they count.
+        base: The global model they started from.
+        state: The strategy's arrays before; one that is missing is zeros.
+        sink: Takes the new model's data.
+        state_sinks: Take the strategy's arrays after, by name.
+        block_bytes: How much of an update is held at a time.
+
+    Raises:
+        UpdateRejectedError: If the updates cannot be combined, or the result is not finite.
+        StrategyError: If the strategy says of the updates what cannot be.
+    """
+    if len(answers) < strategy.min_updates:
+        raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
+    strategy.begin([answer.facts for answer in answers])
+    if strategy.stacks:
+        block_bytes = min(block_bytes, STACK_BYTES // len(answers))
+    cursor = _Cursor(answers, base, state, block_bytes)
+    for number in range(strategy.passes):
+        for block in cursor.blocks(filter(_is_strategic, base.layout.segments)):
+            strategy.measure(number, block)
+    shares = _checked_shares(strategy, len(answers))
+    for block in cursor.blocks(base.layout.segments):
+        if _is_strategic(block.segment):
+            strategy.combine(block)
+            for name in strategy.state:
+                state_sinks[name].write(_encoded(block.state[name], _computed(block.segment.dtype)))
+            sink.write(_encoded(block.out, block.segment.dtype))
+        else:
+            sink.write(_encoded(block.average(shares), block.segment.dtype))
+    notes = tuple(strategy.notes()) or ({},) * len(answers)
+    if len(notes) != len(answers):
+        raise StrategyError(f"the strategy gives {len(notes)} notes for {len(answers)} updates")
+    return Folded(shares or (None,) * len(answers), notes)
+
+
+def _checked_shares(strategy: Strategy, updates: int) -> tuple[float, ...]:
+    shares = tuple(strategy.shares())
+    if shares and (len(shares) != updates or not min(shares) >= 0 or not 0 < sum(shares) < math.inf):
+        raise StrategyError(f"the strategy's shares of {updates} updates cannot be: {list(shares)[:10]}")
+    return shares
+
+
+def fold_sum(answers: Sequence[Answer], layout: Layout, sink: Sink) -> None:
+    """Add up the arrays of all answers, in float64 where they are floats: the statistics step.
+
+    Raises:
+        UpdateRejectedError: If their layouts differ, or a sum is not finite or does not fit its type.
+    """
+    if any(answer.payloads["weights"].layout != layout for answer in answers):
+        raise UpdateRejectedError("the arrays to be added up are not alike")
+    for segment in layout.segments:
+        dtype = np.dtype("<f8") if segment.dtype.is_float else np.dtype("<i8")
+        for start, size in _cuts(segment, BLOCK_BYTES):
+            total: Array = np.zeros(size, dtype)
+            rough = np.zeros(size)  # tells when integers wrapped around
+            raw: Array = np.empty(size, segment.dtype.stored)
+            for answer in answers:
+                answer.payloads["weights"].read_into(
+                    segment.offset + start * segment.dtype.stored.itemsize, _bytes(raw)
+                )
+                values = decoded(raw, segment.dtype)
+                total += values if segment.dtype.is_float else raw.astype(dtype)
+                rough += values
+            if segment.dtype.stored.kind in "iu" and not _fits(rough, segment.dtype.stored):
+                raise UpdateRejectedError(f"a sum is too large for {segment.dtype}")
+            sink.write(_encoded(total, segment.dtype))
+
+
+def _fits(rough: NDArray[np.float64], dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return bool((rough >= float(limits.min)).all() and (rough < float(limits.max) + 1).all())
+
+
+class _Cursor:
+    """Walks over the blocks of a fold in buffers that it reuses; see `strategies.base.Block`.
+
+    Fresh memory costs several times a copy into memory that is already there.
+    """
+
+    segment: Segment
+
+    def __init__(
+        self, answers: Sequence[Answer], base: Source, state: Mapping[str, Source], block_bytes: int
+    ) -> None:
+        self._answers = answers
+        self._base = base
+        self._state_sources = state
+        self._block_bytes = block_bytes
+        self._state_layout = state_layout(base.layout)
+        self._scratch: dict[tuple[str, np.dtype[Any]], Array] = {}
+
+    def blocks(self, segments: Iterable[Segment]) -> Iterator["_Cursor"]:
+        """Move to each block in turn."""
+        for segment in segments:
+            self.segment = segment
+            self._dtype = _computed(segment.dtype).stored
+            state_start = _state_place(self._base.layout, self._state_layout, segment)
+            for start, size in _cuts(segment, self._block_bytes):
+                self._size = size
+                self._offset = segment.offset + start * segment.dtype.stored.itemsize
+                self._state_offset = state_start + start * self._dtype.itemsize
+                self._seen_base: Values | None = None
+                self._seen_state: _State | None = None
+                yield self
+
+    @property
+    def out(self) -> Array:
+        return self._buffer("out", self._dtype)
+
+    @property
+    def base(self) -> Values:
+        if self._seen_base is None:
+            raw = self._buffer("base", self.segment.dtype.stored)
+            self._base.read_into(self._offset, _bytes(raw))
+            self._seen_base = decoded(raw, self.segment.dtype)
+        return self._seen_base
+
+    @property
+    def state(self) -> Mapping[str, Values]:
+        if self._seen_state is None:
+            self._seen_state = _State(self._state_sources, self._state_offset, self._size, self._dtype)
+        return self._seen_state
+
+    def updates(self, channel: str = "weights") -> Iterator[Values]:
+        if channel == "weights":
+            yield from (decoded(raw, self.segment.dtype) for raw in self._raw_updates())
+            return
+        values = self._buffer(f"channel {channel}", self._dtype)
+        for answer in self._answers:
+            answer.payloads[channel].read_into(self._state_offset, _bytes(values))
+            yield values
+
+    def stack(self, channel: str = "weights") -> Values:
+        rows = np.empty((len(self._answers), self._size), self._dtype)
+        for row, values in zip(rows, self.updates(channel), strict=True):
+            row[:] = values
+        return rows
+
+    def average(self, shares: Sequence[float]) -> Array:
+        """Return the mean of buffers or integers: by the strategy's shares, else by examples."""
+        counts = shares or [float(answer.facts.num_examples) for answer in self._answers]
+        steps = running_shares(counts)
+        if not self.segment.dtype.is_float:
+            return _integer_mean(self._raw_updates(), steps, self._size)
+        fold_mean(self.updates(), steps, self.out)
+        return self.out
+
+    def _raw_updates(self) -> Iterator[Array]:
+        raw = self._buffer("raw", self.segment.dtype.stored)
+        view = _bytes(raw)
+        for answer in self._answers:
+            answer.payloads["weights"].read_into(self._offset, view)
+            yield raw
+
+    def _buffer(self, use: str, dtype: np.dtype[Any]) -> Array:
+        values = self._scratch.get((use, dtype))
+        if values is None or values.size < self._size:
+            values = self._scratch[use, dtype] = np.empty(self._size, dtype)
+        return values[: self._size]
+
+
+class _State(dict[str, Values]):
+    """A strategy's arrays of one block, read when first asked for; zeros before the first round."""
+
+    def __init__(self, sources: Mapping[str, Source], offset: int, size: int, dtype: np.dtype[Any]) -> None:
+        super().__init__()
+        self._sources = sources
+        self._offset = offset
+        self._size = size
+        self._dtype = dtype
+
+    def __missing__(self, name: str) -> Values:
+        values: Values = np.zeros(self._size, self._dtype)
+        if name in self._sources:
+            self._sources[name].read_into(self._offset, _bytes(values))
+        self[name] = values
+        return values
+
+
+def _integer_mean(raws: Iterator[Array], steps: Sequence[float], size: int) -> Array:
+    """Average integers, rounded half to even, and bools by majority.
+
+    They are averaged as differences from the first, so that large equal ones stay equal.
+    """
+    first = next(raws).copy()
+    origin = first.astype(np.float64)
+    mean = np.zeros(size)
+    for raw, step in zip(raws, steps[1:], strict=True):
+        mean += step * (raw.astype(np.float64) - origin - mean)
+    if first.dtype == np.bool_:
+        return np.asarray(origin + mean > 0.5)
+    exact = np.abs(origin) + np.abs(mean) < 2**53  # beyond, a float64 does not hold every integer
+    result = np.where(exact, np.rint(np.where(exact, origin + mean, 0)), 0).astype(first.dtype)
+    limits = np.iinfo(first.dtype)
+    for index in np.flatnonzero(~exact):
+        value = int(first[index]) + round(float(mean[index]))
+        result[index] = min(max(value, limits.min), limits.max)
+    return np.asarray(result)
+
+
+def _cuts(segment: Segment, block_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield (first value, number of values) of the blocks of a segment."""
+    step = max(1, block_bytes // segment.dtype.stored.itemsize)
+    for start in range(0, segment.size, step):
+        yield start, min(step, segment.size - start)
+
+
+def _is_folded(spec: ArraySpec) -> bool:
+    return spec.role is Role.PARAMETER and spec.dtype.is_float
+
+
+def _is_strategic(segment: Segment) -> bool:
+    return segment.role is Role.PARAMETER and segment.dtype.is_float
+
+
+def _state_place(layout: Layout, state: Layout, segment: Segment) -> int:
+    """Return where a segment of the model begins in a state file: both keep the same order."""
+    for spec in layout.arrays:
+        if spec.size and layout.offsets[spec.name] == segment.offset and _is_folded(spec):
+            return state.offsets[spec.name]
+    return 0
+
+
+def _computed(dtype: DType) -> DType:
+    return DType.F64 if dtype is DType.F64 else DType.F32
+
+
+def decoded(raw: Array, dtype: DType) -> Values:
+    """Return stored values in the precision that the fold computes in (float32 or float64)."""
+    if dtype is DType.BF16:  # its bits are the upper half of a float32's
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    if dtype.is_float:
+        return raw.astype(_computed(dtype).stored, copy=False)
+    return raw.astype(np.float64)
+
+
+def _encoded(values: Array, dtype: DType) -> memoryview:
+    """Return computed values as stored bytes.
+
+    Raises:
+        UpdateRejectedError: If one is not finite.
+    """
+    if not dtype.is_float:
+        return _bytes(np.ascontiguousarray(values.astype(dtype.stored, copy=False)))
+    finite = np.isfinite(values)
+    with np.errstate(over="ignore"):  # what overflows is not finite any more
+        if dtype is DType.BF16:
+            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+            stored: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # half to even
+            finite &= (stored & 0x7F80) != 0x7F80
+        else:
+            stored = values.astype(dtype.stored, copy=False)
+            finite &= np.isfinite(stored)
+    if not finite.all():
+        raise UpdateRejectedError("the combined model has values that are NaN or infinite")
+    return _bytes(np.ascontiguousarray(stored))
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.view(np.uint8).data

@@ -1,0 +1,144 @@
+"""The contract between a training program and the framework, the same everywhere.
+
+A function `train(task) -> TrainResult` runs unchanged under `Agent.run`, under `fl agent`
+and in `run_local`.
+"""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from fl_main.errors import WeightsError
+from fl_main.weights import Array, Role
+
+
+class Kind(StrEnum):
+    """What a task asks an agent to do."""
+
+    INITIALISE = "initialise"  # hand in the weights that round 1 starts from
+    STATISTICS = "statistics"  # hand in sums and counts of the local data, to be added up
+    TRAIN = "train"
+    EVALUATE = "evaluate"  # measure a global model on held-out data of one's own
+
+
+class NamedArrays(dict[str, Any]):
+    """Arrays by name that know their roles; a plain dict serves where all are parameters.
+
+    Attributes:
+        roles: Role by name; arrays that are not in it are parameters.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], roles: Mapping[str, Role] | None = None) -> None:
+        super().__init__(arrays)
+        self.roles = dict(roles or {})
+
+
+@dataclass(slots=True)
+class TrainResult:
+    """What a training function gives back.
+
+    Attributes:
+        weights: The full local model after training; copied on submit.
+        num_examples: Distinct local examples trained on (not times epochs), at least 1.
+        metrics: Named numbers about the local model on the training data.
+        num_steps: Optimizer steps taken; some strategies need it.
+        channels: Extra arrays by channel, where the run's strategy wants them.
+        state: Arrays to keep at this agent for its next task. They become current only when
+            this update was counted in a global model.
+    """
+
+    weights: Mapping[str, Any]
+    num_examples: int
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    num_steps: int | None = None
+    channels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    state: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What an evaluation function gives back.
+
+    Attributes:
+        metrics: Named numbers about the model on held-out data.
+        num_examples: Held-out examples measured on, at least 1.
+    """
+
+    metrics: Mapping[str, Any]
+    num_examples: int
+
+
+class TrainingTask(Protocol):
+    """What a training function is given.
+
+    Attributes:
+        round_id: The round in which the task was given; the first trained is 1.
+        weights: The global model to start from, by array name; read-only.
+        config: The run's `config` section: learning rate, local epochs, …
+        seed: Derived from run, round and agent: the same in every repetition.
+        statistics: Sums over all sites, if the run has a statistics step; read-only.
+        channels: Extra arrays that the run's strategy sends, by channel; read-only.
+        state: What this agent kept with its last update that was counted.
+    """
+
+    @property
+    def round_id(self) -> int: ...  # noqa: D102 - described above
+    @property
+    def weights(self) -> Mapping[str, Array]: ...  # noqa: D102
+    @property
+    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def statistics(self) -> Mapping[str, Array]: ...  # noqa: D102
+    @property
+    def channels(self) -> Mapping[str, Mapping[str, Array]]: ...  # noqa: D102
+    @property
+    def state(self) -> Mapping[str, Array]: ...  # noqa: D102
+
+
+class Train(Protocol):
+    """A training function: one task in, one result out."""
+
+    def __call__(self, task: TrainingTask, /) -> TrainResult:
+        """Train on local data and return the local model."""
+
+
+class Evaluate(Protocol):
+    """An evaluation function: the weights of a model in, its metrics on local data out."""
+
+    def __call__(self, weights: Mapping[str, Array], /) -> Evaluation:
+        """Measure a model on held-out data of this site."""
+
+
+class Statistics(Protocol):
+    """A statistics function: sums and counts of the local data out, by name."""
+
+    def __call__(self) -> Mapping[str, Any]:
+        """Return arrays that make sense when they are added up over all sites."""
+
+
+def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as plain floats: Python, numpy and torch scalars are taken.
+
+    Raises:
+        WeightsError: If a value is not one number.
+    """
+    metrics: dict[str, float] = {}
+    for name, value in values.items():
+        try:
+            scalar = value.item() if hasattr(value, "item") else value
+            if not isinstance(scalar, numbers.Real):
+                raise TypeError
+            metrics[str(name)] = float(scalar)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # of numpy and torch: more than one
+            raise WeightsError(f"metric {name!r} must be one number, not {type(value).__name__}") from None
+    return metrics
+
+
+def is_finite(metrics: Mapping[str, float]) -> bool:
+    """Whether every metric is a finite number."""
+    return all(math.isfinite(value) for value in metrics.values())

@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fl_main.settings_cli import settings
+from fl_main.settings_files import load_run
+from fl_main.settings_reference import KINDS, json_schema
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(settings, args)
+
+
+def test_check_says_that_a_file_is_good() -> None:
+    Path("x.yaml").write_text("name: a\nround: {quorum: 0.5}")
+    result = invoke("check", "x.yaml")
+    assert (result.exit_code, result.stdout) == (0, "x.yaml: run settings, no mistakes\n")
+
+
+def test_check_names_the_mistakes_of_all_files() -> None:
+    Path("run.yaml").write_text("name: a\nseed: x")
+    Path("good.yaml").write_text("runs: []")
+    Path("agent.yaml").write_text("run: a\nurl: http://a")
+    result = invoke("check", "run.yaml", "good.yaml", "agent.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == "good.yaml: aggregator settings, no mistakes\n"
+    assert result.stderr.splitlines() == [
+        "error: run.yaml: seed: 'x' is not allowed: "
+        "must be a whole number at least 0 and less than 9223372036854775808",
+        "error: agent.yaml: url: 'http://a' is not allowed: must be text that begins with ws:// or wss://",
+    ]
+
+
+def test_check_follows_the_files_that_a_file_names() -> None:
+    Path("a.yaml").write_text("runs: [nix.yaml]")
+    assert invoke("check", "a.yaml").stderr == "error: nix.yaml: no such file\n"
+    Path("a.yaml").write_text("tls: {certificate: c.pem, key: k.pem}")
+    assert invoke("check", "a.yaml").stderr.splitlines() == [
+        "error: tls.certificate: c.pem: no such file",
+        "error: tls.key: k.pem: no such file",
+    ]
+
+
+def test_kind_can_be_said() -> None:
+    Path("x.yaml").write_text("name: a")
+    assert "say --kind" in invoke("check", "x.yaml").stderr
+    assert invoke("check", "--kind", "run", "x.yaml").exit_code == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_schema_is_printed(kind: str) -> None:
+    assert json.loads(invoke("schema", kind).stdout) == json_schema(kind)
+
+
+def test_show_prints_what_loads_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "name: a\npurpose: 'no'\nconfig: {lr: 1e-3, a: '1e-3', b: 'null', c: [1.5, '01']}"
+    Path("x.yaml").write_text(text)
+    before = load_run("x.yaml")
+    Path("y.yaml").write_text(invoke("show", "run", "x.yaml").stdout)
+    assert load_run("y.yaml") == before
+    monkeypatch.setenv("FL_RUN_SEED", "7")
+    assert "seed: 7\n" in invoke("show", "run", "x.yaml").stdout
