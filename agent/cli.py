@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,14 @@ def agent(
     """Take part in a run with FUNCTION, which trains: train(task) -> TrainResult.
 
     MODULE is a package path (package.module) or a file (path/to/train.py). If it also has
-    initial_weights, evaluate, statistics or policy, these are used as the agent's.
+    initial_weights, evaluate, statistics or policy, these are used as the agent's. It finds the
+    site's name in the environment variable FL_AGENT_NAME.
     """
     given = {"url": url, "run": run_name, "name": name}
     settings = load_agent(file, {key: value for key, value in given.items() if value is not None})
     configure_logging(log_format, verbose)
+    if settings.name:  # the module may choose its data by it
+        os.environ["FL_AGENT_NAME"] = settings.name
     train, handlers = find_function(function)
     with make_agent(settings, handlers) as running:
         try:

@@ -221,11 +221,11 @@ class Client:
     async def leave(self, reason: str) -> None:
         """Say goodbye if there is somebody to say it to, and end."""
         self._failure = self._failure or RefusedError(reason, "closed")
-        if self._link is not None and self._session is not None:
+        if (link := self._link) is not None:
             try:
                 async with asyncio.timeout(1.0):
                     await self._say(Leave(reason=reason))
-                    await self._link.close(1000, reason)
+                    await link.close(1000, reason)
             except (TimeoutError, FLError):
                 logger.debug("left without a goodbye")
 

@@ -6,8 +6,7 @@ from collections import OrderedDict
 from fl_main.codec import encode_chunk
 from fl_main.messages import CHUNK_BYTES
 from fl_main.ports import Link, Ports
-from fl_main.store import DataFile, Store
-from fl_main.weights import Layout
+from fl_main.store import DataFile, Store, StoredPayload
 
 CACHE_BYTES = 32 << 20
 OPEN_FILES = 8
@@ -25,24 +24,15 @@ class Frames:
         self._reading: dict[tuple[str, int], asyncio.Task[bytes]] = {}
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
-    async def layout(self, digest: str) -> Layout:
-        """Return the layout of a stored payload.
-
-        Raises:
-            StoreDamagedError: If its file is missing.
-        """
-        return (await self._open(digest)).file.layout
-
-    async def send(self, link: Link, digest: str, offset: int) -> None:
+    async def send(self, link: Link, payload: StoredPayload, offset: int) -> None:
         """Send a payload's chunks from a byte on.
 
         Raises:
             LinkClosedError: If the link ends before.
             StoreDamagedError: If the file is missing or too short.
         """
-        size = (await self.layout(digest)).nbytes
-        for place in range(offset, size, CHUNK_BYTES):
-            await link.send(await self._frame(digest, place, size))
+        for place in range(offset, payload.size, CHUNK_BYTES):
+            await link.send(await self._frame(payload.digest, place, payload.size))
 
     async def _frame(self, digest: str, place: int, size: int) -> bytes:
         key = (digest, place)
@@ -56,11 +46,9 @@ class Frames:
     async def _read(self, digest: str, place: int, size: int) -> bytes:
         key = (digest, place)
         try:
-            opened = await self._open(digest)
+            opened = self._opened(digest)
             async with opened.lock:
-                frame = await self._ports.run_in_thread(
-                    _encoded, opened.file, digest, place, min(CHUNK_BYTES, size - place)
-                )
+                frame = await self._ports.run_in_thread(opened.frame, place, min(CHUNK_BYTES, size - place))
         finally:
             del self._reading[key]
         self._keep(key, frame)
@@ -73,39 +61,41 @@ class Frames:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= len(oldest)
 
-    async def _open(self, digest: str) -> "_OpenFile":
+    def _opened(self, digest: str) -> "_OpenFile":
         if digest not in self._files:
-            opened = _OpenFile(await self._ports.run_in_thread(self._store.read, digest))
-            if digest in self._files:  # another agent was faster
-                opened.file.close()
-            else:
-                self._files[digest] = opened
+            self._files[digest] = _OpenFile(self._store, digest)
         self._files.move_to_end(digest)
-        self._close_idle()
+        idle = [name for name, opened in self._files.items() if not opened.lock.locked() and name != digest]
+        for name in idle[: max(0, len(self._files) - OPEN_FILES)]:
+            self._files.pop(name).close()
         return self._files[digest]
-
-    def _close_idle(self) -> None:
-        idle = [digest for digest, opened in self._files.items() if not opened.lock.locked()]
-        for digest in idle[: max(0, len(self._files) - OPEN_FILES)]:
-            self._files.pop(digest).file.close()
 
     def close(self) -> None:
         """Close all files."""
         for opened in self._files.values():
-            opened.file.close()
+            opened.close()
         self._files.clear()
         self._kept.clear()
 
 
 class _OpenFile:
-    """A stored payload and the lock that lets one thread at a time read it."""
+    """A stored payload, opened by the first read, and the lock that lets one thread at a time do it."""
 
-    def __init__(self, file: DataFile) -> None:
-        self.file = file
+    def __init__(self, store: Store, digest: str) -> None:
         self.lock = asyncio.Lock()
+        self._store = store
+        self._digest = digest
+        self._file: DataFile | None = None
 
+    def frame(self, place: int, size: int) -> bytes:
+        """Return a chunk as it goes over the wire; runs in a thread."""
+        if self._file is None:
+            self._file = self._store.read(self._digest)
+        data = bytearray(size)
+        self._file.read_into(place, memoryview(data))
+        return encode_chunk(self._digest, place, data)
 
-def _encoded(file: DataFile, digest: str, place: int, size: int) -> bytes:
-    data = bytearray(size)
-    file.read_into(place, memoryview(data))
-    return encode_chunk(digest, place, data)
+    def close(self) -> None:
+        """Close the file, if it was opened."""
+        if self._file is not None:
+            self._file.close()

@@ -52,6 +52,7 @@ from fl_main.weights import Layout
 logger = logging.getLogger("fl_main.aggregator")
 
 STORE_RETRY_S = 5.0
+PRUNE_EVERY_S = 1.0
 
 
 class Seat(Protocol):
@@ -125,6 +126,7 @@ class RunHost:
         self._idle = asyncio.Event()
         self._folding: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_pruning = False
 
     @property
     def run(self) -> RunRecord:
@@ -300,13 +302,13 @@ class RunHost:
         verb = {Kind.TRAIN: "training", Kind.EVALUATE: "evaluating"}.get(task.kind, str(task.kind))
         return f"{verb}, round {task.round_id}" + ("" if member.is_present else " (not connected)")
 
-    def may_fetch(self, digest: str) -> bool:
-        """Whether a payload may go to this run's agents: never another agent's update."""
+    def fetchable(self, digest: str) -> StoredPayload | None:
+        """Return a payload that this run's agents may have: never another agent's update."""
         private = (ModelKind.LOCAL, ModelKind.CHANNEL)
-        return any(
-            model.payload.digest == digest and model.kind not in private
-            for model in self.machine.models.values()
-        )
+        for model in self.machine.models.values():
+            if model.payload.digest == digest and model.kind not in private:
+                return model.payload
+        return None
 
     # --- folding --------------------------------------------------------------------------
 
@@ -379,8 +381,14 @@ class RunHost:
         return self.machine.models[model_id or ""].payload.digest
 
     async def _prune(self) -> None:
+        """Apply the retention settings, at most once a second however short the rounds are."""
+        if self._is_pruning:
+            return
+        self._is_pruning = True
+        await asyncio.sleep(PRUNE_EVERY_S)
+        self._is_pruning = False
         try:
-            freed = await self._ports.run_in_writer(self._store.prune)
+            freed = await self._ports.run_in_thread(self._store.prune)
         except StoreError as error:
             logger.warning("pruning failed: %s", error)
             return

@@ -220,21 +220,18 @@ class AgentSession:
         task.add_done_callback(self._helpers.discard)
 
     async def _send_payload(self, fetch: Fetch) -> None:
-        if not self.host.may_fetch(fetch.digest):
-            logger.warning("refused to send %s agent=%s", fetch.digest, self.join.name)
+        payload = self.host.fetchable(fetch.digest)
+        if payload is None:
             raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
-        frames = self._shared.frames
-        layout = await frames.layout(fetch.digest)
-        known = fetch.layout == layout.digest
-        self.post(
-            Sending(
-                transfer=fetch.digest,
-                offset=fetch.offset,
-                size=layout.nbytes,
-                rows=None if known else layout.to_wire(),
-            )
+        known = fetch.layout == payload.layout.digest
+        announcement = Sending(
+            transfer=fetch.digest,
+            offset=fetch.offset,
+            size=payload.size,
+            rows=None if known else payload.layout.to_wire(),
         )
-        await frames.send(self._link, fetch.digest, fetch.offset)
+        await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
+        await self._shared.frames.send(self._link, payload, fetch.offset)
 
     def _chunk(self, chunk: Chunk) -> None:
         if any(upload.take(chunk) for upload, _ in self._uploads.values()):

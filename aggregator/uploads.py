@@ -7,13 +7,13 @@ goes on at the byte where it stopped, also after the daemon was started again.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreFullError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
-from fl_main.messages import Chunk, Credit, Hold, Message, Send
+from fl_main.messages import ALIGNMENT, Chunk, Credit, Hold, Message, Send
 from fl_main.ports import Ports
 from fl_main.session import Incoming
 from fl_main.store import StagingFile, Store, StoredPayload
@@ -140,39 +140,95 @@ class Upload:
             self._budget.give_back(window)
 
     async def _staged(self, name: str, payload: StoredPayload, window: int) -> str:
-        staging = await self._ports.run_in_thread(_open, self._store, name, payload)
+        inbox = _Inbox(self._store, name, payload)
+        if self._store.is_staged(name):  # else the first write opens it: one thread hop less
+            await _unbroken(self._ports.run_in_thread(inbox.open))
         try:
             for _ in range(1 + MAX_RESTARTS):
-                if bad := await self._write_all(staging, payload, window):
-                    await self._ports.run_in_thread(staging.discard)
+                if bad := await self._write_all(inbox, payload, window):
+                    await self._ports.run_in_thread(inbox.discard)
                     return f"array {bad!r} has values that are NaN or infinite"
-                if await self._ports.run_in_thread(staging.finish) == payload.digest:
+                if inbox.digest == payload.digest:
                     return ""
-                await self._ports.run_in_thread(staging.restart)
+                await self._ports.run_in_thread(inbox.restart)
         finally:
-            staging.close()
-        await self._ports.run_in_thread(staging.discard)
+            inbox.close()
+        await self._ports.run_in_thread(inbox.discard)
         return f"its bytes do not match its digest, after {MAX_RESTARTS + 1} tries"
 
-    async def _write_all(self, staging: StagingFile, payload: StoredPayload, window: int) -> str | None:
+    async def _write_all(self, inbox: "_Inbox", payload: StoredPayload, window: int) -> str | None:
         """Write what comes until the payload is complete; return the name of a bad array."""
         transfer = f"{self.offer.task_id}/{payload.channel}"
-        start = staging.size
-        check = FiniteCheck(payload.layout)
-        self._incoming = Incoming(transfer, payload.size, start, start + window)
+        start = inbox.place
+        incoming = self._incoming = Incoming(transfer, payload.size, start, start + window)
         self._post(
             Send(task_id=self.offer.task_id, channel=payload.channel, offset=start, credit=start + window)
         )
-        while staging.size < payload.size:
-            await self._arrived.wait()
+        while inbox.digest is None:
+            if not incoming.is_complete or self._chunks:  # an empty payload has no chunks
+                await self._arrived.wait()
             self._arrived.clear()
             chunks, self._chunks = self._chunks, deque()
-            if bad := await _unbroken(self._ports.run_in_thread(_write, staging, chunks, check)):
+            if bad := await _unbroken(self._ports.run_in_thread(inbox.write, chunks)):
                 return bad
-            if staging.size + window // 2 >= self._incoming.credit and staging.size < payload.size:
-                self._incoming.credit = staging.size + window
-                self._post(Credit(transfer=transfer, credit=self._incoming.credit))
+            if inbox.place + window // 2 >= incoming.credit and inbox.digest is None:
+                incoming.credit = inbox.place + window
+                self._post(Credit(transfer=transfer, credit=incoming.credit))
         return None
+
+
+class _Inbox:
+    """The staging file of one payload; its methods run in threads, one at a time.
+
+    Attributes:
+        place: Bytes that are safely there.
+        digest: Of the whole file, once it is complete.
+    """
+
+    def __init__(self, store: Store, name: str, payload: StoredPayload) -> None:
+        self.place = 0
+        self.digest: str | None = None
+        self._store = store
+        self._name = name
+        self._payload = payload
+        self._check = FiniteCheck(payload.layout)
+        self._staging: StagingFile | None = None
+
+    def open(self) -> StagingFile:
+        """Open the file and go on where it stopped."""
+        staging = self._staging = self._store.stage(self._name, self._payload.layout, resume=True)
+        if staging.size > self._payload.size or (staging.size % ALIGNMENT and staging.size != self._payload.size):
+            staging.restart()
+        self.place = staging.size
+        return staging
+
+    def write(self, chunks: Iterable[Chunk]) -> str | None:
+        """Append chunks, and finish a complete file; return the name of a bad array."""
+        staging = self._staging or self.open()
+        for chunk in chunks:
+            if bad := self._check.first_bad(staging.size, chunk.data):
+                return bad
+            staging.write(chunk.data)
+        self.place = staging.size
+        if self.place == self._payload.size:
+            self.digest = staging.finish()
+        return None
+
+    def restart(self) -> None:
+        """Throw away what is there and begin anew."""
+        if self._staging is not None:
+            self._staging.restart()
+        self.place, self.digest = 0, None
+
+    def discard(self) -> None:
+        """Delete the file."""
+        if self._staging is not None:
+            self._staging.discard()
+
+    def close(self) -> None:
+        """Close the file; what is there stays for later."""
+        if self._staging is not None:
+            self._staging.close()
 
 
 async def _unbroken(work: Awaitable[T]) -> T:
@@ -183,20 +239,3 @@ async def _unbroken(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _open(store: Store, name: str, payload: StoredPayload) -> StagingFile:
-    staging = store.stage(name, payload.layout, resume=True)
-    if staging.size > payload.size or staging.size % 8 and staging.size != payload.size:
-        staging.restart()
-    return staging
-
-
-def _write(staging: StagingFile, chunks: deque[Chunk], check: FiniteCheck) -> str | None:
-    for chunk in chunks:
-        if bad := check.first_bad(staging.size, chunk.data):
-            return bad
-        staging.write(chunk.data)
-    return None
-
-

@@ -87,8 +87,7 @@ class Batch:
             "digest": payload.digest,
             "size": payload.size,
             "layout_digest": layout.digest,
-            "created_at": self.at,
-            "removed_at": None,
+            "is_stored": True,
         }
         self._put(schema.files, file)
         for position, (parent, share) in enumerate(model.parents):

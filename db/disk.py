@@ -54,14 +54,14 @@ def lock(folder: Path) -> FileLock:
         StoreLockedError: If another process, or another store of this one, has it.
     """
     held = FileLock(folder / LOCK_FILE, thread_local=False)
-    try:
-        with translated(folder, "lock the model database"):
+    with translated(folder, "lock the model database"):
+        try:
             held.acquire(timeout=0)
-    except Timeout:
-        raise StoreLockedError(
-            f"the model database {folder} is in use by another aggregator; "
-            "stop that one, or give this one another folder (database.folder)"
-        ) from None
+        except Timeout:  # an OSError, too
+            raise StoreLockedError(
+                f"the model database {folder} is in use by another aggregator; "
+                "stop that one, or give this one another folder (database.folder)"
+            ) from None
     return held
 
 

@@ -7,6 +7,7 @@ their way are `models/.staging/<name>`.
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -274,6 +275,10 @@ class ModelFiles:
         """Open a staging file; see `Store.stage`."""
         return StagedFile(self._staged(name), name, layout, resume=resume, durable=self._durable)
 
+    def is_staged(self, name: str) -> bool:
+        """Whether there is a staging file of that name."""
+        return self._staged(name).exists()
+
     def _staged(self, name: str) -> Path:
         escaped = quote(name, safe="")  # no name leads out of the folder
         return self.staging / (escaped if not escaped.startswith(".") else "%2E" + escaped[1:])
@@ -312,6 +317,13 @@ class ModelFiles:
     def remove(self, digest: str) -> None:
         """Delete a file; it may be gone already."""
         self.path(digest).unlink(missing_ok=True)
+
+    def set_aside(self, digest: str) -> Path:
+        """Move a file, if it is there, to where nothing is looked for, and return that place."""
+        aside = self._staged(f"pruned.{digest}")
+        with suppress(FileNotFoundError):
+            self.path(digest).rename(aside)
+        return aside
 
     def open(self, digest: str, layout: Layout) -> StoredFile:
         """Open a file that is in its place.

@@ -113,7 +113,8 @@ def migrate(
             migration.apply(connection)
             _note(connection, number, migration.name, at)
             _set(connection, "schema_version", str(number))
-            _chain(connection, at, "database_migrated", {"version": number, "name": migration.name})
+            details = {"schema_version": str(number), "migrations": [migration.name], "by": __version__}
+            _chain(connection, at, "database_migrated", details)
 
 
 def _create(connection: Connection, at: float, migrations: Sequence[Migration]) -> None:
@@ -128,9 +129,10 @@ def _create(connection: Connection, at: float, migrations: Sequence[Migration]) 
     }
     for key, value in facts.items():
         _set(connection, key, value)
-    for number, name in enumerate(["first schema", *(migration.name for migration in migrations)], 1):
+    names = ["first schema", *(migration.name for migration in migrations)]
+    for number, name in enumerate(names, 1):
         _note(connection, number, name, at)
-    _chain(connection, at, "database_created", facts)
+    _chain(connection, at, "database_created", {**facts, "migrations": names, "by": __version__})
 
 
 def _set(connection: Connection, key: str, value: str) -> None:

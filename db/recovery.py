@@ -34,7 +34,7 @@ def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
 
 
 def _sweep_stored(connection: Connection, files: ModelFiles) -> list[str]:
-    query = select(files_table.c.digest).where(files_table.c.removed_at.is_(None))
+    query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
     known = set(connection.execute(query).scalars())
     for digest in list(files.digests()):
         if digest in known:

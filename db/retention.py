@@ -15,7 +15,7 @@ from fl_main.settings import RetentionSettings
 from fl_main.store import ModelKind, RunStatus
 
 from .rows import RUN
-from .schema import models, runs, tags, tasks, updates
+from .schema import models, rowid, runs, tags, tasks, updates
 from .snapshots import UNANSWERED, UNCOUNTED
 
 FROM_AGENTS = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value)
@@ -71,6 +71,7 @@ def stored_models(connection: Connection) -> list[Stored]:
     theirs = models.c.kind.in_(FROM_AGENTS) & (models.c.is_stored == 1)
     digests = select(models.c.digest).where(theirs)
     query = select(models).where(models.c.is_stored == 1, models.c.digest.in_(digests))
+    query = query.order_by(models.c.created_at, rowid(models))
     return [
         Stored(
             row.model_id,

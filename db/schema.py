@@ -10,6 +10,7 @@ from enum import StrEnum
 from sqlalchemy import (
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
 )
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
@@ -240,9 +242,9 @@ files = Table(
     Column("digest", Text, primary_key=True),
     Column("size", Integer, nullable=False),  # bytes of the data part
     Column("layout_digest", Text, _refers("layouts.digest"), nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("removed_at", Float),
+    Column("is_stored", Integer, nullable=False),
     _not_negative("size"),
+    CheckConstraint("is_stored IN (0, 1)"),
 )
 
 models = Table(
@@ -269,6 +271,7 @@ models = Table(
     CheckConstraint("is_stored = (not_stored_reason = '')"),
     Index("models_by_round", "run_id", "round_id"),
     Index("models_by_digest", "digest"),
+    Index("models_by_layout", "layout_digest"),
 )
 
 parents = Table(
@@ -344,6 +347,11 @@ ORDER = (
     metrics,
     events,
 )
+
+
+def rowid(table: Table) -> ColumnElement[int]:
+    """Return the number that SQLite gave a row: they grow in the order of insertion."""
+    return literal_column(f"{table.name}.rowid")
 
 
 def statements() -> list[DDLElement]:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
 
 from fl_main.store import (
     ModelKind,
@@ -22,7 +22,7 @@ from fl_main.training import Kind
 from fl_main.weights import Layout
 
 from . import rows
-from .schema import agents, layouts, models, parents, rounds, runs, steps, tasks, updates
+from .schema import agents, layouts, models, parents, rounds, rowid, runs, steps, tasks, updates
 
 UNDER_WAY = ("open", "frozen")  # what a step can be before its result is stored
 UNANSWERED = (TaskStatus.OPEN.value, TaskStatus.LATE.value)
@@ -65,7 +65,7 @@ def _step(connection: Connection, run: RunRecord) -> StepRecord | None:
     query = (
         select(steps)
         .where(steps.c.run_id == run.run_id, steps.c.round_id == run.round_id)
-        .order_by(steps.c.changed_at.desc(), steps.c.started_s.desc(), _rowid(steps).desc())
+        .order_by(steps.c.changed_at.desc(), steps.c.started_s.desc(), rowid(steps).desc())
     )
     latest: StepRecord | None = next(iter(_records(connection, rows.STEP, query.limit(1))), None)
     return latest if latest is not None and latest.status in UNDER_WAY else None
@@ -175,8 +175,4 @@ def _records(connection: Connection, form: rows.Form, query: Select[Any]) -> tup
 
 def _of(run: RunRecord, table: Table) -> Select[Any]:
     """Select the rows of a run, in the order in which they were first stored."""
-    return select(table).where(table.c.run_id == run.run_id).order_by(_rowid(table))
-
-
-def _rowid(table: Table) -> ColumnElement[int]:
-    return literal_column(f"{table.name}.rowid")
+    return select(table).where(table.c.run_id == run.run_id).order_by(rowid(table))

@@ -1,5 +1,6 @@
 """The model database as the daemon uses it: SQLite for facts, one file per model."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,8 +103,19 @@ class ModelStore:
         """One transaction of the only writer; the caller holds the lock of this process."""
         if not self._is_open:
             raise StoreError(f"the model database {self.folder} is closed")
-        with translated(self._file, doing), self._writer.begin():
-            yield self._writer
+        with translated(self._file, doing):
+            try:
+                with self._writer.begin():
+                    yield self._writer
+            except BaseException:
+                self._abandon()
+                raise
+
+    def _abandon(self) -> None:
+        """End a transaction whose COMMIT failed: SQLite keeps it open, SQLAlchemy takes it for ended."""
+        connection = self._writer.connection.dbapi_connection
+        if isinstance(connection, sqlite3.Connection) and connection.in_transaction:
+            connection.rollback()
 
     def _committed(self, batch: Batch) -> None:
         self._heads.update(batch.heads)
@@ -119,12 +131,13 @@ class ModelStore:
     def prune(self) -> int:
         """Delete files that the retention settings let go; return how many bytes that freed.
 
-        Rows stay and say why their file is gone. The files go after the commit: if the process
-        ends in between, the next start finds them without a row and deletes them.
+        Rows stay and say why their file is gone. The files are set aside after the commit, and
+        deleted without holding up others; if the process ends in between, the next start finds
+        them without a row and deletes them.
         """
         if self._settings.retention.keep == "all":
             return 0
-        with self._writing:  # until the files are gone: a commit must not bring one of them back meanwhile
+        with self._writing:  # until the files are aside: a commit may bring an equal one meanwhile
             with self._transaction("prune the model database") as connection:
                 stored = retention.stored_models(connection)
                 chosen = retention.choose(stored, self._settings.retention)
@@ -134,8 +147,10 @@ class ModelStore:
                 self._insert(connection, batch)
             self._committed(batch)
             with translated(self._files.folder, "delete model files"):
-                for digest in chosen:
-                    self._files.remove(digest)
+                aside = [self._files.set_aside(digest) for digest in chosen]
+        with translated(self._files.folder, "delete model files"):
+            for path in aside:
+                path.unlink(missing_ok=True)
         return sum(group[0].size for group in chosen.values())
 
     def _mark_removed(self, connection: Connection, batch: Batch, model_ids: list[str]) -> None:
@@ -150,7 +165,7 @@ class ModelStore:
             facts = rows.model_facts(row, parents[row["model_id"]])
             batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
             digest = schema.files.c.digest == row["digest"]
-            connection.execute(update(schema.files).where(digest).values(removed_at=at))
+            connection.execute(update(schema.files).where(digest).values(is_stored=False))
 
     # --- reading --------------------------------------------------------------------------
 
@@ -183,6 +198,10 @@ class ModelStore:
             raise StoreDamagedError(f"{self._file}: layout {digest} is missing; see `fl db verify`")
         return self._layouts.setdefault(digest, layout)
 
+    def is_staged(self, name: str) -> bool:
+        """Whether there is such a staging file; see `Store.is_staged`."""
+        return self._files.is_staged(name)
+
     def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagedFile:
         """Open a staging file; see `Store.stage`."""
         return self._files.stage(name, layout, resume=resume)
@@ -196,11 +215,11 @@ class ModelStore:
         """
         table: Table = schema.files
         with self._read() as connection:
-            query = select(table.c.layout_digest, table.c.removed_at).where(table.c.digest == digest)
+            query = select(table.c.layout_digest, table.c.is_stored).where(table.c.digest == digest)
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise StoreError(f"no model in {self.folder} has the digest {digest}")
-            if row.removed_at is not None:
+            if not row.is_stored:
                 raise StoreError(f"model {digest} is not stored any more: {PRUNED}")
             layout = self._layout(connection, row.layout_digest)
         return self._files.open(digest, layout)

@@ -20,7 +20,9 @@ def encode(message: Message) -> bytes:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise LocalProtocolError(f"{message.type!r} cannot be written as msgpack: {error}") from error
     if len(frame) > MAX_FRAME_BYTES:
-        raise LocalProtocolError(f"{message.type!r} has {len(frame)} bytes; at most {MAX_FRAME_BYTES} can be sent")
+        raise LocalProtocolError(
+            f"{message.type!r} has {len(frame)} bytes; at most {MAX_FRAME_BYTES} can be sent"
+        )
     return frame
 
 

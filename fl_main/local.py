@@ -8,20 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fl_main.errors import FLError, RunFailedError
+from pydantic import ValidationError
+
+from fl_main.errors import FLError, RunFailedError, SettingsError
 from fl_main.events import (
     AgentJoined,
+    Answer,
     Assign,
     Effect,
     Event,
     Fold,
     FoldFailed,
     Offered,
+    Prune,
     Receive,
     StepFolded,
     TaskDeclined,
     UpdateOffered,
     UpdateReceived,
+    UpdateSpoiled,
 )
 from fl_main.rounds import Outcome, RoundMachine
 from fl_main.settings import EndSettings, EvaluateSettings, RoundSettings, RunSettings
@@ -36,11 +41,13 @@ from fl_main.store import (
     RunStatus,
     StoredPayload,
     TaskRecord,
+    Verdict,
 )
 from fl_main.strategies import Contribution, make_strategy
-from fl_main.strategies.fold import Answer, fold, fold_sum, state_layout
+from fl_main.strategies.fold import Answer as FoldAnswer
+from fl_main.strategies.fold import fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
-from fl_main.weights import Array, Layout, as_arrays, file_digest, pack, tagged, views
+from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, file_digest, pack, tagged, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +113,32 @@ def run_local(
         seed: The tasks' seeds follow from it.
 
     Raises:
-        SettingsError: If the strategy is unknown.
-        RunFailedError: If a round cannot be completed.
+        SettingsError: If the strategy is unknown, a setting is out of range, or there is no site.
+        WeightsError: If what a function of yours gave back are no arrays or numbers.
+        RunFailedError: If a round cannot be completed: the reason names the site.
     """
-    settings = RunSettings(
+    if not sites:
+        raise SettingsError("sites: there is none; at least one is needed")
+    try:
+        settings = _settings(sites, rounds, config, evaluate, statistics, strategy, strategy_options, seed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"run_local: {place}: {first['msg']}") from None
+    return _LocalDriver(settings, train, sites, evaluate, statistics).run(initial_weights)
+
+
+def _settings(
+    sites: Mapping[str, Any],
+    rounds: int,
+    config: Mapping[str, Any] | None,
+    evaluate: object,
+    statistics: object,
+    strategy: str,
+    strategy_options: Mapping[str, Any] | None,
+    seed: int,
+) -> RunSettings:
+    return RunSettings(
         name="local",
         strategy=strategy,
         strategy_options=dict(strategy_options or {}),
@@ -120,7 +149,6 @@ def run_local(
         evaluate=EvaluateSettings(every=1 if evaluate else 0),
         round=RoundSettings(min_agents=len(sites), min_updates=len(sites), max_failed_rounds=1),
     )
-    return _LocalDriver(settings, train, sites, evaluate, statistics).run(initial_weights)
 
 
 @dataclass(slots=True)
@@ -156,20 +184,26 @@ class _LocalDriver:
         self._files: dict[str, _Memory] = {}
         self._states: dict[str, Mapping[str, Array]] = {}
         self._metrics: dict[int, dict[str, float]] = {}
+        self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
+        self._complaint = ""  # why an update did not count
         strategy = make_strategy(settings.strategy, settings.strategy_options)
         run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.RUNNING, Phase.WAITING)
         self._machine = RoundMachine(settings, strategy, RunSnapshot(run, None, None, (), (), {}, ()))
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""
-        initial = self._keep(as_arrays(initial_weights))
+        initial = self._keep(initial_weights)
+        self._roles = {spec.name: spec.role for spec in initial.layout.arrays}
         self._take(self._machine.adopt(ModelRecord("initial", "local", 0, ModelKind.INITIAL, initial)))
-        kinds = [Kind.TRAIN] + [Kind.EVALUATE] * bool(self._evaluate) + [Kind.STATISTICS] * bool(self._statistics)
+        kinds = (
+            [Kind.TRAIN] + [Kind.EVALUATE] * bool(self._evaluate) + [Kind.STATISTICS] * bool(self._statistics)
+        )
         for name in self._sites:
             self._handle(AgentJoined(name, name, tuple(kinds)))
         record = self._machine.run
         if record.status is not RunStatus.FINISHED:
-            raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {record.reason}")
+            reason = f"{record.reason}; {self._complaint}" if self._complaint else record.reason
+            raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
         final = self._machine.models[record.model_id or ""].payload
         return LocalRun(self._weights(final), list(self._metrics.values()), record.rounds_done)
 
@@ -182,9 +216,8 @@ class _LocalDriver:
             current = todo.pop(0)
             for record in current.records:
                 self._note(record)
-            for effect in current.effects:
-                if event := self._perform(effect):
-                    todo.append(self._machine.handle(event, 0.0))
+            events = (event for effect in current.effects if (event := self._perform(effect)))
+            todo.extend(self._machine.handle(event, 0.0) for event in events)
 
     def _note(self, record: Record) -> None:
         if isinstance(record, MetricRecord) and record.agent_id is None:
@@ -195,15 +228,30 @@ class _LocalDriver:
         if isinstance(effect, Assign):
             return self._work(effect.task)
         if isinstance(effect, Receive):
-            return UpdateReceived(effect.offer)
+            return self._received(effect.offer)
         if isinstance(effect, Fold):
             return self._fold(effect)
+        if isinstance(effect, Answer) and effect.verdict is not Verdict.ACCEPTED:
+            self._complaint = f"{effect.agent_id}: {effect.reason}"
+        if isinstance(effect, Prune):
+            self._drop_files()
         return None
+
+    def _received(self, offer: Offered) -> Event:
+        for channel, payload in offer.payloads.items():
+            if bad := FiniteCheck(payload.layout).first_bad(0, self._files[payload.digest].data):
+                return UpdateSpoiled(offer, f"{channel}: array {bad!r} has values that are NaN or infinite")
+        return UpdateReceived(offer)
+
+    def _drop_files(self) -> None:
+        """Let go what the machine does not refer to any more; nothing is under way now."""
+        used = {model.payload.digest for model in self._machine.models.values()}
+        self._files = {digest: file for digest, file in self._files.items() if digest in used}
 
     def _work(self, task: TaskRecord) -> Event:
         data = self._sites[task.agent_id]
         if task.kind is Kind.STATISTICS and self._statistics:
-            sums = self._keep(as_arrays(self._statistics(data)))
+            sums = self._keep(self._statistics(data))
             return UpdateOffered(Offered(task.task_id, task.agent_id, 0, payloads={"weights": sums}))
         if task.kind is Kind.EVALUATE and self._evaluate:
             measured = self._evaluate(self._weights(self._model(task.model_id)), data)
@@ -229,13 +277,12 @@ class _LocalDriver:
             )
         )
         if not isinstance(result, TrainResult):
-            return TaskDeclined(task.task_id, task.agent_id, "error", "train did not return a TrainResult")
+            self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
+            return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
-        payloads = {"weights": self._keep(as_arrays(result.weights))}
-        payloads |= {
-            name: self._keep(as_arrays(arrays), name) for name, arrays in result.channels.items()
-        }
+        payloads = {"weights": self._keep(result.weights, roles=self._roles)}
+        payloads |= {name: self._keep(arrays, name) for name, arrays in result.channels.items()}
         return UpdateOffered(
             Offered(
                 task.task_id,
@@ -249,7 +296,7 @@ class _LocalDriver:
 
     def _fold(self, effect: Fold) -> Event:
         answers = [
-            Answer(
+            FoldAnswer(
                 Contribution(u.agent_id, u.num_examples, u.num_steps, 0, u.metrics),
                 {channel: self._files[digest] for channel, digest in u.digests.items()},
             )
@@ -260,7 +307,7 @@ class _LocalDriver:
         except FLError as error:
             return FoldFailed(effect.round_id, effect.kind, str(error))
 
-    def _folded(self, effect: Fold, answers: list[Answer]) -> StepFolded:
+    def _folded(self, effect: Fold, answers: list[FoldAnswer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout
         sink = _Memory(layout)
         if effect.kind is Kind.STATISTICS:
@@ -286,8 +333,13 @@ class _LocalDriver:
     def _weights(self, payload: StoredPayload) -> dict[str, Array]:
         return views(payload.layout, self._files[payload.digest].data)
 
-    def _keep(self, arrays: Mapping[str, Array], channel: str = "weights") -> StoredPayload:
-        layout = Layout.of(arrays)
+    def _keep(
+        self, values: Mapping[str, Any], channel: str = "weights", roles: Mapping[str, Role] | None = None
+    ) -> StoredPayload:
+        """Keep what would leave the site: arrays have the roles they know, or else those given."""
+        arrays = as_arrays(values)
+        known = {**(roles or {}), **getattr(values, "roles", {})}
+        layout = Layout.of(arrays, {n: r for n, r in known.items() if n in arrays}).without_private()
         return self._stored(_Memory(layout, pack(arrays, layout)), channel)
 
     def _stored(self, memory: _Memory, channel: str = "weights") -> StoredPayload:

@@ -22,7 +22,7 @@ An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Re
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
 SUBPROTOCOL = "fl-main.v1"
 SUBPROTOCOL_FAMILY = "fl-main."
@@ -37,8 +37,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 ShortText = Annotated[str, StringConstraints(max_length=2000)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{3,12}:[0-9a-f]{32,128}$")]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
-# FailFast: a frame full of wrong rows must not cost memory for a million errors.
-LayoutRows = Annotated[list[tuple[str, str, list[NonNegativeInt], str]], FailFast()]
+# One error is enough: a frame full of wrong rows must not cost memory for a million errors.
+LayoutRows = Annotated[list[tuple[str, str, list[NonNegativeInt], str]], Field(fail_fast=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what the database can hold
 Metrics = Annotated[dict[str, float], Field(max_length=1000)]

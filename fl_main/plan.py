@@ -80,7 +80,7 @@ def choose_cohort(
     else:
         count = min(len(agents), max(settings.number, least))
         rule = f"{count} of {len(agents)} eligible agents at random"
-    return tuple(sorted(random.Random(seed).sample(agents, count))), rule  # noqa: S311 - not a secret
+    return tuple(sorted(random.Random(seed).sample(agents, count))), rule
 
 
 def derive_seed(run_seed: int, *path: str | int) -> int:

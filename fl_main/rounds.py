@@ -10,7 +10,7 @@ a crash the machine, made anew from the stored records, goes on where it was.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,7 +50,6 @@ from fl_main.store import (
     Phase,
     Record,
     RoundRecord,
-    RunRecord,
     RunSnapshot,
     RunStatus,
     StepRecord,
@@ -123,6 +122,8 @@ class Member:
 
 
 NEVER = -math.inf  # left for good
+MAX_EXAMPLES = 10**12  # of one update: sums over all agents still fit the database
+LATE = "late"  # the reason of an update that was accepted though its round was over
 
 
 class RoundMachine:
@@ -145,7 +146,11 @@ class RoundMachine:
         self.step = snapshot.step
         self.models: dict[str, ModelRecord] = dict(snapshot.models)
         self.tasks = {task.task_id: task for task in snapshot.tasks}
-        self.updates = {update.task_id: update for update in snapshot.updates}
+        self.updates: dict[str, UpdateRecord] = {}
+        for update in snapshot.updates:  # the first one counts: others that came for its task were refused
+            task = self.tasks.get(update.task_id)
+            if task is None or task.agent_id == update.agent_id:
+                self.updates.setdefault(update.task_id, update)
         self.members = {
             agent.agent_id: Member(replace(agent, is_present=False), left_at=self.run.run_time_s)
             for agent in snapshot.agents
@@ -179,19 +184,28 @@ class RoundMachine:
 
     def next_wakeup(self) -> float | None:
         """Return the run time at which `TimePassed` is next due, or None."""
-        if self.run.status is not RunStatus.RUNNING or self.step is None:
+        if self.run.status is not RunStatus.RUNNING:
             return None
-        if self.run.phase is not Phase.COLLECTING:
+        if self.run.phase is Phase.WAITING:
+            return min((time for time in self._waking_times() if time > self._at), default=None)
+        if self.run.phase is not Phase.COLLECTING or self.step is None:
             return None
-        times = [self._deadline()]
+        times = [self._deadline(), *self._rejoin_times(self._asked())]
         if self.step.quorum_s is not None:
             times.append(self.step.quorum_s + self.settings.round.grace_s)
-        times += [
-            member.left_at + self.settings.round.rejoin_s
-            for member in map(self.members.__getitem__, self._asked())
-            if member.left_at is not None and member.left_at != NEVER
-        ]
         return min((time for time in times if time > self._at), default=self._at)
+
+    def _waking_times(self) -> list[float]:
+        """Return when a step that waits for agents is to be looked at again."""
+        times = [self.settings.end.max_s] if self.settings.end.max_s is not None else []
+        if next_step(self.run, self.settings).kind is Kind.EVALUATE:
+            times += self._rejoin_times(self.members)
+        return times
+
+    def _rejoin_times(self, agents: Iterable[str]) -> list[float]:
+        """Return until when those agents whose connection broke may be back."""
+        left = [self.members[agent].left_at for agent in agents]
+        return [at + self.settings.round.rejoin_s for at in left if at is not None and at != NEVER]
 
     def waiting_for(self) -> str:
         """Return what the run waits for, in words for people."""
@@ -302,6 +316,7 @@ class RoundMachine:
     def _expel_unfit(self) -> None:
         for agent_id, member in self.members.items():
             if member.is_present and (refusal := self.refusal(member.layout)):
+                self._leave(AgentLeft(agent_id, refusal[1], for_good=True))  # it gets no task any more
                 self._out.effects.append(Expel(agent_id, *refusal))
 
     # --- updates --------------------------------------------------------------------------
@@ -326,15 +341,19 @@ class RoundMachine:
         task = self.tasks.get(event.offer.task_id)
         if task is not None:
             return task, self.updates.get(task.task_id)
-        return event.earlier or (None, None)
+        task, answer = event.earlier or (None, None)
+        is_own = task is not None and answer is not None and answer.agent_id == task.agent_id
+        return task, answer if is_own else None
 
     def _received(self, event: UpdateReceived) -> None:
         offer = event.offer
         task = self.tasks.get(offer.task_id)
-        if task is None:  # closed and forgotten while its last bytes came
+        if task is None:  # forgotten: its agent left for good, or was busy with another task
             self._answer(offer, Verdict.DISCARDED, "its round is over")
         elif answer := self.updates.get(offer.task_id):
             self._answer_again(offer, task, answer)
+        elif fault := self._fault(offer, task):  # others may have settled what is wanted meanwhile
+            self._reject(offer, task, fault)
         elif lateness := self._lateness(task):
             self._discard(offer, task, lateness)
         else:
@@ -342,25 +361,29 @@ class RoundMachine:
 
     def _spoiled(self, event: UpdateSpoiled) -> None:
         task = self.tasks.get(event.offer.task_id)
-        if task is not None and task.task_id not in self.updates:
+        if task is None:
+            self._answer(event.offer, Verdict.REJECTED, event.reason)
+        elif answer := self.updates.get(task.task_id):
+            self._answer_again(event.offer, task, answer)
+        else:
             self._reject(event.offer, task, event.reason)
 
     def _answer_again(self, offer: Offered, task: TaskRecord, answer: UpdateRecord) -> None:
         if dict(answer.digests) == offer.digests:
-            self._answer(offer, answer.verdict, answer.reason)
+            late = answer.verdict is Verdict.ACCEPTED and answer.reason == LATE
+            self._answer(offer, answer.verdict, "" if late else answer.reason, late=late)
         else:
-            self._out.records.append(
-                self._update(
-                    offer, task, Verdict.REJECTED, "its task was already answered with another update"
-                )
-            )
-            self._answer(offer, Verdict.REJECTED, "its task was already answered with another update")
+            reason = "its task was already answered with another update"
+            self._out.records.append(self._update(offer, task, Verdict.REJECTED, reason))
+            self._answer(offer, Verdict.REJECTED, reason)
 
     def _fault(self, offer: Offered, task: TaskRecord) -> str:
         """Return what is wrong with the facts of an update, or an empty text."""
         if task.kind in (Kind.TRAIN, Kind.EVALUATE) and offer.num_examples <= 0:
             return f"num_examples is {offer.num_examples}; it must be at least 1"
-        wanted = {} if task.kind is Kind.EVALUATE else self._wanted(task)
+        if offer.num_examples > MAX_EXAMPLES:
+            return f"num_examples is {offer.num_examples}; it can be at most {MAX_EXAMPLES}"
+        wanted = self._wanted(task)
         if missing := sorted(wanted.keys() - offer.payloads.keys()):
             return f"the payload {missing[0]!r} is missing"
         if extra := sorted(offer.payloads.keys() - wanted.keys()):
@@ -374,8 +397,10 @@ class RoundMachine:
                 return f"{channel}: {error}" if channel != "weights" else str(error)
         return self._missing_facts(offer) if task.kind is Kind.TRAIN else ""
 
-    def _wanted(self, task: TaskRecord) -> dict[str, Layout | None]:
+    def _wanted(self, task: TaskRecord) -> Mapping[str, Layout | None]:
         """Return the channels that an answer must bring; None stands for any layout."""
+        if task.kind is Kind.EVALUATE:
+            return {}
         if task.kind is Kind.STATISTICS:
             return {"weights": self._statistics_layout()}
         if task.kind is Kind.INITIALISE or self.layout is None or self.settings.payload == "free":
@@ -399,17 +424,18 @@ class RoundMachine:
         """Return why an answer to this task comes too late, or an empty text."""
         if self.run.status.is_over:
             return f"the run is {self.run.status}"
-        if task.status is TaskStatus.OPEN and self.run.phase is Phase.COLLECTING:
-            return ""
-        if task.status is TaskStatus.LATE:
-            return ""
+        if task.task_id in self.tasks:  # else it was closed, whatever a slower database says
+            if task.status is TaskStatus.OPEN and self.run.phase is Phase.COLLECTING:
+                return ""
+            if task.status is TaskStatus.LATE:
+                return ""
         if task.status in (TaskStatus.DECLINED, TaskStatus.FAILED):
             return f"its task was {task.status}"
         return f"late: round {task.round_id} is over"
 
     def _accept(self, offer: Offered, task: TaskRecord) -> None:
         late = task.status is TaskStatus.LATE
-        update = self._update(offer, task, Verdict.ACCEPTED, "late" if late else "")
+        update = self._update(offer, task, Verdict.ACCEPTED, LATE if late else "")
         self._out.records += self._stored_models(offer, update)
         self._out.records.append(update)
         self.updates[task.task_id] = update
@@ -428,8 +454,12 @@ class RoundMachine:
             record = ModelRecord(
                 model_id or "", self.run.run_id, update.round_id, kind, payload, offer.agent_id, parents
             )
-            self.models[record.model_id] = record
+            self._keep(record)
             yield record
+
+    def _keep(self, model: ModelRecord) -> None:
+        """Remember a model as it lies in the store once this outcome is stored."""
+        self.models[model.model_id] = replace(model, payload=replace(model.payload, staged=None))
 
     def _update(self, offer: Offered, task: TaskRecord | None, verdict: Verdict, reason: str) -> UpdateRecord:
         stored = verdict is Verdict.ACCEPTED and "weights" in offer.payloads
@@ -507,10 +537,15 @@ class RoundMachine:
             self._end(RunStatus.FINISHED, reason)
         elif not self._missing(step):
             self._begin(step)
-        elif step.kind is Kind.EVALUATE:
+        elif step.kind is Kind.EVALUATE and not self._may_be_back():
             self._note("evaluation_skipped", reason=self._missing(step))
             self._set(kind=Kind.EVALUATE)
             self._try_to_start()
+
+    def _may_be_back(self) -> bool:
+        """Whether an agent that can evaluate lost its connection, or we just started again."""
+        able = [agent for agent, member in self.members.items() if Kind.EVALUATE in member.record.kinds]
+        return any(self._at < time for time in self._rejoin_times(able))
 
     def _eligible(self, kind: Kind) -> list[str]:
         return [
@@ -526,31 +561,29 @@ class RoundMachine:
             return "" if eligible else "an agent that offers an initial model"
         if step.kind is Kind.EVALUATE:
             return "" if eligible else "an agent that can evaluate"
-        if eligible >= self.settings.round.min_agents:
+        needed = max(self.settings.round.min_agents, self._least_of(step.kind))
+        if eligible >= needed:
             return ""
         busy = sum(1 for member in self.members.values() if member.is_present and member.task_id is not None)
-        text = f"{self.settings.round.min_agents} agents for {step.kind}; {eligible} are here"
+        text = f"{needed} agents for {step.kind}; {eligible} are here"
         return f"{text}, {busy} more still busy with an earlier task" if busy else text
 
     def _begin(self, step: Step) -> None:
         settings = self.settings
         seed = derive_seed(settings.seed, step.round_id, step.kind)
         eligible = self._eligible(step.kind)
+        invited, rule = tuple(sorted(eligible)), "all that can"
         if step.kind is Kind.INITIALISE:
-            invited, rule = (
-                (min(eligible, key=lambda agent: self.members[agent].since),),
-                "the first that offers",
-            )
+            first = min(eligible, key=lambda agent: (self.members[agent].since, agent))
+            invited, rule = (first,), "the first that offers"
         elif step.kind is Kind.TRAIN:
             invited, rule = choose_cohort(eligible, settings.cohort, seed, self._least_of(step.kind))
-        else:
-            invited, rule = tuple(sorted(eligible)), "all that can"
         deadline_s = settings.evaluate.deadline_s if step.kind is Kind.EVALUATE else settings.round.deadline_s
         self.step = StepRecord(
             self.run.run_id,
             step.round_id,
             step.kind,
-            self.run.failed_rounds,
+            self._attempt(step),
             "open",
             tuple(sorted(eligible)),
             invited,
@@ -567,11 +600,19 @@ class RoundMachine:
         self._move("started", round_id=step.round_id, kind=step.kind)
         self._forget()
         for agent_id in invited:
-            self._assign(step, agent_id)
+            self._assign(self.step, agent_id)
 
-    def _assign(self, step: Step, agent_id: str) -> None:
+    def _attempt(self, step: Step) -> int:
+        """Return how often this step was tried before; an operator may have reset the failures."""
+        last = self.step
+        if last is not None and (last.round_id, last.kind) == (step.round_id, step.kind):
+            return last.attempt + 1
+        return self.run.failed_rounds
+
+    def _assign(self, step: StepRecord, agent_id: str) -> None:
+        place = (self.run.run_id, step.round_id, step.kind, step.attempt, repr(step.started_s), agent_id)
         task = TaskRecord(
-            derive_id(self.run.run_id, step.round_id, step.kind, self.run.failed_rounds, agent_id),
+            derive_id(*place),
             self.run.run_id,
             step.round_id,
             step.kind,
@@ -595,7 +636,10 @@ class RoundMachine:
 
     def _forget(self) -> None:
         """Drop what no later event can need: memory does not grow with the rounds."""
-        self.tasks = {key: task for key, task in self.tasks.items() if task.status is TaskStatus.LATE}
+        busy = {member.task_id for member in self.members.values()}  # their answers may still come
+        self.tasks = {
+            key: task for key, task in self.tasks.items() if task.status is TaskStatus.LATE or key in busy
+        }
         self.updates = {key: update for key, update in self.updates.items() if self._is_uncounted(update)}
         named = {self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()}
         channels = {derive_id(key, channel) for key in self.updates for channel in self.strategy.up}
@@ -625,8 +669,10 @@ class RoundMachine:
             self._close("enough")
         elif self._at >= self._deadline():
             self._run_out(step, accepted >= least)
-        elif not self._asked() and accepted < least:
+        elif accepted < least and not self._asked():
             self._fail(f"{accepted} updates; {least} are needed and nobody else is working")
+        elif step.kind is Kind.INITIALISE and not waited and self._eligible(step.kind):
+            self._fail("the agent that was asked for a model is gone; another one is asked")
 
     def _run_out(self, step: StepRecord, is_enough: bool) -> None:
         if is_enough or step.kind is Kind.EVALUATE:
@@ -640,7 +686,7 @@ class RoundMachine:
 
     def _quorum(self, step: StepRecord) -> int:
         """Return how many answers end the step early: a fraction of those who were asked."""
-        return math.ceil(self.settings.round.quorum * len(step.invited))
+        return math.ceil(self.settings.round.quorum * len(step.invited) - 1e-9)  # 0.55 x 100 is 55.00…01
 
     def _least(self) -> int:
         """Return how many updates the current step needs at least."""
@@ -769,15 +815,15 @@ class RoundMachine:
         self._finish_step("published")
 
     def _publish_initial(self, model: ModelRecord) -> None:
-        self.models[model.model_id] = model
+        self._keep(model)
         self._out.records.append(model)
-        self._set(model_id=model.model_id, round_id=0, kind=Kind.INITIALISE)
+        self._set(model_id=model.model_id, round_id=0, kind=Kind.INITIALISE, failed_rounds=0)
         self._note("initial_model", model_id=model.model_id, agent_id=model.agent_id)
         self._expel_unfit()
 
     def _publish_sums(self, event: StepFolded, updates: list[UpdateRecord]) -> None:
         model = self._new_model(event.model, ModelKind.STATISTICS, "statistics", updates, ())
-        self._set(statistics_id=model.model_id)
+        self._set(statistics_id=model.model_id, failed_rounds=0)
         self._count(updates, ())
         self._finish_step("published")
 
@@ -826,7 +872,7 @@ class RoundMachine:
             None,
             parents,
         )
-        self.models[model.model_id] = replace(model, payload=replace(payload, staged=None))
+        self._keep(model)
         self._out.records.append(model)
         return model
 
@@ -964,6 +1010,7 @@ class RoundMachine:
         self._end(RunStatus.STOPPED, reason)
 
     def _end(self, status: RunStatus, reason: str) -> None:
+        self._drop_updates(f"the run is {status}: {reason}")
         self._move("ended", status=status, reason=reason)
         self._note("run_ended", status=status, reason=reason)
         self._out.effects.append(EndRun())

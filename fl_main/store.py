@@ -324,8 +324,9 @@ class RunSnapshot:
     Attributes:
         step: The current step, if one is under way.
         tasks: Those of the current step, and older ones that are open or late.
-        updates: Those of the current step, and accepted ones that no round has counted yet.
-        models: The run's current models by id: base, statistics, state.
+        updates: Those of the current step, and accepted ones that no round has counted yet; of
+            several answers to one task the first stands first.
+        models: By id: the run's base, statistics and state, and those of `tasks` and `updates`.
         agents: Everyone who ever joined.
     """
 
@@ -415,6 +416,9 @@ class Store(Protocol):
 
         A file that is there for another layout is started anew.
         """
+
+    def is_staged(self, name: str) -> bool:
+        """Whether a staging file of that name is there; the one call that never blocks for long."""
 
     def read(self, digest: str) -> DataFile:
         """Open a stored payload.

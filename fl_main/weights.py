@@ -465,7 +465,7 @@ class FiniteCheck:
         self._layout = layout
         self._floats = [segment for segment in layout.segments if segment.dtype.is_float]
 
-    def first_bad(self, offset: int, data: bytes | memoryview) -> str | None:
+    def first_bad(self, offset: int, data: bytes | bytearray | memoryview) -> str | None:
         """Return the name of the first array with a non-finite value, or None.
 
         Args:
@@ -487,11 +487,12 @@ class FiniteCheck:
         return None
 
     def _name_at(self, place: int) -> str:
-        return next(
+        name = next(
             spec.name
             for spec in self._layout.arrays
             if self._layout.offsets[spec.name] <= place < self._layout.offsets[spec.name] + spec.nbytes
         )
+        return name or "''"  # an empty name must not read as: nothing was found
 
 
 def _is_finite(values: Array, dtype: DType) -> NDArray[np.bool_]:

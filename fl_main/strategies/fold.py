@@ -152,14 +152,17 @@ def fold_sum(answers: Sequence[Answer], layout: Layout, sink: Sink) -> None:
                     segment.offset + start * segment.dtype.stored.itemsize, _bytes(raw)
                 )
                 values = decoded(raw, segment.dtype)
-                total += values if segment.dtype.is_float else raw.astype(dtype)
-                rough += values
-            if segment.dtype.stored.kind in "iu" and not _fits(rough, segment.dtype.stored):
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                    total += values if segment.dtype.is_float else raw.astype(dtype)
+                    rough += values
+            if not segment.dtype.is_float and not _fits(rough, segment.dtype.stored):
                 raise UpdateRejectedError(f"a sum is too large for {segment.dtype}")
             sink.write(_encoded(total, segment.dtype))
 
 
 def _fits(rough: NDArray[np.float64], dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "b":
+        return True
     limits = np.iinfo(dtype)
     return bool((rough >= float(limits.min)).all() and (rough < float(limits.max) + 1).all())
 

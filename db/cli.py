@@ -1,0 +1,357 @@
+"""`fl db`: look into a model database from the command line."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fl_main.console import CommandGroup, Output, output_options, print_table
+from fl_main.errors import StoreError
+from fl_main.printable import printable
+from fl_main.store import ModelKind
+
+from .export import export_model
+from .model_db import Model, ModelDB, Run
+from .records import Mean, Round
+from .verify import verify_database
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_DEFAULT_FOLDER = "models"
+_as_json = click.option("--json", "output", flag_value="json", help="Print JSON.")
+
+
+def _folder_option(command: _F) -> _F:
+    return click.option(
+        "-d",
+        "--folder",
+        type=click.Path(path_type=Path),
+        envvar="FL_DB",
+        help=f"Folder of the model database (default: {_DEFAULT_FOLDER}; variable FL_DB).",
+    )(command)
+
+
+def _with_database(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the database that `--folder` names, here or before the command."""
+
+    @_folder_option
+    @click.pass_context
+    def run(ctx: click.Context, /, folder: Path | None, **options: Any) -> None:
+        with ModelDB(folder or ctx.obj or Path(_DEFAULT_FOLDER)) as database:
+            command(database, **options)
+
+    return update_wrapper(run, command)
+
+
+@click.group(cls=CommandGroup, name="db", context_settings={"help_option_names": ["-h", "--help"]})
+@_folder_option
+@click.pass_context
+def db(ctx: click.Context, folder: Path | None) -> None:
+    """Look into a model database.
+
+    A RUN is its name; it may be left out where there is only one. A MODEL is its id, the
+    beginning of its id or digest, or RUN:12 (round 12), RUN:best, RUN:final, RUN:last.
+    """
+    ctx.obj = folder
+
+
+@db.command()
+@output_options
+@_with_database
+def runs(database: ModelDB, output: Output | None) -> None:
+    """List runs."""
+    rows = [_run_row(run, output) for run in database.runs()]
+    print_table(rows, ["run", "status", "round", "agents", "best", "best_round", "changed", "reason"], output)
+
+
+def _run_row(run: Run, output: Output | None) -> dict[str, object]:
+    facts = run.facts
+    return {
+        "run": facts.name,
+        "status": str(facts.status),
+        "round": facts.rounds_done,
+        "agents": facts.agents,
+        "best": facts.best_value,
+        "best_round": facts.best_round or None,
+        "changed": _when(facts.changed_at, output),
+        "reason": facts.reason or None,
+    }
+
+
+@db.command()
+@click.argument("run", required=False)
+@output_options
+@_with_database
+def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
+    """List the rounds of RUN with what came of them.
+
+    Agents are accepted/invited. Metrics are means over agents, weighted by examples; `reports`
+    says how many agents reported for training/evaluation.
+    """
+    found = database.run(run).rounds()
+    named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
+    metrics = [f"{source}_{name}" for source, name in named]
+    if output in ("json", "csv"):
+        details = [f"{metric}_{what}" for metric in metrics for what in ("examples", "agents")]
+        columns = [*_ROUND_FACTS, *metrics, *details]
+    else:
+        columns = ["round", "status", "agents", "late", "rejected", *metrics, *_ROUND_END]
+    print_table([_round_row(entry) for entry in found], columns, output)
+
+
+_ROUND_FACTS = [
+    *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
+    *("late", "rejected", "discarded", "bytes", "seconds", "model"),
+]
+_ROUND_END = ["reports", "bytes", "seconds", "model"]
+
+
+def _names(found: list[Round], source: str) -> list[str]:
+    return sorted({name for entry in found for name in _means(entry, source)})
+
+
+def _means(entry: Round, source: str) -> dict[str, Mean]:
+    return dict(entry.train if source == "train" else entry.evaluate)
+
+
+def _round_row(entry: Round) -> dict[str, object]:
+    row: dict[str, object] = {
+        "round": entry.round_id,
+        "status": entry.status,
+        "reason": entry.reason or None,
+        "kind": str(entry.kind) if entry.kind else None,
+        "agents": f"{entry.accepted}/{entry.invited}",
+        "accepted": entry.accepted,
+        "invited": entry.invited,
+        "eligible": entry.eligible,
+        "late": entry.late,
+        "rejected": entry.rejected,
+        "discarded": entry.discarded,
+        "bytes": entry.size,
+        "seconds": entry.seconds,
+        "model": entry.model_id,
+        "reports": "/".join(str(_reports(_means(entry, source))) for source in ("train", "evaluate")),
+    }
+    for source in ("train", "evaluate"):
+        for name, mean in _means(entry, source).items():
+            row[f"{source}_{name}"] = _plain(mean.value)
+            row[f"{source}_{name}_examples"] = mean.num_examples
+            row[f"{source}_{name}_agents"] = mean.agents
+    return row
+
+
+def _reports(means: dict[str, Mean]) -> int:
+    return max((mean.agents for mean in means.values()), default=0)
+
+
+@db.command()
+@click.argument("run", required=False)
+@click.option("--kind", type=click.Choice([kind.value for kind in ModelKind]), help="Only of this kind.")
+@click.option("--round", "round_id", type=int, help="Only of this round.")
+@click.option("--agent", help="Only of the agent with this name or id.")
+@output_options
+@_with_database
+def models(
+    database: ModelDB,
+    run: str | None,
+    kind: str | None,
+    round_id: int | None,
+    agent: str | None,
+    output: Output | None,
+) -> None:
+    """List the models of RUN."""
+    chosen = database.run(run)
+    names = {member.agent_id: member.name for member in chosen.agents()}
+    tags: dict[str, list[str]] = {}
+    for tag, model_id in chosen.tags().items():
+        tags.setdefault(model_id, []).append(tag)
+    rows = [
+        _model_row(model, names, tags, output)
+        for model in chosen.models(kind, round_id)
+        if agent is None or agent in (model.agent_id, names.get(model.agent_id or ""))
+    ]
+    columns = ["model", "round", "kind", "agent", "bytes", "tags", "stored", "digest", "created"]
+    print_table(rows, columns, output)
+
+
+def _model_row(
+    model: Model, names: dict[str, str], tags: dict[str, list[str]], output: Output | None
+) -> dict[str, object]:
+    is_short = output not in ("json", "csv")
+    return {
+        "model": model.model_id,
+        "round": model.round_id,
+        "kind": str(model.kind),
+        "agent": names.get(model.agent_id or "", model.agent_id),
+        "bytes": model.size,
+        "tags": " ".join(tags.get(model.model_id, [])) or None,
+        "stored": "yes" if model.is_stored else f"no: {model.not_stored_reason}",
+        "digest": model.digest[:19] if is_short else model.digest,
+        "created": _when(model.created_at, output),
+    }
+
+
+@db.command()
+@click.argument("what", metavar="MODEL|RUN")
+@_as_json
+@_with_database
+def show(database: ModelDB, what: str, output: Output | None) -> None:
+    """Show a model or a run with all that is known of it."""
+    run = next((run for run in reversed(database.runs()) if what in (run.name, run.run_id)), None)
+    if run is not None:
+        _show_run(run, output)
+    else:
+        _show_model(database, database.model(what), output)
+
+
+def _show_run(run: Run, output: Output | None) -> None:
+    facts = {**asdict(run.facts), "tags": run.tags()}
+    agents = [asdict(agent) for agent in run.agents()]
+    if output == "json":
+        _print_json({**facts, "members": agents})
+        return
+    for time in ("created_at", "changed_at"):
+        facts[time] = _when(facts[time], None)
+    facts["tags"] = ", ".join(f"{tag} = {model_id}" for tag, model_id in run.tags().items())
+    facts["settings"] = json.dumps(facts["settings"], ensure_ascii=False)
+    _print_facts(facts)
+    click.echo("\nagents")
+    print_table(agents, ["name", "agent_id", "is_present", "accepted", "refused", "software"])
+
+
+def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
+    run = database.run(model.run_id)
+    names = {member.agent_id: member.name for member in run.agents()}
+    facts = {
+        "model": model.model_id,
+        "kind": str(model.kind),
+        "run": run.name,
+        "round": model.round_id,
+        "agent": names.get(model.agent_id or "", model.agent_id),
+        "tags": ", ".join(model.tags),
+        "digest": model.digest,
+        "path": str(model.path) if model.is_stored else f"not stored: {model.not_stored_reason}",
+        "bytes": model.size,
+        "created": _when(model.created_at, output),
+    }
+    parents = [asdict(parent) for parent in model.parents]
+    arrays = _arrays(model)
+    metrics = [
+        {**asdict(metric), "agent": names.get(metric.agent_id or "", metric.agent_id or "all (mean)")}
+        for metric in model.metrics()
+    ]
+    if output == "json":
+        _print_json({**facts, "parents": parents, "arrays": arrays, "metrics": metrics})
+        return
+    _print_facts(facts)
+    _print_section("parents", parents, ["model_id", "share"])
+    shapes = [{**entry, "shape": "×".join(map(str, entry["shape"])) or "scalar"} for entry in arrays]
+    columns = {name: name for name in ("name", "dtype", "shape", "role")}
+    numbers = {"least": "min", "mean": "mean", "largest": "max", "norm": "norm", "not_finite": "not finite"}
+    _print_section("arrays", shapes, {**columns, **numbers})
+    _print_section("metrics", metrics, ["source", "name", "agent", "value", "num_examples", "agents"])
+
+
+def _arrays(model: Model) -> list[dict[str, Any]]:
+    """Return the arrays in numbers, or without them where the file is not there."""
+    if model.is_stored:
+        return [asdict(entry) for entry in model.arrays()]
+    return [
+        {"name": spec.name, "dtype": str(spec.dtype), "shape": spec.shape, "role": str(spec.role)}
+        for spec in model.layout.arrays
+    ]
+
+
+@db.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@_with_database
+def export(database: ModelDB, model: str, file: Path, force: bool) -> None:
+    """Write MODEL to FILE, a .safetensors or .npz file."""
+    found = database.model(model)
+    export_model(found, file, overwrite=force)
+    click.echo(f"{file}: {found.kind} model {found.model_id}, {len(found.layout.arrays)} arrays")
+
+
+@db.command()
+@_as_json
+@_folder_option
+@click.pass_context
+def verify(ctx: click.Context, folder: Path | None, output: Output | None) -> None:
+    """Look for damage: every row, file and digest. Exits with 1 if there is any."""
+    folder = folder or ctx.obj or Path(_DEFAULT_FOLDER)
+    with _progress() as progress:
+        damages = verify_database(folder, progress)
+    if output == "json":
+        _print_json([asdict(damage) for damage in damages])
+    else:
+        for damage in damages:
+            click.echo(printable(str(damage)))
+    if damages:
+        raise StoreError(f"{folder}: {len(damages)} damage{'s' if len(damages) > 1 else ''} found")
+    if output != "json":
+        click.echo(f"{folder}: no damage found")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress
+
+    console = Console(stderr=True)
+    with Progress("files", BarColumn(), DownloadColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("files")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# --- printing ---------------------------------------------------------------------------------
+
+
+def _when(at: float, output: Output | None) -> object:
+    """Return local time for people, Unix seconds for programs."""
+    if output in ("json", "csv"):
+        return at
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _plain(value: float) -> float | None:
+    """Return a number that JSON has."""
+    return value if math.isfinite(value) else None
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(_finite(value), ensure_ascii=False, indent=2, default=str))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return _plain(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, ""):
+            click.echo(f"{name.ljust(width)}  {printable(str(value))}")
+
+
+def _print_section(title: str, rows: list[dict[str, Any]], columns: list[str] | dict[str, str]) -> None:
+    if rows:
+        click.echo(f"\n{title}")
+        print_table(rows, columns)

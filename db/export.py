@@ -1,0 +1,63 @@
+"""Models out of the database: as files that other programs read."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+from numpy.lib.format import write_array
+
+from fl_main.errors import StoreError
+from fl_main.weights import DType
+
+from .faults import translated
+from .model_db import Model
+
+
+def export_model(model: Model, target: Path | str, *, overwrite: bool = False) -> Path:
+    """Write a model to a file; its suffix says which kind.
+
+    A `.safetensors` file is a copy of the stored one, of the same digest. An `.npz` file has one
+    entry per array. The file appears when it is complete.
+
+    Args:
+        target: Ends in `.safetensors` or `.npz`.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        StoreError: If the model is not stored, the file exists, or cannot be written.
+    """
+    target = Path(target)
+    if target.suffix not in _WRITERS:
+        raise StoreError(f"cannot export to {target}: its name must end in {' or '.join(_WRITERS)}")
+    if target.exists() and not overwrite:
+        raise StoreError(f"{target} exists already; choose another name, or say --force")
+    model.open().close()  # is it there, and of the right size?
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with translated(target, "export a model"):
+        try:
+            _WRITERS[target.suffix](model, part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+def _write_safetensors(model: Model, part: Path) -> None:
+    shutil.copyfile(model.path, part)
+
+
+def _write_npz(model: Model, part: Path) -> None:
+    if bad := next((spec.name for spec in model.layout.arrays if spec.dtype is DType.BF16), None):
+        raise StoreError(f"array {bad!r} is bfloat16, which .npz cannot hold; export to .safetensors")
+    # Not numpy.savez: arrays may be called anything, also as its own arguments are.
+    with zipfile.ZipFile(part, "w") as archive:
+        for name, array in model.weights().items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                write_array(entry, array, allow_pickle=False)
+
+
+_WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz}

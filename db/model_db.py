@@ -1,0 +1,390 @@
+"""The model database for people and programs that look into it: read-only.
+
+db = ModelDB("models")
+for round in db.run("breast-cancer").rounds():
+    print(round.round_id, round.status, round.evaluate)
+weights = db.model("breast-cancer:best").weights()
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, select
+
+from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.store import ModelKind, Phase, RunStatus
+from fl_main.weights import Array, Layout, views
+
+from . import arrays, engine, migrations, queries, references, rows, schema, snapshots
+from .faults import translated
+from .files import ModelFiles, StoredFile
+from .records import Agent, ArrayFacts, Event, Metric, Parent, Round, RunFacts, Update
+
+_NAMES = 20  # of runs in an error
+
+
+class ModelDB:
+    """A model database, opened for reading; an aggregator may write to it meanwhile.
+
+    Every call sees the latest commit. May be used from any thread, and as a context manager.
+
+    Args:
+        folder: The database's folder, e.g. `models`.
+
+    Raises:
+        StoreVersionError: If another version of this project made it.
+        StoreError: If there is no model database, or it cannot be read.
+    """
+
+    def __init__(self, folder: Path | str = "models") -> None:
+        self.folder = Path(folder)
+        self.file = self.folder / engine.FILE
+        self.files = ModelFiles(self.folder)
+        self._layouts: dict[str, Layout] = {}
+        with translated(self.folder, "open the model database"):
+            self._require_files()
+        self._engine = self._opened()
+
+    def _require_files(self) -> None:
+        if not self.folder.is_dir():
+            raise StoreError(f"there is no folder {self.folder}; name the model database with --folder")
+        if not self.file.is_file():
+            raise StoreError(f"{self.folder} has no model database in it ({engine.FILE} is missing)")
+
+    def _opened(self) -> Engine:
+        found = engine.reading(self.file)
+        try:
+            self._check(found)
+        except StoreError as error:
+            found.dispose()
+            if not self._is_unwritable(error):
+                raise
+            found = engine.reading(self.file, immutable=True)
+            self._check(found)
+        return found
+
+    def _check(self, found: Engine) -> None:
+        with translated(self.file, "open the model database"), found.connect() as connection:
+            migrations.require_readable(migrations.version_of(connection, str(self.file)), str(self.file))
+
+    def _is_unwritable(self, error: StoreError) -> bool:
+        """Whether SQLite only lacks a place for its lock: a folder that nobody can write to."""
+        journal = self.file.with_name(engine.FILE + "-wal")
+        name = getattr(error.__cause__, "sqlite_errorname", "")
+        return not journal.exists() and name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection that sees one state of the database: for queries of your own.
+
+        Raises:
+            StoreError: If the database cannot be read.
+        """
+        with translated(self.file, "read the model database"), self._engine.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+        self._engine.dispose()
+
+    def __enter__(self) -> "ModelDB":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- runs and models ------------------------------------------------------------------
+
+    def runs(self) -> list["Run"]:
+        """Return all runs, the oldest first."""
+        with self.connect() as connection:
+            return [Run(self, facts) for facts in queries.runs(connection)]
+
+    def run(self, name: str | None = None) -> "Run":
+        """Return a run by its name or id; of several with one name, the newest.
+
+        Args:
+            name: May be left out where the database has exactly one run.
+
+        Raises:
+            StoreError: If there is no such run; the message lists those that there are.
+        """
+        found = self.runs()
+        if name is None and len(found) == 1:
+            return found[0]
+        matches = [run for run in found if name in (run.facts.name, run.facts.run_id)]
+        if matches:
+            return matches[-1]
+        names = _listed(sorted({run.facts.name for run in found}))
+        what = "name a run" if name is None else f"there is no run {name!r}"
+        raise StoreError(f"{what}; the runs in {self.folder} are: {names}")
+
+    def model(self, reference: str) -> "Model":
+        """Return a model.
+
+        Args:
+            reference: Its id, the beginning of its id or digest, or `run:12` (the model of a
+                round), `run:best`, `run:final`, `run:last`, `run:<tag>`. The run may be left out
+                where there is only one (`best`).
+
+        Raises:
+            StoreError: If it names no model, or several.
+        """
+        with self.connect() as connection:
+            model_id = references.resolve(connection, reference, self)
+        return self.model_by_id(model_id)
+
+    def model_by_id(self, model_id: str) -> "Model":
+        """Return a model by its whole id.
+
+        Raises:
+            StoreError: If there is none.
+        """
+        found = self.select_models(select(schema.models).where(schema.models.c.model_id == model_id))
+        if not found:
+            raise StoreError(f"there is no model {model_id!r} in {self.folder}")
+        return found[0]
+
+    def select_models(self, query: Select[Any]) -> list["Model"]:
+        """Return the models of a query over the table `models`."""
+        with self.connect() as connection:
+            found = connection.execute(query).mappings().all()
+        return [_model(self, row) for row in found]
+
+    def layout(self, digest: str) -> Layout:
+        """Return a layout by its digest.
+
+        Raises:
+            StoreDamagedError: If it is missing.
+        """
+        if digest not in self._layouts:
+            with self.connect() as connection:
+                found = snapshots.read_layout(connection, digest)
+            if found is None:
+                raise StoreDamagedError(f"{self.file}: layout {digest} is missing; see `fl db verify`")
+            self._layouts[digest] = found
+        return self._layouts[digest]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one model.
+
+    Attributes:
+        facts: The run as it stood when it was read.
+    """
+
+    _db: ModelDB = field(repr=False, compare=False)
+    facts: RunFacts
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.facts.run_id
+
+    @property
+    def name(self) -> str:
+        """How people name it."""
+        return self.facts.name
+
+    @property
+    def status(self) -> RunStatus:
+        """What it was doing when it was read."""
+        return self.facts.status
+
+    @property
+    def phase(self) -> Phase:
+        """Where it was within its step."""
+        return self.facts.phase
+
+    def rounds(self) -> list[Round]:
+        """Return its rounds in order, each with its counts and mean metrics."""
+        with self._db.connect() as connection:
+            return queries.rounds(connection, self.run_id)
+
+    def models(
+        self, kind: ModelKind | str | None = None, round_id: int | None = None, agent_id: str | None = None
+    ) -> list["Model"]:
+        """Return its models, the oldest first; the arguments select some of them."""
+        table = schema.models
+        query = select(table).where(table.c.run_id == self.run_id)
+        wanted = {"kind": kind and ModelKind(kind).value, "round_id": round_id, "agent_id": agent_id}
+        for column, value in wanted.items():
+            if value is not None:
+                query = query.where(table.c[column] == value)
+        return self._db.select_models(query.order_by(table.c.created_at, schema.rowid(table)))
+
+    def updates(self, round_id: int | None = None, agent_id: str | None = None) -> list[Update]:
+        """Return its updates in the order in which they came, those that were refused too."""
+        with self._db.connect() as connection:
+            return queries.updates(connection, self.run_id, round_id, agent_id)
+
+    def agents(self) -> list[Agent]:
+        """Return everyone who ever joined, in that order."""
+        with self._db.connect() as connection:
+            return queries.agents(connection, self.run_id)
+
+    def metrics(
+        self, source: str | None = None, name: str | None = None, agent_id: str | None = None
+    ) -> list[Metric]:
+        """Return metrics by round.
+
+        Args:
+            source: `train` or `evaluate`; None for both.
+            name: Of the metric; None for all.
+            agent_id: Whose; '' for the means over agents, None for all.
+        """
+        with self._db.connect() as connection:
+            return queries.metrics(
+                connection, run_id=self.run_id, source=source, name=name, agent_id=agent_id
+            )
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """Return what happened, in order."""
+        with self._db.connect() as connection:
+            return queries.events(connection, self.run_id, kind)
+
+    def tags(self) -> dict[str, str]:
+        """Return model ids by tag."""
+        with self._db.connect() as connection:
+            return queries.tags(connection, self.run_id)
+
+    @property
+    def best(self) -> "Model | None":
+        """The best model by the run's chosen metric, if it was measured."""
+        return self._db.model_by_id(self.facts.best_model_id) if self.facts.best_model_id else None
+
+    @property
+    def final(self) -> "Model | None":
+        """The model that is tagged as final; without a tag the last one, once the run is over."""
+        if tagged := self.tags().get("final"):
+            return self._db.model_by_id(tagged)
+        return self.last if self.facts.status.is_over else None
+
+    @property
+    def last(self) -> "Model | None":
+        """The last global (or initial) model, if there is one."""
+        return self._db.model_by_id(self.facts.model_id) if self.facts.model_id else None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A stored set of arrays.
+
+    Attributes:
+        agent_id: Whose it is, if it came from an agent.
+        digest: Of its file; identical models share one.
+        size: Bytes of its arrays.
+        is_stored: Whether its file is kept; `not_stored_reason` says why not.
+    """
+
+    _db: ModelDB = field(repr=False, compare=False)
+    model_id: str
+    run_id: str
+    round_id: int
+    kind: ModelKind
+    agent_id: str | None
+    channel: str
+    form: str
+    digest: str
+    size: int
+    layout_digest: str
+    is_stored: bool
+    not_stored_reason: str
+    created_at: float
+
+    @property
+    def path(self) -> Path:
+        """Its `.safetensors` file; there only if it is stored."""
+        return self._db.files.path(self.digest)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Names, types, shapes and roles of its arrays."""
+        return self._db.layout(self.layout_digest)
+
+    @cached_property
+    def parents(self) -> tuple[Parent, ...]:
+        """The models it was made from, in order."""
+        with self._db.connect() as connection:
+            found = snapshots.parents_of(connection, [self.model_id])[self.model_id]
+        return tuple(Parent(*parent) for parent in found)
+
+    @cached_property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags."""
+        with self._db.connect() as connection:
+            query = select(schema.tags.c.tag).where(schema.tags.c.model_id == self.model_id)
+            return tuple(sorted(set(connection.execute(query).scalars())))
+
+    def metrics(self) -> list[Metric]:
+        """Return what was measured of it."""
+        with self._db.connect() as connection:
+            return queries.metrics(connection, model_id=self.model_id)
+
+    def open(self) -> StoredFile:
+        """Open its file to read parts of it; the caller closes it.
+
+        Raises:
+            StoreDamagedError: If the file is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        if not self.is_stored:
+            raise StoreError(f"model {self.model_id} is not stored: {self.not_stored_reason}")
+        return self._db.files.open(self.digest, self.layout)
+
+    def weights(self) -> dict[str, Array]:
+        """Return its arrays by name; they are yours to change.
+
+        Raises:
+            StoreDamagedError: If its file is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        file = self.open()
+        try:
+            buffer = bytearray(self.layout.nbytes)
+            file.read_into(0, memoryview(buffer))
+        finally:
+            file.close()
+        return views(self.layout, buffer, writable=True)
+
+    def arrays(self) -> list[ArrayFacts]:
+        """Return its arrays in numbers, without holding them in memory.
+
+        Raises:
+            StoreDamagedError: If its file is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        file = self.open()
+        try:
+            return list(arrays.describe(file))
+        finally:
+            file.close()
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES} more (`fl db runs`)" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more or "none yet"
+
+
+def _model(db: ModelDB, row: rows.Row) -> Model:
+    return Model(
+        db,
+        row["model_id"],
+        row["run_id"],
+        row["round_id"],
+        ModelKind(row["kind"]),
+        row["agent_id"],
+        row["channel"],
+        row["form"],
+        row["digest"],
+        row["size"],
+        row["layout_digest"],
+        bool(row["is_stored"]),
+        row["not_stored_reason"],
+        row["created_at"],
+    )

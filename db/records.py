@@ -1,0 +1,220 @@
+"""What one reads from a model database: plain records.
+
+Times in `*_at` are Unix seconds (UTC), in `*_s` seconds of run time: those during which the run
+was under way. Sizes are bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fl_main.store import Phase, RunStatus, Verdict
+from fl_main.training import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run as it stood when it was read.
+
+    Attributes:
+        settings: As given, in JSON's types.
+        round_id: The current or last round.
+        model_id: The last global (or initial) model.
+        best_value: Of the run's chosen metric, measured for the model of round `best_round`.
+        rounds_done: Global models made; `failed_rounds`: failed rounds in a row.
+        agents: How many ever joined.
+    """
+
+    run_id: str
+    name: str
+    status: RunStatus
+    phase: Phase
+    round_id: int
+    rounds_done: int
+    failed_rounds: int
+    model_id: str | None
+    best_model_id: str | None
+    best_value: float | None
+    best_round: int
+    run_time_s: float
+    reason: str
+    agents: int
+    settings: Mapping[str, Any]
+    settings_digest: str
+    created_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A metric's mean over agents, each counted by its examples.
+
+    Attributes:
+        num_examples: Behind the value; `agents`: how many reported.
+    """
+
+    value: float
+    num_examples: int
+    agents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round and what came of it.
+
+    Attributes:
+        status: `open`, `done` or `failed`; the reason says why.
+        kind: Of its main step (train, statistics, …), if it has one yet.
+        eligible: Agents that could have been asked; `invited`: those that were.
+        accepted: Updates of the main step that were accepted; `late`, `rejected`, `discarded`:
+            updates that came too late, were wrong, or could not be used (late ones among them).
+        train: Means over the agents' training data, by metric; `evaluate`: of the round's model
+            on held-out data.
+        size: Bytes of all updates of the round.
+        seconds: Run time that it took, None while it is open.
+    """
+
+    run_id: str
+    round_id: int
+    status: str
+    reason: str
+    kind: Kind | None
+    base_model_id: str | None
+    model_id: str | None
+    eligible: int
+    invited: int
+    accepted: int
+    late: int
+    rejected: int
+    discarded: int
+    train: Mapping[str, Mean]
+    evaluate: Mapping[str, Mean]
+    size: int
+    seconds: float | None
+    created_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An answer to a task and what became of it.
+
+    Attributes:
+        round_id: Of its task; -1 if there never was such a task.
+        counted_in: The round whose global model it is part of, with `share` from 0 to 1.
+        staleness: Global models between its base and that one.
+        seconds: That the agent's work took.
+    """
+
+    update_id: int
+    task_id: str
+    run_id: str
+    round_id: int
+    kind: Kind
+    agent_id: str
+    verdict: Verdict
+    reason: str
+    num_examples: int
+    num_steps: int | None
+    metrics: Mapping[str, float]
+    digests: Mapping[str, str]
+    model_id: str | None
+    counted_in: int | None
+    staleness: int | None
+    share: float | None
+    size: int
+    seconds: float
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent's membership in a run.
+
+    Attributes:
+        is_present: Whether it was connected when the database was last written.
+        joined_at: For the first time; `left_at`: for the last time, None while it is there.
+        seen_at: When it last came or left.
+        accepted: Its accepted updates; `refused`: its rejected and discarded ones.
+    """
+
+    run_id: str
+    agent_id: str
+    name: str
+    attributes: Mapping[str, Any]
+    kinds: tuple[str, ...]
+    software: str
+    is_present: bool
+    joined_at: float
+    left_at: float | None
+    seen_at: float
+    accepted: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of one model.
+
+    Attributes:
+        agent_id: Whose data it was measured on; None for the mean over agents.
+        source: `train` or `evaluate`.
+        agents: How many reported it.
+    """
+
+    run_id: str
+    round_id: int
+    model_id: str
+    agent_id: str | None
+    source: str
+    name: str
+    value: float
+    num_examples: int
+    agents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run.
+
+    Attributes:
+        seq: Its place in the run's chain.
+        actor: Who did it, where a person or agent did.
+    """
+
+    run_id: str | None
+    seq: int
+    at: float
+    kind: str
+    round_id: int | None
+    agent_id: str | None
+    actor: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A model that another one was made from; `share` is None unless it is a weighted mean."""
+
+    model_id: str
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFacts:
+    """One array of a model, in numbers; those of an empty array are None.
+
+    Attributes:
+        norm: L2 norm; like `least`, `mean` and `largest` of the finite values only.
+        not_finite: How many values are NaN or infinite.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    role: str
+    least: float | None
+    mean: float | None
+    largest: float | None
+    norm: float | None
+    not_finite: int

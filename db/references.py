@@ -1,0 +1,88 @@
+"""How people name a model: by id, the beginning of an id or digest, or a place in a run."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqlalchemy import Column, Connection, select
+
+from fl_main.errors import StoreError
+
+from . import queries
+from .records import RunFacts
+from .schema import models, rounds
+
+_WAYS = "give a model id, the beginning of a digest, or run:ROUND, run:best, run:last"
+_HEXADECIMAL = re.compile(r"(sha256:)?[0-9a-f]{4,64}")
+
+
+class _Run(Protocol):
+    @property
+    def facts(self) -> RunFacts: ...
+
+
+class _Runs(Protocol):
+    def runs(self) -> Sequence[_Run]: ...
+    def run(self, name: str | None = None) -> _Run: ...
+
+
+def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
+    """Return the id of the model that a reference names.
+
+    Args:
+        runs: Finds a run by its name.
+
+    Raises:
+        StoreError: If it names no model, or several.
+    """
+    query = select(models.c.model_id).where(models.c.model_id == reference)
+    if connection.execute(query).first() is not None:
+        return reference
+    if _HEXADECIMAL.fullmatch(reference) and (found := _by_beginning(connection, reference)):
+        return found
+    name, colon, place = reference.rpartition(":")
+    if not colon and len(runs.runs()) != 1:
+        raise StoreError(f"there is no model {reference!r}; {_WAYS}")
+    return _of_run(connection, runs.run(name if colon else None).facts, place)
+
+
+def _by_beginning(connection: Connection, start: str) -> str | None:
+    for column, text in (
+        (models.c.model_id, start),
+        (models.c.digest, "sha256:" + start.removeprefix("sha256:")),
+    ):
+        found = _starting(connection, column, text)
+        if len({digest for _, digest in found}) > 1:
+            raise StoreError(f"{start!r} is the beginning of several models; give more digits of one")
+        if found:
+            return found[0][0]
+    return None
+
+
+def _starting(connection: Connection, column: Column[str], text: str) -> list[tuple[str, str]]:
+    """Return the ids and digests of models; those whose file is there, and older ones, first."""
+    query = select(models.c.model_id, models.c.digest).where(column >= text, column < text + "g")
+    query = query.order_by(models.c.is_stored.desc(), models.c.created_at)
+    return [(row.model_id, row.digest) for row in connection.execute(query)]
+
+
+def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
+    named = {"best": run.best_model_id, "last": run.model_id}
+    named["final"] = run.model_id if run.status.is_over else None
+    found = {**named, **queries.tags(connection, run.run_id)}.get(place)
+    if place.isdecimal():
+        query = select(rounds.c.model_id).where(
+            rounds.c.run_id == run.run_id, rounds.c.round_id == int(place)
+        )
+        found = connection.execute(query).scalar_one_or_none()
+    if found is None:
+        raise StoreError(_why_not(run, place))
+    return found
+
+
+def _why_not(run: RunFacts, place: str) -> str:
+    if place == "final" and run.model_id:
+        return f"run {run.name!r} is {run.status}, not over; its latest model is {run.name}:last"
+    if place.isdecimal():
+        return f"run {run.name!r} has no model of round {place}; see `fl db rounds {run.name}`"
+    return f"there is no model {place!r} in run {run.name!r}; {_WAYS}"

@@ -1,0 +1,214 @@
+"""`fl db` as people type it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from fl_main.db import ModelDB, ModelStore
+from fl_main.db.cli import db
+from fl_main.settings import DatabaseSettings, RetentionSettings
+from tests.db.building import RUN, begin, metric, tampering, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def trained(folder: Path) -> Path:
+    with ModelStore(folder) as store:
+        train(store)
+    return folder
+
+
+def fl_db(*args: object, **options: Any) -> Result:
+    return CliRunner().invoke(db, [str(arg) for arg in args], prog_name="fl db", **options)
+
+
+def lines(result: Result) -> list[list[str]]:
+    assert result.exit_code == 0, result.output
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def test_runs(trained: Path) -> None:
+    head, row = lines(fl_db("runs", "-d", trained))
+    assert head[:5] == ["run", "status", "round", "agents", "best"]
+    assert row[:4] == ["hearts", "running", "2", "2"]
+
+
+def test_rounds(trained: Path) -> None:
+    head, *rows = lines(fl_db("rounds", "hearts", "--folder", trained))
+    assert head == [
+        *("round", "status", "agents", "late", "rejected", "train_loss", "evaluate_accuracy"),
+        *("reports", "bytes", "seconds", "model"),
+    ]
+    assert rows[0][:3] == ["0", "done", "0/0"]
+    assert rows[2] == ["2", "done", "2/2", "0", "0", "0.333333", "0.666667", "2/2", "120", "0.5", "g2"]
+
+
+def test_rounds_as_json_and_csv(trained: Path) -> None:
+    found = json.loads(fl_db("rounds", "-d", trained, "--json").stdout)
+    assert found[1]["train_loss"] == 0.5
+    assert found[1]["train_loss_agents"] == 2
+    assert found[1]["evaluate_accuracy_examples"] == 20
+    assert (found[1]["accepted"], found[1]["model"]) == (2, "g1")
+    rows = list(csv.DictReader(io.StringIO(fl_db("rounds", "-d", trained, "--csv").stdout)))
+    assert [row["model"] for row in rows] == ["initial", "g1", "g2"]
+    assert rows[2]["bytes"] == "120"
+
+
+def test_a_metric_that_is_no_number_is_null_in_json(trained: Path) -> None:
+    with ModelStore(trained) as store:
+        store.commit([metric("g2", 2, "loss", float("nan"))], 300.0)
+    found = json.loads(fl_db("rounds", "-d", trained, "--json").stdout, parse_constant=pytest.fail)
+    assert found[2]["train_loss"] is None
+    json.loads(fl_db("show", "g2", "-d", trained, "--json").stdout, parse_constant=pytest.fail)
+
+
+def test_models(trained: Path) -> None:
+    found = json.loads(fl_db("models", "-d", trained, "--json").stdout)
+    assert len(found) == 7
+    assert found[-1]["tags"] == "final"
+    assert [
+        row["model"]
+        for row in json.loads(fl_db("models", "-d", trained, "--kind", "global", "--json").stdout)
+    ] == [
+        "g1",
+        "g2",
+    ]
+    chosen = json.loads(fl_db("models", "-d", trained, "--agent", "site b", "--round", 2, "--json").stdout)
+    assert [(row["model"], row["agent"]) for row in chosen] == [("m2b", "site b")]
+
+
+def test_models_that_are_not_stored_say_why(folder: Path) -> None:
+    settings = DatabaseSettings(retention=RetentionSettings(keep="rounds", rounds=1))
+    with ModelStore(folder, settings) as store:
+        train(store)
+        store.prune()
+    found = json.loads(fl_db("models", "-d", folder, "--round", 1, "--agent", "a", "--json").stdout)
+    assert found[0]["stored"] == "no: deleted by the retention settings"
+    shown = fl_db("show", "m1a", "-d", folder)
+    assert "not stored: deleted by the retention settings" in shown.stdout
+    assert "layer/w" in shown.stdout
+    exported = fl_db("export", "m1a", folder.parent / "x.npz", "-d", folder)
+    assert (exported.exit_code, exported.stderr) == (
+        1,
+        "error: model m1a is not stored: deleted by the retention settings\n",
+    )
+
+
+def test_show_a_model(trained: Path) -> None:
+    text = fl_db("show", "hearts:2", "-d", trained).stdout
+    with ModelDB(trained) as opened:
+        path = opened.model("g2").path
+    facts = dict(line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines())
+    assert facts["kind"] == "global"
+    assert facts["path"] == str(path)
+    assert facts["tags"] == "final"
+    sections = {part.splitlines()[0]: part.splitlines()[1:] for part in text.split("\n\n")[1:]}
+    assert sections["parents"][1].split() == ["m2a", "0.5"]
+    bias, layer = (line.split() for line in sections["arrays"][1:])
+    assert bias[:7] == ["bias", "F64", "3", "parameter", "-1", "-0.0555556", "0.5"]
+    assert layer[:4] == ["layer/w", "F32", "3×3", "parameter"]
+    assert float(layer[7]) == pytest.approx(1.0)  # nine times a third
+    assert sections["metrics"][1].split()[:2] == ["train", "loss"]
+
+
+def test_show_as_json(trained: Path) -> None:
+    found = json.loads(fl_db("show", "m1b", "-d", trained, "--json").stdout)
+    assert (found["kind"], found["agent"], found["round"]) == ("local", "site b", 1)
+    assert found["arrays"][0]["shape"] == [3]
+    run = json.loads(fl_db("show", "hearts", "-d", trained, "--json").stdout)
+    assert run["settings"] == RUN.settings
+    assert [member["name"] for member in run["members"]] == ["site a", "site b"]
+
+
+def test_show_a_run(trained: Path) -> None:
+    text = fl_db("show", "hearts", "-d", trained).stdout
+    assert "status           running" in text
+    assert "site a" in text
+
+
+def test_export(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.npz"
+    result = fl_db("export", "hearts:1", target, "-d", trained)
+    assert result.exit_code == 0, result.output
+    with np.load(target) as loaded:
+        assert loaded["bias"][0] == 0.5
+    again = fl_db("export", "hearts:1", target, "-d", trained)
+    assert (again.exit_code, again.stderr.count("\n")) == (1, 1)
+    assert fl_db("export", "hearts:1", target, "-d", trained, "--force").exit_code == 0
+
+
+def test_verify(trained: Path) -> None:
+    result = fl_db("verify", "-d", trained)
+    assert (result.exit_code, result.stdout) == (0, f"{trained}: no damage found\n")
+    assert json.loads(fl_db("verify", "-d", trained, "--json").stdout) == []
+    with tampering(trained) as connection:
+        connection.execute("UPDATE tags SET model_id = 'g1'")
+    result = fl_db("verify", "-d", trained)
+    assert result.exit_code == 1
+    assert result.stdout == "tags final of run run-1: the row does not say what was committed\n"
+    assert result.stderr == f"error: {trained}: 1 damage found\n"
+    (damage,) = json.loads(fl_db("verify", "-d", trained, "--json").stdout)
+    assert damage["fault"] == "row_altered"
+
+
+def test_the_folder_may_be_given_before_the_command_or_by_the_environment(trained: Path) -> None:
+    expected = fl_db("runs", "-d", trained).stdout
+    assert fl_db("-d", trained, "runs").stdout == expected
+    assert fl_db("runs", env={"FL_DB": str(trained)}).stdout == expected
+
+
+@pytest.mark.parametrize("command", [["runs"], ["rounds"], ["models"], ["show", "x"], ["verify"]])
+def test_without_a_database_one_line_says_so(tmp_path: Path, command: list[str]) -> None:
+    result = fl_db(*command, "-d", tmp_path / "none")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert (
+        result.stderr
+        == f"error: there is no folder {tmp_path / 'none'}; name the model database with --folder\n"
+    )
+
+
+def test_an_unknown_run_is_answered_with_those_that_there_are(trained: Path) -> None:
+    result = fl_db("rounds", "lungs", "-d", trained)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: there is no run 'lungs'; the runs in {trained} are: hearts\n",
+    )
+
+
+def test_with_several_runs_one_must_be_named(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        begin(store)
+        store.commit([replace(RUN, run_id="run-2", name="lungs")], 200.0)
+    result = fl_db("rounds", "-d", folder)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: name a run; the runs in {folder} are: hearts, lungs\n",
+    )
+    assert fl_db("rounds", "lungs", "-d", folder).exit_code == 0
+
+
+def test_a_wrong_option_is_an_error_of_usage(trained: Path) -> None:
+    assert fl_db("rounds", "-d", trained, "--colour").exit_code == 2
+    assert fl_db("show", "-d", trained).exit_code == 2
+
+
+def test_an_empty_database_has_no_runs(folder: Path) -> None:
+    ModelStore(folder).close()
+    assert len(lines(fl_db("runs", "-d", folder))) == 1
+    assert fl_db("rounds", "-d", folder).stderr == f"error: name a run; the runs in {folder} are: none yet\n"
+
+
+def test_rich_is_not_loaded_before_it_is_needed() -> None:
+    code = "import sys, fl_main.db.cli; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

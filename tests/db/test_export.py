@@ -1,0 +1,84 @@
+"""Models as files for other programs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fl_main.db import ModelDB, ModelStore, export_model
+from fl_main.errors import StoreError
+from fl_main.store import StoredPayload
+from fl_main.weights import Array, Layout, pack
+from tests.db.building import begin, model, train, weights
+
+
+def stored(folder: Path, arrays: dict[str, Array]) -> ModelDB:
+    layout = Layout.of(arrays)
+    with ModelStore(folder) as store:
+        begin(store)
+        staging = store.stage("x", layout)
+        staging.write(bytes(pack(arrays, layout)))
+        payload = StoredPayload("weights", staging.finish(), layout.nbytes, layout, "x")
+        store.commit([model("odd", payload)], 110.0)
+    return ModelDB(folder)
+
+
+@pytest.fixture
+def db(folder: Path) -> ModelDB:
+    with ModelStore(folder) as store:
+        train(store)
+    return ModelDB(folder)
+
+
+def test_safetensors_is_the_stored_file(db: ModelDB, tmp_path: Path) -> None:
+    found = db.model("m1a")
+    target = export_model(found, tmp_path / "out.safetensors")
+    assert target.read_bytes() == found.path.read_bytes()
+    np.testing.assert_array_equal(load_file(target)["bias"], weights(1.0)["bias"])
+
+
+def test_npz_has_one_entry_per_array(db: ModelDB, tmp_path: Path) -> None:
+    with np.load(export_model(db.model("m1a"), tmp_path / "out.npz"), allow_pickle=False) as loaded:
+        assert set(loaded) == set(weights(1.0))
+        np.testing.assert_array_equal(loaded["layer/w"], weights(1.0)["layer/w"])
+
+
+def test_npz_takes_any_name_and_shape(folder: Path, tmp_path: Path) -> None:
+    arrays: dict[str, Array] = {
+        "file": np.arange(3),
+        "allow_pickle": np.array(2.5),
+        "größe/α": np.zeros((0, 2), np.float32),
+    }
+    with np.load(export_model(stored(folder, arrays).model("odd"), tmp_path / "out.npz")) as loaded:
+        assert set(loaded) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(loaded[name], array)
+
+
+def test_bfloat16_is_not_for_npz(folder: Path, tmp_path: Path) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    found = stored(folder, {"w": np.zeros(2, ml_dtypes.bfloat16)}).model("odd")
+    with pytest.raises(StoreError, match=r"array 'w' is bfloat16.*export to \.safetensors"):
+        export_model(found, tmp_path / "out.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+    export_model(found, tmp_path / "out.safetensors")
+
+
+def test_a_file_that_is_there_is_kept_unless_said_otherwise(db: ModelDB, tmp_path: Path) -> None:
+    target = tmp_path / "out.npz"
+    target.write_text("precious")
+    with pytest.raises(StoreError, match="exists already"):
+        export_model(db.model("g1"), target)
+    assert target.read_text() == "precious"
+    export_model(db.model("g1"), target, overwrite=True)
+    assert target.read_bytes()[:2] == b"PK"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("out.pt", r"must end in \.safetensors or \.npz"), ("none/out.npz", "cannot export a model")],
+)
+def test_where_it_cannot_be_written_is_told(db: ModelDB, tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words):
+        export_model(db.model("g1"), tmp_path / name)

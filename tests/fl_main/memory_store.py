@@ -1,0 +1,137 @@
+"""A model database in memory: applies records, and returns what a restart would find."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fl_main.store import (
+    AgentRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    RunRecord,
+    RunSnapshot,
+    StepRecord,
+    TagRecord,
+    TaskRecord,
+    TaskStatus,
+    UpdateRecord,
+    Verdict,
+)
+from fl_main.training import Kind
+
+UpdateKey = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+def key_of(update: UpdateRecord) -> UpdateKey:
+    """What tells a later verdict on the same update from another update."""
+    return update.task_id, update.agent_id, tuple(sorted(update.digests.items()))
+
+
+class MemoryStore:
+    """One run's records; every commit keeps the rules that the real database has as constraints."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.rounds: dict[int, RoundRecord] = {}
+        self.steps: dict[tuple[int, Kind, int], StepRecord] = {}
+        self.last_step: StepRecord | None = None
+        self.tasks: dict[str, TaskRecord] = {}
+        self.updates: dict[UpdateKey, UpdateRecord] = {}
+        self.models: dict[str, ModelRecord] = {}
+        self.tags: dict[str, str] = {}
+        self.metrics: list[MetricRecord] = []
+        self.agents: dict[str, AgentRecord] = {}
+        self.events: list[EventRecord] = []
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Apply records in their order."""
+        for record in records:
+            self._apply(record)
+        self._check()
+
+    def _apply(self, record: Record) -> None:
+        if isinstance(record, RunRecord):
+            self.run = record
+        elif isinstance(record, RoundRecord):
+            self.rounds[record.round_id] = record
+        elif isinstance(record, StepRecord):
+            self.last_step = self.steps[record.round_id, record.kind, record.attempt] = record
+        elif isinstance(record, TaskRecord):
+            self.tasks[record.task_id] = record
+        elif isinstance(record, UpdateRecord):
+            self.updates[key_of(record)] = record
+        elif isinstance(record, ModelRecord):
+            assert record.model_id not in self.models, "a model is stored once"
+            stored = replace(record, payload=replace(record.payload, staged=None))
+            self.models[record.model_id] = stored
+        elif isinstance(record, TagRecord):
+            self.tags[record.tag] = record.model_id
+        elif isinstance(record, MetricRecord):
+            self.metrics.append(record)
+        elif isinstance(record, AgentRecord):
+            self.agents[record.agent_id] = record
+        else:
+            self.events.append(record)
+
+    def _check(self) -> None:
+        accepted = [update.task_id for update in self.updates.values() if update.verdict is Verdict.ACCEPTED]
+        assert len(accepted) == len(set(accepted)), "a task has one accepted update"
+        for update in self.updates.values():
+            assert update.counted_in is None or update.verdict is Verdict.ACCEPTED
+            assert update.model_id is None or update.model_id in self.models
+        for model_id in (self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()):
+            assert model_id is None or model_id in self.models
+        for task in self.tasks.values():
+            assert task.model_id is None or task.model_id in self.models
+
+    def answers(self, task_id: str) -> list[UpdateRecord]:
+        """Return all updates that came for a task, in their order."""
+        return [update for update in self.updates.values() if update.task_id == task_id]
+
+    def find_task(self, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
+        """Return a task and its first recorded answer."""
+        task = self.tasks.get(task_id)
+        return (task, next(iter(self.answers(task_id)), None)) if task else None
+
+    def snapshot(self) -> RunSnapshot:
+        """Return what the round machine needs to go on after a restart."""
+        step = self.last_step
+        if step is None or step.status not in ("open", "frozen"):
+            step = None
+        tasks = [
+            task
+            for task in self.tasks.values()
+            if task.status in (TaskStatus.OPEN, TaskStatus.LATE) or self._is_of(task, step)
+        ]
+        asked = {task.task_id for task in tasks if self._is_of(task, step)}
+        updates = [
+            update for update in self.updates.values() if update.task_id in asked or _is_uncounted(update)
+        ]
+        return RunSnapshot(
+            self.run,
+            self.rounds.get(self.run.round_id),
+            step,
+            tuple(tasks),
+            tuple(updates),
+            self._models(tasks, updates),
+            tuple(self.agents.values()),
+        )
+
+    def _is_of(self, task: TaskRecord, step: StepRecord | None) -> bool:
+        return step is not None and (
+            (task.round_id, task.kind) == (step.round_id, step.kind) and task.assigned_s >= step.started_s
+        )
+
+    def _models(
+        self, tasks: Sequence[TaskRecord], updates: Sequence[UpdateRecord]
+    ) -> Mapping[str, ModelRecord]:
+        wanted = {self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()}
+        wanted.update(task.model_id for task in tasks)
+        wanted.update(update.model_id for update in updates)
+        return {model_id: model for model_id, model in self.models.items() if model_id in wanted}
+
+
+def _is_uncounted(update: UpdateRecord) -> bool:
+    return update.verdict is Verdict.ACCEPTED and update.counted_in is None and update.kind is Kind.TRAIN

@@ -1,0 +1,138 @@
+"""The laws of `fl_main.strategies.base`, for every strategy of the table."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_main.strategies import STRATEGIES, Contribution, Strategy
+from fl_main.strategies.fold import state_layout
+from fl_main.weights import Array, Layout, Role
+from tests.fl_main.strategies.arrays import Memory, folded, memory
+
+# Options under which each strategy is held to the laws.
+OPTIONS: dict[str, list[dict[str, Any]]] = {"fedavg": [{}, {"weighting": "uniform"}, {"cap": 5}]}
+CASES = [(STRATEGIES[name], options) for name in STRATEGIES for options in OPTIONS[name]]
+IDS = [f"{name} {options}" for name in STRATEGIES for options in OPTIONS[name]]
+
+every_strategy = pytest.mark.parametrize(("factory", "options"), CASES, ids=IDS)
+Factory = Callable[..., Strategy]
+
+DTYPES = [np.dtype(name) for name in ("f8", "f4", "f2", "i8", "u1", "?")] + [np.dtype(ml_dtypes.bfloat16)]
+ROLES = {"mean": Role.BUFFER}
+
+
+def model_of(seed: int) -> dict[str, Array]:
+    """Return a model with every kind of array."""
+    noise = np.random.default_rng(seed)
+    arrays = {
+        str(dtype): (10 * noise.normal(size=(3, 4))).astype(dtype) for dtype in DTYPES if dtype.kind != "u"
+    }
+    arrays["u1"] = noise.integers(0, 255, 5, np.uint8)
+    arrays["mean"] = noise.normal(size=7).astype("f4")
+    arrays["none"] = np.zeros(0, "f4")
+    return arrays
+
+
+def extras(strategy: Strategy, layout: Layout, seed: int) -> dict[str, Memory]:
+    kept = state_layout(layout)
+    noise = np.random.default_rng(seed)
+    values = {spec.name: noise.normal(size=spec.shape).astype(spec.dtype.stored) for spec in kept.arrays}
+    return {channel: memory(values) for channel in strategy.up}
+
+
+def bits(
+    factory: Factory, options: dict[str, Any], seeds: list[int], counts: list[int], block_bytes: int = 1 << 20
+) -> list[bytes]:
+    strategy = factory(**options)
+    models = [model_of(seed) for seed in seeds]
+    layout = Layout.of(models[0], ROLES)
+    facts = [
+        Contribution(f"agent-{seed:03}", count, num_steps=3, metrics=dict.fromkeys(strategy.needs, 1.0))
+        for seed, count in zip(seeds, counts, strict=True)
+    ]
+    result = folded(
+        strategy,
+        models,
+        base=model_of(1000),
+        roles=ROLES,
+        facts=facts,
+        channels=[extras(strategy, layout, seed) for seed in seeds],
+        block_bytes=block_bytes,
+    )
+    return [bytes(kept.data) for kept in (result.model, *result.state.values())]
+
+
+def cohorts(least: int = 1) -> st.SearchStrategy[list[tuple[int, int]]]:
+    pairs = st.tuples(st.integers(0, 99), st.integers(1, 1000))
+    return st.lists(pairs, min_size=least, max_size=6, unique_by=lambda pair: pair[0])
+
+
+def enough(factory: Factory, options: dict[str, Any]) -> int:
+    return factory(**options).min_updates
+
+
+@every_strategy
+def test_the_order_of_updates_does_not_matter(factory: Factory, options: dict[str, Any]) -> None:
+    @given(cohorts(enough(factory, options)), st.randoms(use_true_random=False))
+    def law(cohort: list[tuple[int, int]], rng: Any) -> None:
+        arrived = list(cohort)
+        rng.shuffle(arrived)
+        models = []
+        for order in (cohort, arrived):  # not sorted here: equal but for the last bits
+            seeds, counts = [seed for seed, _ in order], [count for _, count in order]
+            models.append(np.frombuffer(bits(factory, options, seeds, counts)[0][:96], "f8"))
+        np.testing.assert_allclose(models[0], models[1], rtol=1e-9, atol=1e-9)
+
+    law()
+
+
+@every_strategy
+def test_equal_models_stay_exactly_equal(factory: Factory, options: dict[str, Any]) -> None:
+    if factory(**options).state or factory(**options).up:
+        pytest.skip("a law of means: this one takes a step of its own")
+
+    @given(st.integers(0, 99), st.lists(st.integers(1, 10**6), min_size=enough(factory, options), max_size=8))
+    def law(seed: int, counts: list[int]) -> None:
+        model = model_of(seed)
+        result = folded(factory(**options), [model] * len(counts), counts, roles=ROLES)
+        assert result.model.data == memory(model, ROLES).data
+
+    law()
+
+
+@every_strategy
+def test_examples_scale(factory: Factory, options: dict[str, Any]) -> None:
+    if options.get("cap"):
+        pytest.skip("a cap is a number of examples: it does not scale")
+
+    @given(cohorts(enough(factory, options)), st.integers(2, 1000))
+    def law(cohort: list[tuple[int, int]], factor: int) -> None:
+        seeds, counts = [seed for seed, _ in cohort], [count for _, count in cohort]
+        scaled = [count * factor for count in counts]
+        assert bits(factory, options, seeds, scaled) == bits(factory, options, seeds, counts)
+
+    law()
+
+
+@every_strategy
+def test_blocks_do_not_matter(factory: Factory, options: dict[str, Any]) -> None:
+    @given(cohorts(enough(factory, options)), st.integers(1, 100))
+    def law(cohort: list[tuple[int, int]], block_bytes: int) -> None:
+        seeds, counts = [seed for seed, _ in cohort], [count for _, count in cohort]
+        whole = bits(factory, options, seeds, counts)
+        assert bits(factory, options, seeds, counts, block_bytes) == whole
+
+    law()
+
+
+@every_strategy
+def test_a_second_fold_of_the_same_updates_gives_the_same_bits(
+    factory: Factory, options: dict[str, Any]
+) -> None:
+    cohort = [3, 1, 2, 5, 4][: max(5, enough(factory, options))]
+    assert bits(factory, options, cohort, [1, 2, 3, 4, 5]) == bits(factory, options, cohort, [1, 2, 3, 4, 5])

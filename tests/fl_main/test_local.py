@@ -1,0 +1,229 @@
+"""Federated training in one call, without a daemon."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import fl_main.local
+from fl_main import Evaluation, TrainResult, run_local
+from fl_main.errors import RunFailedError, SettingsError, WeightsError
+from fl_main.local import LocalTask
+from fl_main.strategies import Block, FedAvg
+from fl_main.weights import Array
+from tests.fl_main.strategies.test_fold import Momentum
+
+Site = tuple[Array, Array]
+
+
+def some_sites(sizes: Mapping[str, int], features: int = 3) -> dict[str, Site]:
+    """Return data of a linear model with noise, unevenly split."""
+    noise = np.random.default_rng(7)
+    truth = noise.normal(size=features)
+    sites = {}
+    for name, size in sizes.items():
+        inputs = noise.normal(size=(size, features))
+        sites[name] = inputs, inputs @ truth + 0.1 * noise.normal(size=size)
+    return sites
+
+
+def gradient(weights: Array, site: Site) -> Array:
+    inputs, outputs = site
+    return np.asarray(2 / len(outputs) * inputs.T @ (inputs @ weights - outputs))
+
+
+def one_step(task: LocalTask) -> TrainResult:
+    """FedSGD: one step with all local data."""
+    weights = task.weights["w"] - task.config["rate"] * gradient(task.weights["w"], task.data)
+    return TrainResult({"w": weights}, num_examples=len(task.data[1]), num_steps=1)
+
+
+def loss(weights: Mapping[str, Array], site: Site) -> Evaluation:
+    inputs, outputs = site
+    return Evaluation({"loss": np.mean((inputs @ weights["w"] - outputs) ** 2)}, len(outputs))
+
+
+def test_fedsgd_equals_pooled_gradient_descent() -> None:
+    sites = some_sites({"a": 5, "b": 40, "c": 17})
+    found = run_local(one_step, sites, {"w": np.zeros(3)}, rounds=30, config={"rate": 0.1})
+    pooled = (np.concatenate([x for x, _ in sites.values()]), np.concatenate([y for _, y in sites.values()]))
+    weights = np.zeros(3)
+    for _ in range(30):
+        weights = weights - 0.1 * gradient(weights, pooled)
+    assert found.rounds == 30
+    np.testing.assert_allclose(found.weights["w"], weights, rtol=1e-12)
+
+
+def test_every_round_is_evaluated_on_the_sites_data() -> None:
+    sites = some_sites({"a": 5, "b": 15})
+    found = run_local(one_step, sites, {"w": np.zeros(3)}, rounds=3, config={"rate": 0.1}, evaluate=loss)
+    assert [row["round"] for row in found.metrics] == [1, 2, 3]
+    last = [loss(found.weights, site).metrics["loss"] for site in sites.values()]
+    assert found.metrics[-1]["evaluate_loss"] == pytest.approx((5 * last[0] + 15 * last[1]) / 20)
+    assert found.metrics[-1]["evaluate_loss"] < found.metrics[0]["evaluate_loss"]
+
+
+def test_metrics_of_training_are_means_too() -> None:
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult(task.weights, task.data, metrics={"loss": float(task.data)})
+
+    found = run_local(train, {"a": 1, "b": 3}, {"w": np.zeros(1)}, rounds=1)
+    assert found.metrics == [{"round": 1, "train_loss": 2.5}]  # (1 x 1 + 3 x 3) / 4
+
+
+def test_statistics_of_all_sites_reach_the_training() -> None:
+    seen = []
+
+    def train(task: LocalTask) -> TrainResult:
+        seen.append((task.statistics["n"].item(), task.statistics["sum"].tolist()))
+        return TrainResult(task.weights, 1)
+
+    def statistics(data: Array) -> dict[str, Any]:
+        return {"n": len(data), "sum": data.sum(axis=0)}
+
+    sites = {"a": np.array([[1.0, 2.0]]), "b": np.array([[3.0, 4.0], [5.0, 6.0]])}
+    run_local(train, sites, {"w": np.zeros(2)}, rounds=1, statistics=statistics)
+    assert seen == [(3, [9.0, 12.0])] * 2
+
+
+def test_each_site_keeps_its_own_state() -> None:
+    seen = []
+
+    def train(task: LocalTask) -> TrainResult:
+        count = task.state.get("count", np.zeros(1)) + task.data
+        seen.append((task.site, task.round_id, count.item()))
+        return TrainResult(task.weights, 1, state={"count": count})
+
+    run_local(train, {"a": 1, "b": 10}, {"w": np.zeros(1)}, rounds=3)
+    assert seen == [("a", 1, 1), ("b", 1, 10), ("a", 2, 2), ("b", 2, 20), ("a", 3, 3), ("b", 3, 30)]
+
+
+def test_tasks_repeat_with_the_seed() -> None:
+    def seeds(seed: int) -> list[int]:
+        found = []
+
+        def train(task: LocalTask) -> TrainResult:
+            found.append(task.seed)
+            return TrainResult(task.weights, 1)
+
+        run_local(train, {"a": 0, "b": 0}, {"w": np.zeros(1)}, rounds=2, seed=seed)
+        return found
+
+    assert seeds(1) == seeds(1) != seeds(2)
+    assert len(set(seeds(1))) == 4
+
+
+def test_the_given_weights_are_not_changed_and_the_tasks_are_read_only() -> None:
+    initial = {"w": np.zeros(2)}
+
+    def train(task: LocalTask) -> TrainResult:
+        with pytest.raises(ValueError, match="read-only"):
+            task.weights["w"][0] = 1.0
+        return TrainResult({"w": task.weights["w"] + 1}, 1)
+
+    found = run_local(train, {"a": 0}, initial, rounds=2)
+    assert (initial["w"].tolist(), found.weights["w"].tolist()) == ([0.0, 0.0], [2.0, 2.0])
+
+
+class Controlled(FedAvg):
+    """Sends its state down and adds up what comes back in a channel."""
+
+    state: ClassVar[tuple[str, ...]] = ("control",)
+    down: ClassVar[tuple[str, ...]] = ("control",)
+    up: ClassVar[tuple[str, ...]] = ("control",)
+
+    def combine(self, block: Block) -> None:
+        super().combine(block)
+        for change in block.updates("control"):
+            block.state["control"][:] += change
+
+
+def test_channels_go_down_and_up() -> None:
+    seen = []
+
+    def train(task: LocalTask) -> TrainResult:
+        control = task.channels["control"]
+        seen.append(control["w"].tolist() if control else None)
+        return TrainResult(task.weights, 1, channels={"control": {"w": np.full(2, float(task.data))}})
+
+    run_local(train, {"a": 1, "b": 2}, {"w": np.zeros(2)}, rounds=3, strategy=f"{__name__}:Controlled")
+    assert seen == [None, None, [3.0, 3.0], [3.0, 3.0], [6.0, 6.0], [6.0, 6.0]]
+
+
+def test_state_of_a_strategy_is_kept_over_the_rounds() -> None:
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + 1}, 1)
+
+    path = f"{Momentum.__module__}:Momentum"
+    found = run_local(train, {"a": 0, "b": 0}, {"w": np.zeros(2)}, rounds=3, strategy=path)
+    assert found.weights["w"].tolist() == [4.25, 4.25]  # v = 1, 1.5, 1.75
+
+
+def test_memory_does_not_grow_with_the_rounds() -> None:
+    sizes = []
+
+    def watched(weights: Mapping[str, Array], site: Site) -> Evaluation:
+        sizes.append(len(driver._files))
+        return loss(weights, site)
+
+    sites = some_sites({"a": 5, "b": 15})
+    settings = fl_main.local._settings(sites, 20, {"rate": 0.1}, watched, None, "fedavg", None, 0)
+    driver = fl_main.local._LocalDriver(settings, one_step, sites, watched, None)
+    driver.run({"w": np.zeros(3)})
+    assert sizes == [1] * 40  # the model that is measured, the base of the next round
+
+
+# --- what goes wrong ---------------------------------------------------------------------
+
+
+def good(task: LocalTask) -> TrainResult:
+    return TrainResult(task.weights, 1)
+
+
+def test_an_error_in_training_reaches_the_caller() -> None:
+    def train(task: LocalTask) -> TrainResult:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        run_local(train, {"a": 0}, {"w": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (TrainResult({"v": np.zeros(1)}, 1), "b: array 'w' of the run's model is missing"),
+        (TrainResult({"w": np.zeros(2)}, 1), r"b: array 'w' is F64 \[2\]"),
+        (TrainResult({"w": np.full(1, np.nan)}, 1), "b: weights: array 'w' has values that are NaN"),
+        (TrainResult({"w": np.zeros(1)}, 0), "b: num_examples is 0"),
+        (TrainResult({"w": np.zeros(1)}, 1, channels={"x": {"w": np.zeros(1)}}), "b: the payload 'x'"),
+        (None, "b: train returned NoneType, not a TrainResult"),
+    ],
+)
+def test_an_update_that_cannot_count_ends_the_run_and_names_the_site(result: Any, words: str) -> None:
+    def train(task: LocalTask) -> Any:
+        return result if task.site == "b" else good(task)
+
+    with pytest.raises(RunFailedError, match=words):
+        run_local(train, {"a": 0, "b": 0, "c": 0}, {"w": np.zeros(1)})
+
+
+def test_what_is_no_array_is_a_weights_error() -> None:
+    with pytest.raises(WeightsError):
+        run_local(good, {"a": 0}, {"w": "text"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sites": {}},
+        {"rounds": 0},
+        {"strategy": "fedawg"},
+        {"strategy_options": {"cup": 1}},
+        {"seed": -1},
+        {"config": {"rate": np.zeros(1)}},
+    ],
+)
+def test_settings_out_of_range_are_settings_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        run_local(good, **{"sites": {"a": 0}, "initial_weights": {"w": np.zeros(1)}, **options})

@@ -1,0 +1,218 @@
+"""The session seen from both ends, in memory."""
+
+import pytest
+
+from fl_main.codec import encode
+from fl_main.errors import LocalProtocolError, RemoteProtocolError
+from fl_main.messages import (
+    BY_TYPE,
+    Ask,
+    Assign,
+    Cancel,
+    Chunk,
+    Counted,
+    Credit,
+    Decline,
+    Fetch,
+    Hold,
+    Join,
+    Leave,
+    Message,
+    Offer,
+    Operate,
+    Ping,
+    Pong,
+    Refuse,
+    Reply,
+    RunEnded,
+    Send,
+    Sending,
+    Verdict,
+    Welcome,
+)
+from fl_main.session import Incoming, Liveness, Session, Side, State
+
+TASK = "0" * 16
+DIGEST = "sha256:" + "0" * 64
+MESSAGES: dict[str, Message] = {
+    message.type: message
+    for message in (
+        Join(run="r", agent_id="a", instance_id="i", name="n"),
+        Fetch(digest=DIGEST),
+        Offer(task_id=TASK, num_examples=1),
+        Decline(task_id=TASK, code="skipped"),
+        Leave(),
+        Welcome(session_id="s", run="r", run_id="1", settings_digest=DIGEST, kinds=["train"], round_id=0),
+        Refuse(code="unknown_run", reason="there is no such run"),
+        Assign(task_id=TASK, kind="train", round_id=1),
+        Send(task_id=TASK, channel="weights", offset=0, credit=8),
+        Hold(task_id=TASK, reason="the disk is full"),
+        Verdict(task_id=TASK, verdict="accepted"),
+        Counted(task_id=TASK, round_id=1),
+        Cancel(task_id=TASK, reason="late"),
+        RunEnded(status="finished", round_id=3),
+        Sending(transfer=DIGEST, offset=0, size=8),
+        Chunk(transfer=DIGEST, offset=0, data=b"12345678"),
+        Credit(transfer=DIGEST, credit=8),
+        Ping(),
+        Pong(),
+        Operate(),
+        Ask(number=1, order="status"),
+        Reply(number=1),
+    )
+}
+ALIVE = {"ping", "pong"}
+MAY_SAY = {
+    (State.NEW, Side.CLIENT): {"join", "operate"},
+    (State.NEW, Side.AGGREGATOR): {"refuse"},
+    (State.JOINING, Side.CLIENT): ALIVE,
+    (State.JOINING, Side.AGGREGATOR): {"welcome", "refuse"} | ALIVE,
+    (State.JOINED, Side.CLIENT): {"fetch", "offer", "decline", "leave", "chunk"} | ALIVE,
+    (State.JOINED, Side.AGGREGATOR): {
+        *("refuse", "assign", "sending", "chunk", "send", "hold", "credit", "verdict", "counted", "cancel"),
+        *("run_ended", "ping", "pong"),
+    },
+    (State.OPERATING, Side.CLIENT): {"ask"} | ALIVE,
+    (State.OPERATING, Side.AGGREGATOR): {"reply", "refuse"} | ALIVE,
+    (State.CLOSED, Side.CLIENT): set(),
+    (State.CLOSED, Side.AGGREGATOR): set(),
+}
+THEN = {
+    "join": State.JOINING,
+    "operate": State.OPERATING,
+    "welcome": State.JOINED,
+    "refuse": State.CLOSED,
+    "leave": State.CLOSED,
+}
+TO_REACH: dict[State, list[tuple[Side, str]]] = {
+    State.NEW: [],
+    State.JOINING: [(Side.CLIENT, "join")],
+    State.JOINED: [(Side.CLIENT, "join"), (Side.AGGREGATOR, "welcome")],
+    State.OPERATING: [(Side.CLIENT, "operate")],
+    State.CLOSED: [(Side.AGGREGATOR, "refuse")],
+}
+
+
+def both_ends(state: State) -> dict[Side, Session]:
+    """Return two sessions that talked with each other until they were in that state."""
+    ends = {side: Session(side) for side in Side}
+    for side, kind in TO_REACH[state]:
+        ends[ends[side].peer].receive(ends[side].send(MESSAGES[kind]))
+    assert [end.state for end in ends.values()] == [state, state]
+    return ends
+
+
+def test_the_examples_cover_the_protocol() -> None:
+    assert MESSAGES.keys() == BY_TYPE.keys()
+
+
+@pytest.mark.parametrize(("state", "side"), MAY_SAY)
+def test_what_may_be_said_reaches_the_other_end(state: State, side: Side) -> None:
+    for kind in MAY_SAY[state, side]:
+        ends = both_ends(state)
+        peer = ends[ends[side].peer]
+        assert peer.receive(ends[side].send(MESSAGES[kind])) == MESSAGES[kind]
+        assert [end.state for end in ends.values()] == [THEN.get(kind, state)] * 2
+
+
+@pytest.mark.parametrize(("state", "side"), MAY_SAY)
+def test_what_may_not_be_said_is_our_fault_and_changes_nothing(state: State, side: Side) -> None:
+    for kind in MESSAGES.keys() - MAY_SAY[state, side]:
+        end = both_ends(state)[side]
+        with pytest.raises(LocalProtocolError, match=f"'{kind}' cannot be sent"):
+            end.send(MESSAGES[kind])
+        assert end.state is state
+
+
+@pytest.mark.parametrize(("state", "side"), MAY_SAY)
+def test_what_the_peer_may_not_say_closes_the_session(state: State, side: Side) -> None:
+    for kind in MESSAGES.keys() - MAY_SAY[state, side]:
+        end = both_ends(state)[both_ends(state)[side].peer]
+        with pytest.raises(RemoteProtocolError) as caught:
+            end.receive(encode(MESSAGES[kind]))
+        assert caught.value.code == 1008
+        assert end.state is State.CLOSED
+
+
+def test_garbage_closes_the_session() -> None:
+    end = Session(Side.AGGREGATOR)
+    with pytest.raises(RemoteProtocolError):
+        end.receive(b"\xc1")
+    assert end.state is State.CLOSED
+    with pytest.raises(RemoteProtocolError, match="closed"):
+        end.receive(encode(MESSAGES["join"]))
+
+
+def test_a_message_that_cannot_be_written_changes_nothing() -> None:
+    end = Session(Side.CLIENT)
+    with pytest.raises(LocalProtocolError):
+        end.send(MESSAGES["join"].model_copy(update={"name": "\ud800"}))
+    assert end.state is State.NEW
+
+
+# --- transfers ---------------------------------------------------------------------------
+
+
+def chunk(offset: int, size: int) -> Chunk:
+    return Chunk(transfer="t/weights", offset=offset, data=bytes(size))
+
+
+def test_chunks_in_order_complete_a_transfer() -> None:
+    incoming = Incoming("t/weights", size=21, offset=0, credit=16)
+    incoming.take(chunk(0, 8))
+    incoming.take(chunk(8, 8))
+    assert not incoming.is_complete
+    incoming.credit = 24
+    incoming.take(chunk(16, 5))  # the last one ends where the data ends
+    assert incoming.is_complete
+
+
+def test_a_transfer_goes_on_where_it_stopped() -> None:
+    incoming = Incoming("t/weights", size=24, offset=16, credit=24)
+    incoming.take(chunk(16, 8))
+    assert incoming.is_complete
+
+
+def test_a_transfer_of_nothing_is_complete() -> None:
+    assert Incoming("t/weights", size=0, offset=0, credit=0).is_complete
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (chunk(0, 8), "byte 0 came where 8 was due"),  # again
+        (chunk(16, 8), "byte 16 came where 8 was due"),  # a hole
+        (chunk(8, 0), "8 of 40 bytes"),
+        (chunk(8, 40), "48 of 40 bytes"),
+        (chunk(8, 32), "with a credit of 32"),
+        (chunk(8, 4), "no multiple of 8"),
+    ],
+)
+def test_a_wrong_chunk_is_the_peers_fault_and_is_not_counted(wrong: Chunk, words: str) -> None:
+    incoming = Incoming("t/weights", size=40, offset=0, credit=32)
+    incoming.take(chunk(0, 8))
+    with pytest.raises(RemoteProtocolError, match=words):
+        incoming.take(wrong)
+    assert incoming.place == 8
+
+
+# --- liveness ----------------------------------------------------------------------------
+
+
+def test_a_peer_that_moves_bytes_is_alive() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60)
+    assert [liveness.look(now * 10, now) for now in range(0, 200, 19)] == ["alive"] * 11
+
+
+def test_a_silent_peer_is_asked_once_and_then_gone() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60)
+    found = [liveness.look(5, now) for now in (100, 119, 120, 140, 159, 160)]
+    assert found == ["alive", "alive", "ask", "alive", "alive", "gone"]
+
+
+def test_one_byte_is_a_sign_of_life() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60)
+    found = [
+        liveness.look(moved, now) for moved, now in [(5, 0), (5, 59), (6, 60), (6, 79), (6, 80), (6, 120)]
+    ]
+    assert found == ["alive", "ask", "alive", "alive", "ask", "gone"]

@@ -1,0 +1,36 @@
+"""What training functions hand in, as plain numbers."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_main.errors import WeightsError
+from fl_main.training import as_metrics, is_finite
+
+
+def test_scalars_of_every_kind_become_floats() -> None:
+    given: dict[str, Any] = {
+        "a": 1,
+        "b": np.float32(0.5),
+        "c": np.array([2.0]),
+        "d": True,
+        "e": Fraction(1, 4),
+    }
+    assert as_metrics(given) == {"a": 1.0, "b": 0.5, "c": 2.0, "d": 1.0, "e": 0.25}
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5", None, np.zeros(2), np.zeros(0), [1.0], 1j, np.complex64(1), 10**400]
+)
+def test_what_is_not_one_number_is_refused(value: object) -> None:
+    with pytest.raises(WeightsError, match="'loss' must be one number"):
+        as_metrics({"loss": value})
+
+
+def test_metrics_are_finite_or_not() -> None:
+    assert is_finite({"loss": 0.5})
+    assert not is_finite({"loss": 0.5, "error": math.nan})
+    assert not is_finite({"loss": math.inf})
