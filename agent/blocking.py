@@ -1,14 +1,14 @@
 """`Agent`: federated training in an ordinary, blocking program."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 from fl_main.errors import FLError, LocalProtocolError, RefusedError
-from fl_main.training import Kind, Train, TrainResult
+from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
 from .client import Ending, Work
@@ -138,7 +138,7 @@ class Agent(AgentBase):
             else:
                 self._handle(work)
 
-    def run(self, train: Train, *, keep_going: bool = False) -> Final:
+    def run(self, train: Callable[[Task], TrainResult], *, keep_going: bool = False) -> Final:
         """Answer every task with a function, until the run ends.
 
         Args:
@@ -217,4 +217,3 @@ class Agent(AgentBase):
                     raise
             except CancelledError:
                 raise RefusedError("this agent was closed", "closed") from None
-

@@ -26,7 +26,9 @@ HANDLERS = ("initial_weights", "evaluate", "statistics", "policy")
 
 @click.command()
 @click.argument("function", metavar="MODULE:FUNCTION")
-@click.option("--settings", "file", type=click.Path(path_type=Path), help="Settings file, e.g. setting/agent.yaml.")
+@click.option(
+    "--settings", "file", type=click.Path(path_type=Path), help="Settings file, e.g. setting/agent.yaml."
+)
 @click.option("--url", help="Where the aggregator listens (overrides the file).")
 @click.option("--run", "run_name", help="Run to take part in (overrides the file).")
 @click.option("--name", help="Name of this site (overrides the file).")

@@ -260,7 +260,7 @@ class Client:
                 logger.warning("%s; trying again until it works", reason)
                 said = reason
             self._show(AgentState.CONNECTING, f"{reason}; trying again")
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - so that not all come at once
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     def _fail(self, error: FLError) -> None:
@@ -307,7 +307,7 @@ class Client:
             token=profile.token,
             attributes=dict(profile.attributes),
             kinds=[str(kind) for kind in profile.kinds],
-            rows=[tuple(row) for row in profile.layout.to_wire()] if profile.layout else None,
+            rows=profile.layout.to_wire() if profile.layout else None,
             held=sorted(held),
             software=f"fl_main {__version__}",
         )
@@ -461,7 +461,9 @@ class Client:
         if held is None:
             download = self._downloads.get(payload.digest)
             if download is None:
-                download = self._downloads[payload.digest] = Download(payload, self.layout or self._profile.layout)
+                download = self._downloads[payload.digest] = Download(
+                    payload, self.layout or self._profile.layout
+                )
                 await self._say(download.request())
             held = await asyncio.shield(download.done)
             self._models[payload.digest] = held
@@ -500,7 +502,7 @@ class Client:
                 layout=payload.layout,
                 digest=payload.digest,
                 size=payload.size,
-                rows=None if payload.layout == known else [tuple(row) for row in payload.rows],  # type: ignore[misc]
+                rows=None if payload.layout == known else payload.rows,
             )
             for payload in entry.payloads
         ]
@@ -549,7 +551,12 @@ class Client:
             if not waiter.done():
                 waiter.set_result(verdict)
         else:
-            logger.info("update from an earlier time was %s task=%s %s", verdict.verdict, verdict.task_id, verdict.reason)
+            logger.info(
+                "update from an earlier time was %s task=%s %s",
+                verdict.verdict,
+                verdict.task_id,
+                verdict.reason,
+            )
         if self.state is AgentState.SENDING:
             self._show(AgentState.WAITING, f"update {verdict.verdict}; waiting for a task")
 

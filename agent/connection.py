@@ -207,9 +207,7 @@ class Connection:
     def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
         """Write the answer to an evaluate task to the outbox and return it."""
         metrics = as_metrics(measured.metrics)
-        return self.folder.put(
-            assign.task_id, int(measured.num_examples), None, metrics, {}, None, seconds
-        )
+        return self.folder.put(assign.task_id, int(measured.num_examples), None, metrics, {}, None, seconds)
 
     def entry_of_arrays(self, assign: Assign, values: Mapping[str, Any], seconds: float) -> OutboxEntry:
         """Write first weights or local sums to the outbox and return it."""
@@ -295,4 +293,3 @@ def _ports(threads: ThreadPoolExecutor) -> Ports:
         return asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
     return Ports(time.time, time.monotonic, run_in_thread, run_in_thread, lambda: uuid.uuid4().hex)
-

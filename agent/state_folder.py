@@ -1,11 +1,11 @@
 """What an agent keeps on disk: who it is, updates that are not answered yet, its own arrays.
 
-    agent.json                       the agent's id
-    lock                             held while a process uses the folder
-    outbox/TASK.json                 facts of a finished update; written last, so it is whole
-    outbox/TASK.CHANNEL.safetensors  its arrays
-    state/TASK.safetensors           arrays to keep, if TASK's update is counted
-    state/current.safetensors        those of the last update that was
+agent.json                       the agent's id
+lock                             held while a process uses the folder
+outbox/TASK.json                 facts of a finished update; written last, so it is whole
+outbox/TASK.CHANNEL.safetensors  its arrays
+state/TASK.safetensors           arrays to keep, if TASK's update is counted
+state/current.safetensors        those of the last update that was
 """
 
 import json
@@ -15,12 +15,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fl_main.errors import StateFolderError
-from fl_main.weights import Array, Layout, Weights, file_digest, pieces, tagged, views
+from fl_main.weights import Array, Layout, Rows, Weights, file_digest, pieces, tagged, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class OutboxPayload:
     digest: str
     size: int
     layout: str
-    rows: list[list[Any]]
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,8 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / "lock")
+        # Not bound to a thread: the agent that replaces this one frees it from its own.
+        self._lock = FileLock(path / "lock", thread_local=False)
         try:
             for folder in (path, path / "outbox", path / "state"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,9 @@ class StateFolder:
             return agent_id
         except (ValueError, KeyError, TypeError) as error:
             self._lock.release()
-            raise StateFolderError(f"{file} is damaged; delete it, and this site joins as a new agent") from error
+            raise StateFolderError(
+                f"{file} is damaged; delete it, and this site joins as a new agent"
+            ) from error
 
     def _sweep(self) -> None:
         """Delete arrays whose facts were never written: the process ended in between."""
@@ -131,9 +133,7 @@ class StateFolder:
             StateFolderError: If there is no room.
         """
         try:
-            payloads = tuple(
-                self._put_arrays(task_id, channel, *pair) for channel, pair in arrays.items()
-            )
+            payloads = tuple(self._put_arrays(task_id, channel, *pair) for channel, pair in arrays.items())
             if state is not None:
                 _write_arrays(self._state_file(task_id), state, Layout.of(state))
             entry = OutboxEntry(task_id, num_examples, num_steps, dict(metrics), payloads, seconds)

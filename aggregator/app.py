@@ -1,6 +1,7 @@
 """The composition root: the daemon with the real database, clock, threads and network."""
 
 import asyncio
+import logging
 import os
 import secrets
 import time
@@ -19,9 +20,11 @@ from fl_main.store import Record
 from .host import RunHost
 from .server import Daemon
 
+logger = logging.getLogger("fl_main.aggregator")
+
 T = TypeVar("T")
 
-OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - a file name
+OPERATOR_TOKEN_FILE = "operator.token"
 FILE_THREADS = 4  # more do not help: digests and writes keep two cores busy
 
 
@@ -53,6 +56,8 @@ class Aggregator:
         self._files = ThreadPoolExecutor(FILE_THREADS, "fl-files")
         self._writer = ThreadPoolExecutor(1, "fl-database")
         self._store = ModelStore(self.settings.database.folder, self.settings.database)
+        for damage in self._store.damages:
+            logger.error("the model database is damaged: %s; see fl db verify", damage)
         self.daemon = Daemon(
             self.settings,
             runs,

@@ -31,8 +31,16 @@ SETTINGS_HELP = "Settings file; default: setting/aggregator.yaml if it is there.
 @click.option("--host", help="Address to listen on (overrides the file).")
 @click.option("--port", type=int, help="Port to listen on, 0 for a free one (overrides the file).")
 @click.option("--database", type=click.Path(path_type=Path), help="Database folder (overrides the file).")
-@click.option("--run", "run_files", type=click.Path(path_type=Path), multiple=True, help="Run to begin with; may be given again.")
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS and token all the same.")
+@click.option(
+    "--run",
+    "run_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Run to begin with; may be given again.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Listen beyond this machine without TLS and token all the same."
+)
 @click.option("--no-live", is_flag=True, help="Plain log lines, also on a terminal.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--verbose", is_flag=True, help="Log in more detail.")
@@ -95,9 +103,15 @@ async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
 def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that find a daemon and prove that one may steer it."""
     for option in (
-        click.option("--settings", "file", type=click.Path(path_type=Path), help="The daemon's settings file."),
+        click.option(
+            "--settings", "file", type=click.Path(path_type=Path), help="The daemon's settings file."
+        ),
         click.option("--url", envvar="FL_URL", help="Where the daemon listens (overrides the file)."),
-        click.option("--database", type=click.Path(path_type=Path), help="Its database folder, where the operator's token lies."),
+        click.option(
+            "--database",
+            type=click.Path(path_type=Path),
+            help="Its database folder, where the operator's token lies.",
+        ),
         click.option("--ca-file", type=click.Path(path_type=Path), help="Certificate authority for wss://."),
     ):
         command = option(command)
@@ -119,7 +133,7 @@ def _ask(
 
 def _url(settings: AggregatorSettings) -> str:
     listen = settings.listen
-    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::") else listen.host  # noqa: S104 - not a binding
+    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::") else listen.host
     return f"{'wss' if settings.tls else 'ws'}://{host}:{listen.port}{listen.path.rstrip('/')}"
 
 
@@ -227,10 +241,11 @@ def _steering(order: Order, text: str) -> None:
     @operator_options
     def steer(name: str, **target: Any) -> None:
         found = _ask(order, run=name, **target)
-        click.echo(f"run {found['run']} is {found['status']}" + (f": {found['reason']}" if found["reason"] else ""))
+        click.echo(
+            f"run {found['run']} is {found['status']}" + (f": {found['reason']}" if found["reason"] else "")
+        )
 
 
 _steering("stop", "End a run now; what it made so far stays.")
 _steering("pause", "Let a run's time stand still; updates are still taken.")
 _steering("resume", "Let a paused, stopped or failed run go on.")
-

@@ -5,6 +5,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fl_main import __version__
 from fl_main.errors import FLError, RemoteProtocolError, WeightsError
@@ -56,7 +57,7 @@ class Door:
         self._join_token = join_token
         self._operator_token = operator_token
         self._carry_out = carry_out
-        self._entering: dict[tuple[str, str], asyncio.Lock] = {}
+        self._entering: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def serve(self, link: Link) -> None:
         """Serve one connection; every way it can end is handled here."""
@@ -203,4 +204,3 @@ def _stated_layout(join: Join) -> Layout | None:
         return Layout.from_wire(join.rows)
     except WeightsError as error:
         raise RemoteProtocolError(f"join: {error}") from error
-

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from fl_main.errors import FLError, StoreError, StoreFullError
@@ -144,15 +144,13 @@ class RunHost:
             kinds.append(Kind.EVALUATE)
         return [str(kind) for kind in kinds]
 
-    def start(self, initial: ModelRecord | None = None) -> None:
-        """Begin, or go on after a restart.
+    def adopt(self, initial: ModelRecord) -> list[Record]:
+        """Take the model that a new run begins with; the caller stores what comes of it."""
+        return self.machine.adopt(initial).records
 
-        Args:
-            initial: The model to start from, for a new run that names one.
-        """
+    def start(self) -> None:
+        """Begin, or go on after a restart."""
         self.clock.set_running(self.run.status is RunStatus.RUNNING)
-        if initial is not None:
-            self._put(self.machine.adopt(initial))
         self._put(self.machine.start(self.clock.now()))
 
     def tell(self, event: Event) -> None:
@@ -335,7 +333,9 @@ class RunHost:
             read = _Reader(self._store, opened)
             answers = [
                 FoldAnswer(
-                    Contribution(u.agent_id, u.num_examples, u.num_steps, self._staleness(u.version), u.metrics),
+                    Contribution(
+                        u.agent_id, u.num_examples, u.num_steps, self._staleness(u.version), u.metrics
+                    ),
                     {channel: read(digest) for channel, digest in u.digests.items()},
                 )
                 for u in effect.updates
@@ -446,7 +446,7 @@ def _staged(staging: Any, layout: Layout, channel: str) -> StoredPayload:
     return StoredPayload(channel, staging.finish(), layout.nbytes, layout, staging.name)
 
 
-def status_of(host: RunHost) -> Mapping[str, Any]:
+def status_of(host: RunHost) -> dict[str, Any]:
     """Return what `fl status` says of a run."""
     run, machine = host.run, host.machine
     return {
@@ -477,4 +477,3 @@ def status_of(host: RunHost) -> Mapping[str, Any]:
             for agent_id, member in machine.members.items()
         ],
     }
-

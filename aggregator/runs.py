@@ -65,7 +65,7 @@ class Runs:
         for snapshot in await self._ports.run_in_writer(self._store.snapshots):
             try:
                 settings = RunSettings.model_validate(dict(snapshot.run.settings))
-                self._start(settings, snapshot, None)
+                self._start(self._host(settings, snapshot))
             except (FLError, ValidationError) as error:
                 logger.error("run %s cannot go on: %s", snapshot.run.name, error)
 
@@ -102,23 +102,30 @@ class Runs:
             Phase.WAITING,
         )
         initial = await self._ports.run_in_writer(_initial_model, self._store, settings.initial, run.run_id)
+        host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
         created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
-        await self._ports.run_in_writer(self._store.commit, [run, created], self._ports.wall_time())
-        return self._start(settings, RunSnapshot(run, None, None, (), (), {}, ()), initial)
-
-    def _start(self, settings: RunSettings, snapshot: RunSnapshot, initial: ModelRecord | None) -> RunHost:
-        host = RunHost(settings, snapshot, self._store, self._ports, self._on_record)
-        self._hosts[settings.name] = host
-        self._workers[settings.name] = asyncio.create_task(host.work(), name=f"run {settings.name}")
-        self._workers[settings.name].add_done_callback(_report)
-        host.start(initial)
+        records = host.adopt(initial) if initial else [run]
+        await self._ports.run_in_writer(self._store.commit, [*records, created], self._ports.wall_time())
+        self._start(host)
         return host
+
+    def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
+        return RunHost(settings, snapshot, self._store, self._ports, self._on_record)
+
+    def _start(self, host: RunHost) -> None:
+        name = host.run.name
+        self._hosts[name] = host
+        self._workers[name] = asyncio.create_task(host.work(), name=f"run {name}")
+        self._workers[name].add_done_callback(_report)
+        host.start()
 
     async def stop(self) -> None:
         """Store what was decided and end; every run goes on from there at the next start."""
         await asyncio.gather(*(host.stop() for host in self._hosts.values()))
         for worker in self._workers.values():
             worker.cancel()
+        self._workers.clear()
+        self._hosts.clear()
 
 
 def _report(worker: "asyncio.Task[None]") -> None:
@@ -128,8 +135,9 @@ def _report(worker: "asyncio.Task[None]") -> None:
 
 def _initial_model(store: Store, initial: InitialSettings, run_id: str) -> ModelRecord | None:
     """Return the model that a run's settings name, staged where it comes from a file."""
+    parents: tuple[tuple[str, float | None], ...] = ()
     if initial.file is not None:
-        payload, parents = _staged_file(store, initial.file, f"{run_id}.initial"), ()
+        payload = _staged_file(store, initial.file, f"{run_id}.initial")
     elif initial.model is not None:
         found = store.find_model(initial.model)
         if found is None:

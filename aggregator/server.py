@@ -101,12 +101,13 @@ class Daemon:
             self._disk_watch.cancel()
         if self._server is not None:
             self._server.close(close_connections=False)
-            try:
-                async with asyncio.timeout(self._settings.limits.stop_s):
-                    await self.door.close()
-                    await self.runs.stop()
-            except TimeoutError:
-                logger.warning("not everything ended within %g s", self._settings.limits.stop_s)
+        try:
+            async with asyncio.timeout(self._settings.limits.stop_s):
+                await self.door.close()
+                await self.runs.stop()
+        except TimeoutError:
+            logger.warning("not everything ended within %g s", self._settings.limits.stop_s)
+        if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
             self._server = None
@@ -152,7 +153,9 @@ class Daemon:
         try:
             context.load_cert_chain(tls.certificate, tls.key)
         except (OSError, ssl.SSLError) as error:
-            raise SettingsError(f"tls: {tls.certificate} and {tls.key} are no certificate and key: {error}") from error
+            raise SettingsError(
+                f"tls: {tls.certificate} and {tls.key} are no certificate and key: {error}"
+            ) from error
         return context
 
     async def _connected(self, connection: ServerConnection) -> None:

@@ -23,7 +23,7 @@ from fl_main.messages import (
     Sending,
 )
 from fl_main.ports import Link, LinkClosedError, Ports
-from fl_main.session import Liveness, Session
+from fl_main.session import Liveness, Session, State
 from fl_main.settings import LimitSettings
 from fl_main.store import Store, StoredPayload
 from fl_main.weights import Layout
@@ -176,6 +176,8 @@ class AgentSession:
 
     async def _send_all(self) -> None:
         while (message := await self._outgoing.get()) is not None:
+            if self._session.state is State.CLOSED:
+                continue  # it left, or was refused: nothing more may be said
             await self._link.send(self._session.send(message))
         code, reason = self.closing or (1008, "refused")
         await self._link.close(code, reason)
@@ -203,9 +205,7 @@ class AgentSession:
         elif isinstance(message, Fetch):
             self._start(self._send_payload(message), "sending a model")
         elif isinstance(message, Decline):
-            self.host.tell(
-                TaskDeclined(message.task_id, self.join.agent_id, message.code, message.reason)
-            )
+            self.host.tell(TaskDeclined(message.task_id, self.join.agent_id, message.code, message.reason))
         elif isinstance(message, Ping):
             self.post(Pong())
         elif isinstance(message, Leave):
@@ -214,6 +214,7 @@ class AgentSession:
 
     def _start(self, work: Coroutine[Any, Any, None], what: str) -> None:
         if len(self._helpers) >= MAX_HELPERS:
+            work.close()
             raise RemoteProtocolError(f"more than {MAX_HELPERS} requests at once", 1008)
         task = asyncio.create_task(self._guard(work, what), name=what)
         self._helpers.add(task)
@@ -256,6 +257,7 @@ class AgentSession:
 
     async def _offer_of_old(self, facts: Offered) -> None:
         """Look up a task that the round machine has forgotten."""
+        await self.host.flush()  # what was decided last must be there
         earlier = await self._ports.run_in_writer(self._shared.store.find_task, facts.task_id)
         self.host.tell(UpdateOffered(facts, earlier))
 

@@ -197,7 +197,9 @@ class _Inbox:
     def open(self) -> StagingFile:
         """Open the file and go on where it stopped."""
         staging = self._staging = self._store.stage(self._name, self._payload.layout, resume=True)
-        if staging.size > self._payload.size or (staging.size % ALIGNMENT and staging.size != self._payload.size):
+        if staging.size > self._payload.size or (
+            staging.size % ALIGNMENT and staging.size != self._payload.size
+        ):
             staging.restart()
         self.place = staging.size
         return staging

@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,7 +42,9 @@ def agent(url: str, number: int, size_mb: float, folder: str) -> None:
     for array in weights.values():
         array[:] = rng.standard_normal(values, dtype=np.float32)
     state = Path(folder) / f"agent-{number}"
-    with Agent(url, RUN, f"agent-{number}", initial_weights=weights, state_folder=state, progress=False) as me:
+    with Agent(
+        url, RUN, f"agent-{number}", initial_weights=weights, state_folder=state, progress=False
+    ) as me:
         for task in me.tasks():
             for name, array in task.weights.items():
                 np.add(array, np.float32(1e-6 * (number + 1)), out=weights[name])
@@ -66,7 +69,9 @@ async def serve(settings: dict[str, object], run: dict[str, object], pipe: objec
     async with daemon:
         pipe.send(daemon.url)
         await done.wait()
-        await asyncio.sleep(0.2)  # the agents fetch the final model; it is not timed
+        async with asyncio.timeout(60):  # the agents fetch the final model and leave; it is not timed
+            while daemon.daemon.door.sessions:  # noqa: ASYNC110 - nobody signals it
+                await asyncio.sleep(0.05)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send((rounds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime))
 
@@ -104,7 +109,7 @@ def ours(size_mb: float, agents: int, rounds: int, keep: bool) -> dict[str, floa
         at, peak, cpu = pipe.recv()
         for process in (*sites, server):
             process.join(30)
-    seconds = [after - before for before, after in zip(at, at[1:], strict=False)]
+    seconds = [after - before for before, after in pairwise(at)]
     return {"round_s": statistics.median(seconds), "peak_mib": peak, "cpu_s": cpu}
 
 

@@ -28,6 +28,7 @@ from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
 from fl_main.ports import LinkClosedError
 
 READ_QUEUE = 16  # frames that may wait in memory
+CLOSE_S = 2.0  # for the other end to answer a close
 
 
 class Counting(Connection):
@@ -78,7 +79,11 @@ class WebSocketLink:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Link`."""
-        await self._connection.close(code, _short(reason))
+        try:
+            async with asyncio.timeout(CLOSE_S + 1.0):  # a peer that reads nothing holds up even the close frame
+                await self._connection.close(code, _short(reason))
+        except TimeoutError:
+            self._connection.transport.abort()
 
 
 async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0) -> WebSocketLink:
@@ -101,13 +106,20 @@ async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0
             max_queue=READ_QUEUE,
             ping_interval=None,  # liveness is ours: by bytes moved
             open_timeout=timeout_s,
-            close_timeout=2.0,
+            close_timeout=CLOSE_S,
             create_connection=CountingClient,
             ssl=_tls(url, ca_file),
         )
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
         raise explain(error, url) from error
-    return WebSocketLink(connection)
+    link = WebSocketLink(connection)
+    if connection.subprotocol != SUBPROTOCOL:  # before a token is told to a server that is not ours
+        await link.close(1002, f"not {SUBPROTOCOL}")
+        place = urlsplit(url).netloc or url
+        raise ConnectionFailedError(
+            f"{place} is a WebSocket server, but no fl_main aggregator; check the url", lasting=True
+        )
+    return link
 
 
 def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:

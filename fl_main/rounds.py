@@ -10,6 +10,7 @@ a crash the machine, made anew from the stored records, goes on where it was.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -236,9 +237,9 @@ class RoundMachine:
         No agent is connected yet. A frozen step is folded again.
         """
         self._at = max(at, self._at)
-        self._look()
         if self.run.phase is Phase.AGGREGATING and self.step is not None:
             self._out.effects.append(self._fold(self.step))
+        self._look()
         return self._taken()
 
     def handle(self, event: Event, at: float) -> Outcome:
@@ -577,7 +578,10 @@ class RoundMachine:
             first = min(eligible, key=lambda agent: (self.members[agent].since, agent))
             invited, rule = (first,), "the first that offers"
         elif step.kind is Kind.TRAIN:
-            invited, rule = choose_cohort(eligible, settings.cohort, seed, self._least_of(step.kind))
+            labels = self._labels()
+            ids = {labels[agent_id]: agent_id for agent_id in eligible}
+            chosen, rule = choose_cohort(list(ids), settings.cohort, seed, self._least_of(step.kind))
+            invited = tuple(sorted(ids[label] for label in chosen))
         deadline_s = settings.evaluate.deadline_s if step.kind is Kind.EVALUATE else settings.round.deadline_s
         self.step = StepRecord(
             self.run.run_id,
@@ -599,8 +603,22 @@ class RoundMachine:
         self._out.records.append(self.step)
         self._move("started", round_id=step.round_id, kind=step.kind)
         self._forget()
+        labels = self._labels()
         for agent_id in invited:
-            self._assign(self.step, agent_id)
+            self._assign(self.step, agent_id, labels[agent_id])
+
+    def _labels(self) -> dict[str, str]:
+        """Return the names by which agents are seeded and put in order, by their ids.
+
+        Names, not ids: an id is drawn when an agent's state folder is made, and a run that is
+        repeated with fresh folders shall give the same bits. Agents of one name are told apart
+        by their ids.
+        """
+        names = Counter(member.record.name for member in self.members.values())
+        return {
+            agent_id: member.record.name if names[member.record.name] == 1 else f"{member.record.name}/{agent_id}"
+            for agent_id, member in self.members.items()
+        }
 
     def _attempt(self, step: Step) -> int:
         """Return how often this step was tried before; an operator may have reset the failures."""
@@ -609,7 +627,7 @@ class RoundMachine:
             return last.attempt + 1
         return self.run.failed_rounds
 
-    def _assign(self, step: StepRecord, agent_id: str) -> None:
+    def _assign(self, step: StepRecord, agent_id: str, label: str) -> None:
         place = (self.run.run_id, step.round_id, step.kind, step.attempt, repr(step.started_s), agent_id)
         task = TaskRecord(
             derive_id(*place),
@@ -621,7 +639,7 @@ class RoundMachine:
             self.run.model_id,
             self._model_round(),
             self.run.rounds_done,
-            derive_seed(self.settings.seed, step.round_id, step.kind, agent_id),
+            derive_seed(self.settings.seed, step.round_id, step.kind, label),
             self._at,
         )
         member = self.members[agent_id]
@@ -704,7 +722,7 @@ class RoundMachine:
         step = self.step
         if step is None:
             return []
-        found = [
+        return [
             update
             for update in self.updates.values()
             if update.verdict is Verdict.ACCEPTED
@@ -712,7 +730,6 @@ class RoundMachine:
             and update.kind is step.kind
             and (update.round_id == step.round_id or step.kind is Kind.TRAIN)
         ]
-        return sorted(found, key=lambda update: (update.agent_id, update.task_id))
 
     def _asked(self) -> list[str]:
         """Return the agents whose answers to the current step are still out."""
@@ -747,7 +764,8 @@ class RoundMachine:
         step = self.step
         if step is None:
             raise InvalidTransitionError("there is no step to close")
-        updates = self._accepted()
+        labels = self._labels()
+        updates = sorted(self._accepted(), key=lambda update: (labels[update.agent_id], update.task_id))
         self._release_tasks(step)
         self.step = replace(
             step, status="frozen", frozen=tuple(update.task_id for update in updates), ended_s=self._at
@@ -976,10 +994,10 @@ class RoundMachine:
 
     def _drop_updates(self, reason: str) -> None:
         """Turn accepted updates that will never count into discarded ones."""
+        is_under_way = self.step is not None and self.step.status in ("open", "frozen")
+        of_step = {update.task_id for update in self._accepted()} if is_under_way else set()
         for task_id, update in self.updates.items():
-            if self._is_uncounted(update) or (
-                update.verdict is Verdict.ACCEPTED and update in self._accepted()
-            ):
+            if task_id in of_step or self._is_uncounted(update):
                 self.updates[task_id] = replace(update, verdict=Verdict.DISCARDED, reason=reason)
                 self._out.records.append(self.updates[task_id])
 

@@ -100,27 +100,6 @@ class TrainingTask(Protocol):
     def state(self) -> Mapping[str, Array]: ...  # noqa: D102
 
 
-class Train(Protocol):
-    """A training function: one task in, one result out."""
-
-    def __call__(self, task: TrainingTask, /) -> TrainResult:
-        """Train on local data and return the local model."""
-
-
-class Evaluate(Protocol):
-    """An evaluation function: the weights of a model in, its metrics on local data out."""
-
-    def __call__(self, weights: Mapping[str, Array], /) -> Evaluation:
-        """Measure a model on held-out data of this site."""
-
-
-class Statistics(Protocol):
-    """A statistics function: sums and counts of the local data out, by name."""
-
-    def __call__(self) -> Mapping[str, Any]:
-        """Return arrays that make sense when they are added up over all sites."""
-
-
 def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics as plain floats: Python, numpy and torch scalars are taken.
 

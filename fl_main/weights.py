@@ -21,6 +21,7 @@ from fl_main.errors import LayoutMismatchError, WeightsError
 
 Array: TypeAlias = NDArray[Any]
 Weights: TypeAlias = Mapping[str, Array]
+Rows: TypeAlias = list[tuple[str, str, list[int], str]]  # name, type, shape, role of each array
 
 PIECE_BYTES = 1 << 20  # how much of an array is handled at a time: stays in the cache
 MAX_ARRAYS = 1_000_000
@@ -224,9 +225,9 @@ class Layout:
             raise WeightsError("the arrays of a layout must go from wide types to narrow ones")
         return layout
 
-    def to_wire(self) -> list[list[Any]]:
+    def to_wire(self) -> Rows:
         """Return rows of name, type, shape and role: what messages and files carry."""
-        return [[spec.name, str(spec.dtype), list(spec.shape), str(spec.role)] for spec in self.arrays]
+        return [(spec.name, str(spec.dtype), list(spec.shape), str(spec.role)) for spec in self.arrays]
 
     @cached_property
     def digest(self) -> str:

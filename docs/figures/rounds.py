@@ -6,9 +6,15 @@ from pathlib import Path
 from fl_main.rounds import TRANSITIONS
 from fl_main.store import Phase
 
-PLACES = {Phase.WAITING: (60, 150), Phase.COLLECTING: (330, 60), Phase.AGGREGATING: (600, 150), Phase.ENDED: (330, 280)}
+PLACES = {
+    Phase.WAITING: (60, 150),
+    Phase.COLLECTING: (330, 60),
+    Phase.AGGREGATING: (600, 150),
+    Phase.ENDED: (330, 280),
+}
 WIDTH, HEIGHT = 150, 46
-HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 350" role="img" font-family="system-ui, sans-serif" font-size="13">
+HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 350" role="img" \
+font-family="system-ui, sans-serif" font-size="13">
   <title>Phases of a run and what moves it from one to the next</title>
   <defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" orient="auto">\
 <path d="M0 0 L10 5 L0 10 z" fill="#3f6fa8"/></marker></defs>

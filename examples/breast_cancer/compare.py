@@ -13,7 +13,11 @@ FEDERATED, POOLED = "federated", "pooled"
 
 
 def compare(
-    federated: model.Weights, hospitals: Mapping[str, data.Hospital], test: data.Records, rounds: int, seed: int
+    federated: model.Weights,
+    hospitals: Mapping[str, data.Hospital],
+    test: data.Records,
+    rounds: int,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Return rows by model: training records, accuracy and log loss on the same test records.
 
@@ -55,7 +59,9 @@ def federate_locally(hospitals: Mapping[str, data.Hospital], rounds: int, seed: 
 
 def over_seeds(rounds: int, seeds: int) -> str:
     """Print a comparison for each of several splits; return what fell short, or an empty text."""
-    print(f"{seeds} splits of the records, {rounds} rounds each, in this one process (run_local; no network)\n")
+    print(
+        f"{seeds} splits of the records, {rounds} rounds each, in this one process (run_local; no network)\n"
+    )
     print("           accuracy                        log loss")
     print("seed  federated  hospitals  pooled   federated  hospitals  pooled")
     rows = []
@@ -72,7 +78,9 @@ def over_seeds(rounds: int, seeds: int) -> str:
         return f"the federated accuracy {federated:.4f} is more than a point below the pooled {pooled:.4f}"
     if federated <= own:
         return f"the federated accuracy {federated:.4f} is not above the hospitals' own {own:.4f}"
-    print("The federated model is within one percentage point of the pooled one, and above the hospitals' own.")
+    print(
+        "The federated model is within one percentage point of the pooled one, and above the hospitals' own."
+    )
     return ""
 
 

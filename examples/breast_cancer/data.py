@@ -62,14 +62,14 @@ def split(seed: int) -> tuple[dict[str, Hospital], Records]:
         rows = rng.permutation(np.concatenate(parts))
         return Records(features[rows], labels[rows].astype(np.float64))
 
-    hospitals = {name: _hospital(records, dealt[name]) for name in names}
-    return hospitals, records(dealt["test"])
+    def hospital(parts: list[NDArray[np.int64]]) -> Hospital:
+        cuts = [round(HELD_OUT_PART * len(rows)) for rows in parts]  # of each label
+        return Hospital(
+            train=records([rows[cut:] for rows, cut in zip(parts, cuts, strict=True)]),
+            held_out=records([rows[:cut] for rows, cut in zip(parts, cuts, strict=True)]),
+        )
 
-
-def _hospital(records, parts) -> Hospital:
-    cuts = [round(HELD_OUT_PART * len(rows)) for rows in parts]  # of each label
-    held_out, train = zip(*(np.split(rows, [cut]) for rows, cut in zip(parts, cuts, strict=True)), strict=True)
-    return Hospital(records(list(train)), records(list(held_out)))
+    return {name: hospital(dealt[name]) for name in names}, records(dealt["test"])
 
 
 def pooled(hospitals: dict[str, Hospital]) -> Records:

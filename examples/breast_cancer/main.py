@@ -1,7 +1,7 @@
 """The whole of it by one command: an aggregator daemon and four hospitals, five processes.
 
-    python examples/breast_cancer/main.py --folder demo
-    python examples/breast_cancer/main.py --seeds 10
+python examples/breast_cancer/main.py --folder demo
+python examples/breast_cancer/main.py --seeds 10
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 import compare
 import data
 import watch
+from check import check_database
 from prepare import RUN, fresh_folder, prepare
 from processes import DemoError, Processes
 
@@ -25,10 +26,14 @@ PLAUSIBLE_ACCURACY = 0.9  # always saying "benign" has 0.63
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="for all files; made anew each time")
-    parser.add_argument("--rounds", type=_positive, default=12, help="global models to make (default 12)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the first model and the training")
-    parser.add_argument("--seeds", type=_positive, help="compare over so many splits instead, in one process")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="for all files; made anew each time"
+    )
+    parser.add_argument("--rounds", type=at_least_one, default=12, help="global models to make (default 12)")
+    parser.add_argument(
+        "--seed", type=not_negative, default=0, help="of split, first model and training (default 0)"
+    )
+    parser.add_argument("--seeds", type=at_least_one, help="compare over so many splits, in this one process")
     parser.add_argument("--port", type=int, default=0, help="of the daemon; 0 (default) takes a free one")
     given = parser.parse_args()
     try:
@@ -36,8 +41,10 @@ def main() -> int:
             return _fell_short(compare.over_seeds(given.rounds, given.seeds))
         with fresh_folder(given.folder):
             demo(given.folder, given.rounds, given.seed, given.port)
-    except (DemoError, FLError) as error:
+    except (DemoError, FLError, OSError) as error:
         return _fell_short(str(error))
+    except ImportError as error:
+        return _fell_short(f"{error.name} is not installed: pip install 'fl_main[sklearn]'")
     except KeyboardInterrupt:
         print("\nstopped; nothing is left running", file=sys.stderr)
         return 130
@@ -74,28 +81,6 @@ def demo(folder: Path, rounds: int, seed: int, port: int) -> None:
     print_next_steps(folder)
 
 
-def check_database(db: ModelDB, rounds: int, agents: int):
-    """Return the final model if the database has everything that should be in it."""
-    run = db.run(RUN)
-    if run.status != "finished":
-        raise DemoError(f"the run {run.status}: {run.facts.reason}")
-    done = {entry.round_id: entry for entry in run.rounds() if entry.status == "done"}
-    if missing := [number for number in range(rounds + 1) if number not in done]:
-        raise DemoError(f"round {missing[0]} is not in the database")
-    counted = {(update.kind, update.counted_in, update.agent_id) for update in run.updates()}
-    names = {agent.agent_id: agent.name for agent in run.agents()}
-    if len(names) != agents:
-        raise DemoError(f"{len(names)} agents are in the database, not {agents}")
-    for number in range(rounds + 1):
-        kind = "train" if number else "statistics"
-        for agent_id, name in names.items():
-            if (kind, number, agent_id) not in counted:
-                raise DemoError(f"the update of {name} was not counted in round {number}")
-        if number and {mean.agents for mean in done[number].evaluate.values()} != {agents}:
-            raise DemoError(f"the model of round {number} was not measured by all agents")
-    return run.final
-
-
 def print_comparison(found: dict[str, dict[str, float]], num_test: int) -> None:
     print(f"\nOn the same {num_test} records, which none of these models was trained on:\n")
     print("model       trained on  accuracy  log loss")
@@ -119,9 +104,15 @@ Start your own, in three terminals (README.md, "Quick start"):
   {fl} agent --settings setting/agent.yaml --name site-2 examples/minimal/train.py:train""")
 
 
-def _positive(text: str) -> int:
+def at_least_one(text: str) -> int:
     if (number := int(text)) < 1:
-        raise ValueError("it must be at least 1")
+        raise ValueError
+    return number
+
+
+def not_negative(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise ValueError
     return number
 
 

@@ -1,15 +1,14 @@
 """What must be there before the first process starts, all in one folder.
 
-    hospitals/NAME.npz     the records of one hospital; only its own agent reads them
-    agents/NAME/           that agent's identity and outbox
-    initial.npz            the model that round 1 starts from
-    aggregator.yaml        settings of the daemon
-    run.yaml               settings of the run
-    models/                the model database, made by the daemon
-    logs/NAME.log          what each process says
+hospitals/NAME.npz     the records of one hospital; only its own agent reads them
+agents/NAME/           that agent's identity and outbox
+initial.npz            the model that round 1 starts from
+aggregator.yaml        settings of the daemon
+run.yaml               settings of the run
+models/                the model database, made by the daemon
+logs/NAME.log          what each process says
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,11 +50,6 @@ def prepare(folder: Path, hospitals: Mapping[str, data.Hospital], rounds: int, s
     """Write everything but the model database and the logs."""
     for name, hospital in hospitals.items():
         data.save(folder / "hospitals" / f"{name}.npz", hospital)
-        # An agent draws a random identity when it first starts. The order in which updates are
-        # added up, and the tasks' seeds, follow from it: here it is given, so that the same
-        # seed gives the same model to the last bit.
-        (folder / "agents" / name).mkdir()
-        (folder / "agents" / name / "agent.json").write_text(json.dumps({"agent_id": name}))
     num_features = hospitals[name].train.features.shape[1]
     np.savez(folder / "initial.npz", **model.initial_weights(num_features, seed))
     _write_yaml(folder / "run.yaml", _run_settings(rounds, seed, len(hospitals)))

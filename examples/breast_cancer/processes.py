@@ -70,37 +70,39 @@ class Processes:
         while time.monotonic() < end:
             if found := re.search(pattern, self.log_of(name).read_text(errors="replace")):
                 return found[1]
-            self.check()
+            if name in self.check():
+                raise self.failure(name, "ended too early")
             time.sleep(0.02)
-        raise DemoError(self._with_log(name, f"{name} did not start within {PATIENCE_S:.0f} s"))
+        raise self.failure(name, f"did not start within {PATIENCE_S:.0f} s")
 
-    def check(self, *, are_done: bool = False) -> None:
-        """Raise if a process ended: badly, or too early unless they `are_done`."""
+    def check(self) -> list[str]:
+        """Return the processes that ended well; raise if one did not, or if somebody wants to stop."""
         if self._is_interrupted:
             raise KeyboardInterrupt
-        for name, process in self._running.items():
-            code = process.poll()
-            if code or (code == 0 and not are_done):
-                raise DemoError(self._with_log(name, f"{name} ended with {_in_words(code)}"))
+        codes = {name: process.poll() for name, process in self._running.items()}
+        for name, code in codes.items():
+            if code:
+                raise self.failure(name, f"ended with {_in_words(code)}")
+        return [name for name, code in codes.items() if code == 0]
 
-    def _with_log(self, name: str, text: str) -> str:
-        log = self.log_of(name)
+    def failure(self, name: str, what: str) -> DemoError:
+        """Return an error that says what a process did, and what it said last."""
+        text, log = f"{name} {what}", self.log_of(name)
         lines = log.read_text(errors="replace").splitlines()[-8:]
-        return "\n    ".join([f"{text}; the last lines of {log}:" if lines else f"{text}; {log} is empty", *lines])
+        first = f"{text}; the last lines of {log}:" if lines else f"{text}; {log} is empty"
+        return DemoError("\n    ".join([first, *lines]))
 
     def finish(self) -> None:
         """Let agents end by themselves, then end the daemon; raise if one of them does it badly."""
         daemon, *agents = self._running
         end = time.monotonic() + PATIENCE_S
-        while any(self._running[name].poll() is None for name in agents):
-            self.check(are_done=True)
+        while working := set(agents) - set(self.check()):
             if time.monotonic() > end:
-                raise DemoError(f"an agent still runs {PATIENCE_S:.0f} s after the end of the run")
+                raise self.failure(working.pop(), f"still runs {PATIENCE_S:.0f} s after the end of the run")
             time.sleep(0.02)
-        self.check(are_done=True)
         self._running[daemon].terminate()
         _wait(self._running[daemon], STOP_S)
-        self.check(are_done=True)
+        self.check()
 
     def _stop(self) -> None:
         """End what still runs: the agents may say goodbye, then the daemon may store everything."""

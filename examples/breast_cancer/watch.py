@@ -2,21 +2,20 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-from processes import PATIENCE_S, DemoError
+from processes import PATIENCE_S, DemoError, Processes
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fl_main.db import ModelDB
+from fl_main.db import Mean, ModelDB, Round
 
 HEADINGS = ("round", "agents", "train loss", "loss", "accuracy", "bytes", "seconds")
 
 
-def follow(db: ModelDB, name: str, processes: Any) -> None:
+def follow(db: ModelDB, name: str, processes: Processes) -> None:
     """Show the rounds of a run until it is over.
 
     Raises:
@@ -25,8 +24,10 @@ def follow(db: ModelDB, name: str, processes: Any) -> None:
     shown, patient_until = 0, time.monotonic() + PATIENCE_S
     with _table() as add:
         while True:
+            ended = processes.check()  # before the look at the run: they end when it is over
             run = db.run(name)
-            processes.check(are_done=run.status.is_over)
+            if ended and not run.status.is_over:
+                raise processes.failure(ended[0], "ended before the run was over")
             rounds = [entry for entry in run.rounds() if entry.round_id > 0]
             # A round is complete once its model was measured, or else once the next one began.
             complete = [r for r in rounds if r.evaluate or run.status.is_over or r is not rounds[-1]]
@@ -39,12 +40,14 @@ def follow(db: ModelDB, name: str, processes: Any) -> None:
             if failed := [entry for entry in rounds if entry.status == "failed"]:
                 raise DemoError(f"round {failed[0].round_id} failed: {failed[0].reason}")
             if time.monotonic() > patient_until:
-                raise DemoError(f"no round ended within {PATIENCE_S:.0f} s; the last begun is {run.facts.round_id}")
+                raise DemoError(
+                    f"no round ended within {PATIENCE_S:.0f} s; the last begun is {run.facts.round_id}"
+                )
             time.sleep(0.05)
 
 
-def _cells(entry: Any) -> list[str]:
-    def value(means: Any, name: str) -> str:
+def _cells(entry: Round) -> list[str]:
+    def value(means: Mapping[str, Mean], name: str) -> str:
         return f"{means[name].value:.4f}" if name in means else "–"
 
     return [

@@ -27,6 +27,7 @@ from fl_main.errors import FLError
 
 CLIENT = Path(__file__).with_name("client.py")
 RUN = "image-classification"
+PATIENCE_S = 300.0  # without a new round, something is taken for stuck
 
 
 class ExampleError(Exception):
@@ -53,7 +54,8 @@ def main() -> int:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--agents", type=int, default=3, help="at least 2 (default 3)")
-    parser.add_argument("--rounds", type=int, default=20, help="global models to make (default 20)")
+    rounds = "global models to make (default 20; with CIFAR-10, where a round takes longer, 5)"
+    parser.add_argument("--rounds", type=int, help=rounds)
     skew = (
         "how unevenly labels are spread: 0.3 very, 100 hardly (a Dirichlet distribution); 0 (default) evenly"
     )
@@ -63,6 +65,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the parts and the first network (default 0)")
     parser.add_argument("--folder", type=Path, help="an empty one, to keep the model database in")
     given = parser.parse_args()
+    given.rounds = (5 if given.cifar10 else 20) if given.rounds is None else given.rounds
     if given.agents < 2 or given.rounds < 1 or given.label_skew < 0:
         parser.error("--agents must be at least 2, --rounds at least 1, --label-skew at least 0")
     return given
@@ -78,7 +81,7 @@ def show(given: argparse.Namespace, folder: Path) -> None:
     for agent, mine in enumerate(parts):
         counts = torch.bincount(mine.labels, minlength=images.CLASSES).tolist()
         print(f"agent-{agent}: {len(mine):5} images, by label {counts}")
-    config = {"epochs": 1 if given.cifar10 else 2, "rate": 0.05, "batch": 32}
+    config = {"epochs": 1 if given.cifar10 else 2, "rate": 0.05, "batch": 64 if given.cifar10 else 32}
     write_settings(given, folder, config)
     train_federatedly(given, folder)
     print(f"\n{time.monotonic() - began:.0f} s; now one network on all these images in one place ...")
@@ -159,12 +162,12 @@ def listening(daemon: subprocess.Popen, log: Path) -> str:
 def follow(db: ModelDB, running: dict[str, subprocess.Popen], folder: Path) -> None:
     """Print a row for each round, out of the model database, until the run is over."""
     print("\nround  train loss    loss  accuracy   bytes  seconds")
-    shown = 0
+    shown, changed_at = 0, time.monotonic()
     while True:
         is_over = db.run(RUN).status.is_over
         for entry in db.run(RUN).rounds():
             if entry.round_id > shown and "accuracy" in entry.evaluate:
-                shown = entry.round_id
+                shown, changed_at = entry.round_id, time.monotonic()
                 loss, held_out = entry.train["loss"].value, entry.evaluate
                 print(
                     f"{shown:5} {loss:11.4f} {held_out['loss'].value:7.4f} {held_out['accuracy'].value:9.4f}"
@@ -176,6 +179,8 @@ def follow(db: ModelDB, running: dict[str, subprocess.Popen], folder: Path) -> N
         for name, one in running.items():
             if one.poll():
                 raise ExampleError(f"{name} ended: {(folder / f'{name}.log').read_text().strip()}")
+        if time.monotonic() - changed_at > PATIENCE_S:
+            raise ExampleError(f"no round was completed for {PATIENCE_S:.0f} s; see the logs in --folder")
         time.sleep(0.1)
 
 

@@ -1,6 +1,6 @@
 """The training program of this folder for three sites in one call: no daemon, no network.
 
-    python examples/minimal/main.py
+python examples/minimal/main.py
 """
 
 from train import fit, initial_weights, measure, records_of

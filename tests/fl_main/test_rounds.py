@@ -150,7 +150,7 @@ def test_sums_that_are_not_alike_are_rejected() -> None:
     story = Story(run_settings(statistics=True))
     story.gather("a", "b", "c")
     on_its_way = story.offer("b", payloads={"weights": payload("other", OTHER)})
-    assert only(story.propose(on_its_way), Receive)  # nobody has answered yet
+    only(story.propose(on_its_way), Receive)  # nobody has answered yet
     story.answer("a")
     assert only(story.tell(UpdateReceived(on_its_way)), Answer).verdict is Verdict.REJECTED
     story.restart()
@@ -647,6 +647,16 @@ def test_the_larger_value_is_better_when_the_settings_say_so() -> None:
     assert (story.run.best_value, story.run.best_round) == (3.0, 1)
 
 
+def test_evaluations_stay_accepted_when_the_run_ends_or_is_stopped() -> None:
+    for rounds in (1, 2):
+        story = collecting("ab", evaluate={"every": 1}, end={"rounds": rounds})
+        measured(story, 1.0)
+        story.steer("stop")
+        assert story.run.status is (RunStatus.FINISHED if rounds == 1 else RunStatus.STOPPED)
+        verdicts = [u.verdict for u in story.store.updates.values() if u.kind is Kind.EVALUATE]
+        assert verdicts == [Verdict.ACCEPTED] * 2
+
+
 def test_evaluation_needs_no_minimum_and_ends_at_its_own_deadline() -> None:
     story = collecting("ab", evaluate={"every": 1, "deadline_s": 5.0}, end={"rounds": 1})
     story.do_round("a", "b")
@@ -668,7 +678,7 @@ def test_evaluation_is_skipped_when_nobody_can_do_it() -> None:
 def test_the_final_evaluation_waits_for_agents_after_a_restart() -> None:
     story = collecting("ab", evaluate={"every": 1}, end={"rounds": 1})
     story.answer("a", "b")
-    assert only(story.restart(), Fold)  # folded again ...
+    only(story.restart(), Fold)  # folded again ...
     story.fold()  # ... before anybody is back
     assert not story.run.status.is_over
     assert story.machine.next_wakeup() == 10.0
@@ -915,6 +925,12 @@ def test_a_deadline_survives_a_restart() -> None:
     story.join("a", "b")
     story.wait(10.0)
     assert story.events("deadline_extended")
+
+
+def test_a_step_that_is_complete_after_a_restart_is_folded_once() -> None:
+    story = collecting("abc", round={"quorum": 0.6, "rejoin_s": 0.0, "grace_s": 5.0})
+    story.answer("a", "b")
+    assert len(of_type(story.restart(), Fold)) == 1  # nobody is here, and nobody is waited for
 
 
 def test_a_result_for_another_step_is_ignored() -> None:

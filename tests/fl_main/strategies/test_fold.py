@@ -273,12 +273,12 @@ class Scaffold(Strategy):
         self.count = len(contributions)
 
     def combine(self, block: Block) -> None:
-        for name in ("control", "out"):
-            for change in block.updates(name):
-                block.state[name][:] += change / self.count
         block.out[:] = 0
         for values in block.updates():
             block.out[:] += values / self.count
+        for name in ("control", "out"):
+            for change in block.updates(name):
+                block.state[name][:] += change / self.count
 
 
 @pytest.mark.parametrize("block_bytes", [8, 1 << 20])
