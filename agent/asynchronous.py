@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import FLError, LocalProtocolError, RefusedError
+from fl_main.errors import LocalProtocolError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -73,7 +73,7 @@ class AsyncAgent(AgentBase):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and self._current and not isinstance(error, FLError):
+        if isinstance(error, Exception) and self._current and not isinstance(error, RefusedError):
             await self._report(self._current, error)
         await self.close()
 

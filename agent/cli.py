@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ def agent(
     given = {"url": url, "run": run_name, "name": name}
     settings = load_agent(file, {key: value for key, value in given.items() if value is not None})
     configure_logging(log_format, verbose)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     if settings.name:  # the module may choose its data by it
         os.environ["FL_AGENT_NAME"] = settings.name
     train, handlers = find_function(function)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -173,7 +173,9 @@ class Client:
         self._ping_interval_s = 20.0
         self._unsent: deque[Message] = deque()
         self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
-        self._assigned: dict[str, Assign] = {}
+        self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
+        self._preparing: dict[str, asyncio.Task[None]] = {}  # what is fetched on this connection
+        self._asked: set[str] = set()  # digests that were asked for on this connection
         self._handed_out: set[str] = set()
         self._outbox = {entry.task_id: entry for entry in folder.entries()}
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
@@ -193,13 +195,16 @@ class Client:
         """
         if self._failure and self._work.empty():
             raise self._failure
-        found = await self._work.get()
-        if isinstance(found, FLError):
-            raise found
-        if isinstance(found, Work):
-            self._handed_out.add(found.assign.task_id)
-            self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
-        return found
+        while True:
+            found = await self._work.get()
+            if isinstance(found, FLError):
+                raise found
+            if isinstance(found, Ending):
+                return found
+            if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
+                self._handed_out.add(found.assign.task_id)
+                self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
+                return found
 
     async def hand_in(self, entry: OutboxEntry) -> Verdict:
         """Offer a finished update that is in the outbox; return what became of it."""
@@ -233,6 +238,12 @@ class Client:
 
     async def run(self) -> None:
         """Keep the conversation going until the agent is refused, or cancelled."""
+        try:
+            await self._keep_talking()
+        except Exception as error:  # noqa: BLE001 - the program must not wait for ever
+            self._break(error)
+
+    async def _keep_talking(self) -> None:
         wait_s, said = SHORTEST_WAIT_S, ""
         while self._failure is None:
             begun = self._ports.monotonic()
@@ -262,6 +273,13 @@ class Client:
             self._show(AgentState.CONNECTING, f"{reason}; trying again")
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _break(self, error: BaseException) -> None:
+        """Fail by an error that nobody foresaw."""
+        if not isinstance(error, FLError):
+            logger.error("the agent stopped by a bug of ours", exc_info=error)
+            error = FLError(f"the agent stopped by a bug of ours: {type(error).__name__}: {error}")
+        self._fail(error)
 
     def _fail(self, error: FLError) -> None:
         self._failure = error
@@ -294,10 +312,23 @@ class Client:
             for _, task in self._senders.values():
                 task.cancel()
             self._senders.clear()
+            self._stop_preparing()
+            await link.close()
+
+    def _stop_preparing(self) -> None:
+        """Forget tasks without their models: they are given again, if they are still wanted then.
+
+        What was fetched of a model stays; its download goes on where it stopped.
+        """
+        for task_id, task in self._preparing.items():
+            task.cancel()
+            self._assigned.pop(task_id, None)
+        self._preparing.clear()
+        self._asked.clear()
 
     def _join(self) -> Join:
         profile = self._profile
-        held = {*self._handed_out, *self._outbox, *self._folder.pending_state()}
+        held = {*self._assigned, *self._handed_out, *self._outbox, *self._folder.pending_state()}
         return Join(
             run=profile.run,
             agent_id=self._folder.agent_id,
@@ -331,7 +362,7 @@ class Client:
         self._ping_interval_s = welcome.ping_interval_s
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
-        for task_id in welcome.counted:
+        for task_id in sorted(welcome.counted, key=welcome.counted.__getitem__):
             self._folder.promote_state(task_id)
         if self.state is AgentState.CONNECTING:
             busy = bool(self._handed_out)
@@ -342,8 +373,6 @@ class Client:
         for message in list(self._unsent):
             await self._say(message)
         self._unsent.clear()
-        for download in self._downloads.values():
-            await self._say(download.request())
         for entry in self._outbox.values():
             await self._say(self._offer(entry))
 
@@ -376,10 +405,16 @@ class Client:
         else:
             self._spawn(self._say(message))
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned)
+        return task
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._break(error)
 
     async def _take(self, message: Message) -> None:
         if isinstance(message, Chunk):
@@ -403,7 +438,7 @@ class Client:
         elif isinstance(message, Cancel):
             self._cancel(message)
         elif isinstance(message, RunEnded):
-            self._spawn(self._end(message))
+            self._preparing[""] = self._spawn(self._end(message))
         elif isinstance(message, Ping):
             await self._say(Pong())
         elif isinstance(message, Refuse):
@@ -416,7 +451,7 @@ class Client:
         if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
             return  # said again after a reconnection
         self._assigned[task_id] = assign
-        self._spawn(self._prepare(assign))
+        self._preparing[task_id] = self._spawn(self._prepare(assign))
 
     async def _prepare(self, assign: Assign) -> None:
         """Ask the policy, fetch what the task needs, and queue it for the program."""
@@ -430,14 +465,18 @@ class Client:
             self._show(AgentState.FETCHING, f"round {assign.round_id}: fetching the model")
         self._forget_models({payload.digest for payload in assign.payloads})
         arrays = {payload.channel: await self._fetch(payload) for payload in assign.payloads}
-        if self._assigned.pop(assign.task_id, None) is not None:  # else cancelled meanwhile
-            self._work.put_nowait(Work(assign, arrays))
+        self._preparing.pop(assign.task_id, None)
+        self._work.put_nowait(Work(assign, arrays))
 
     async def _denied(self, subject: Invitation | Assign) -> str:
         """Return why the site's policy denies something, or an empty text."""
         if self._policy is None:
             return ""
-        answer = await self._ports.run_in_thread(self._policy, subject)
+        try:
+            answer = await self._ports.run_in_thread(self._policy, subject)
+        except Exception as error:  # what the policy cannot judge is not allowed
+            logger.exception("the policy failed")
+            return f"the policy failed: {type(error).__name__}"
         if answer is None or answer is True:
             return ""
         return answer if isinstance(answer, str) else "denied"
@@ -450,6 +489,7 @@ class Client:
         """Fetch what the run came to, and tell the program."""
         weights = await self._fetch(ended.final) if ended.final else {}
         statistics = await self._fetch(ended.statistics) if ended.statistics else {}
+        self._preparing.pop("", None)
         self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
         self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))
 
@@ -464,6 +504,8 @@ class Client:
                 download = self._downloads[payload.digest] = Download(
                     payload, self.layout or self._profile.layout
                 )
+            if payload.digest not in self._asked:
+                self._asked.add(payload.digest)
                 await self._say(download.request())
             held = await asyncio.shield(download.done)
             self._models[payload.digest] = held
@@ -485,12 +527,15 @@ class Client:
         download = self._downloads[transfer]
         if download.finish():
             del self._downloads[transfer]
+            self._asked.discard(transfer)
         elif download.must_ask_again:
             await self._say(download.request())
 
     def _forget_models(self, current: set[str]) -> None:
         for digest in [digest for digest in self._models if digest not in current]:
             del self._models[digest]
+        for digest in [digest for digest in self._downloads if digest not in current | self._asked]:
+            del self._downloads[digest]
 
     # --- updates out ----------------------------------------------------------------------
 

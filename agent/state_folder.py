@@ -196,8 +196,13 @@ class StateFolder:
     def promote_state(self, task_id: str) -> None:
         """Make the arrays kept with a task current: its update was counted."""
         file = self._state_file(task_id)
-        if file.exists():
-            file.replace(file.with_name("current.safetensors"))
+        if not file.exists():
+            return
+        made_ns = file.stat().st_mtime_ns
+        file.replace(file.with_name("current.safetensors"))
+        for older in map(self._state_file, self.pending_state()):  # their updates will never be counted
+            if older.stat().st_mtime_ns < made_ns:
+                older.unlink()
 
     def _state_file(self, task_id: str) -> Path:
         return self.path / "state" / f"{task_id}.safetensors"

@@ -192,7 +192,9 @@ def _print_run(run: Mapping[str, Any]) -> None:
         print_table(rows, {"agent": "AGENT", "here": "HERE", "doing": "DOING", "for": "FOR"})
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,7 @@
 """Models on their way to the agents: each frame is read and encoded once for everybody."""
 
 import asyncio
+import threading
 from collections import OrderedDict
 
 from fl_main.codec import encode_chunk
@@ -8,20 +9,19 @@ from fl_main.messages import CHUNK_BYTES
 from fl_main.ports import Link, Ports
 from fl_main.store import DataFile, Store, StoredPayload
 
-CACHE_BYTES = 32 << 20
+BATCH_BYTES = 4 << 20  # read and encoded in one go: a hop to another thread costs as much as a chunk
+KEPT_BATCHES = 8
 OPEN_FILES = 8
 
 
 class Frames:
     """Encoded chunks of stored payloads, kept while several agents fetch the same one."""
 
-    def __init__(self, store: Store, ports: Ports, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, store: Store, ports: Ports) -> None:
         self._store = store
         self._ports = ports
-        self._cache_bytes = cache_bytes
-        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._kept_bytes = 0
-        self._reading: dict[tuple[str, int], asyncio.Task[bytes]] = {}
+        self._kept: OrderedDict[tuple[str, int], list[bytes]] = OrderedDict()
+        self._reading: dict[tuple[str, int], asyncio.Task[list[bytes]]] = {}
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
     async def send(self, link: Link, payload: StoredPayload, offset: int) -> None:
@@ -31,44 +31,43 @@ class Frames:
             LinkClosedError: If the link ends before.
             StoreDamagedError: If the file is missing or too short.
         """
-        for place in range(offset, payload.size, CHUNK_BYTES):
-            await link.send(await self._frame(payload.digest, place, payload.size))
+        first = offset - offset % BATCH_BYTES
+        if first < offset:  # a transfer that was cut goes on within a batch, on its own
+            end = min(first + BATCH_BYTES, payload.size)
+            for frame in await self._ports.run_in_thread(self._opened(payload).frames, offset, end):
+                await link.send(frame)
+            first = end
+        for place in range(first, payload.size, BATCH_BYTES):
+            for frame in await self._batch(payload, place):
+                await link.send(frame)
 
-    async def _frame(self, digest: str, place: int, size: int) -> bytes:
-        key = (digest, place)
-        if (frame := self._kept.get(key)) is not None:
+    async def _batch(self, payload: StoredPayload, place: int) -> list[bytes]:
+        key = (payload.digest, place)
+        if (frames := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)
-            return frame
+            return frames
         if key not in self._reading:
-            self._reading[key] = asyncio.create_task(self._read(digest, place, size))
+            self._reading[key] = asyncio.create_task(self._read(payload, place))
         return await asyncio.shield(self._reading[key])
 
-    async def _read(self, digest: str, place: int, size: int) -> bytes:
-        key = (digest, place)
+    async def _read(self, payload: StoredPayload, place: int) -> list[bytes]:
+        key, end = (payload.digest, place), min(place + BATCH_BYTES, payload.size)
         try:
-            opened = self._opened(digest)
-            async with opened.lock:
-                frame = await self._ports.run_in_thread(opened.frame, place, min(CHUNK_BYTES, size - place))
+            frames = await self._ports.run_in_thread(self._opened(payload).frames, place, end)
         finally:
             del self._reading[key]
-        self._keep(key, frame)
-        return frame
+        self._kept[key] = frames
+        while len(self._kept) > KEPT_BATCHES:
+            self._kept.popitem(last=False)
+        return frames
 
-    def _keep(self, key: tuple[str, int], frame: bytes) -> None:
-        self._kept[key] = frame
-        self._kept_bytes += len(frame)
-        while self._kept_bytes > self._cache_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= len(oldest)
-
-    def _opened(self, digest: str) -> "_OpenFile":
-        if digest not in self._files:
-            self._files[digest] = _OpenFile(self._store, digest)
-        self._files.move_to_end(digest)
-        idle = [name for name, opened in self._files.items() if not opened.lock.locked() and name != digest]
-        for name in idle[: max(0, len(self._files) - OPEN_FILES)]:
-            self._files.pop(name).close()
-        return self._files[digest]
+    def _opened(self, payload: StoredPayload) -> "_OpenFile":
+        if payload.digest not in self._files:
+            self._files[payload.digest] = _OpenFile(self._store, payload)
+        self._files.move_to_end(payload.digest)
+        while len(self._files) > OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return self._files[payload.digest]
 
     def close(self) -> None:
         """Close all files."""
@@ -79,23 +78,29 @@ class Frames:
 
 
 class _OpenFile:
-    """A stored payload, opened by the first read, and the lock that lets one thread at a time do it."""
+    """A stored payload, opened by the first thread that reads it; one thread at a time does."""
 
-    def __init__(self, store: Store, digest: str) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, store: Store, payload: StoredPayload) -> None:
+        self._lock = threading.Lock()
         self._store = store
-        self._digest = digest
+        self._payload = payload
         self._file: DataFile | None = None
 
-    def frame(self, place: int, size: int) -> bytes:
-        """Return a chunk as it goes over the wire; runs in a thread."""
-        if self._file is None:
-            self._file = self._store.read(self._digest)
-        data = bytearray(size)
-        self._file.read_into(place, memoryview(data))
-        return encode_chunk(self._digest, place, data)
+    def frames(self, start: int, end: int) -> list[bytes]:
+        """Return the chunks from one byte to another as they go over the wire."""
+        with self._lock:
+            if self._file is None:
+                self._file = self._store.read(self._payload.digest, self._payload.layout)
+            return [self._frame(self._file, place, end) for place in range(start, end, CHUNK_BYTES)]
+
+    def _frame(self, file: DataFile, place: int, end: int) -> bytes:
+        data = bytearray(min(CHUNK_BYTES, end - place))
+        file.read_into(place, memoryview(data))
+        return encode_chunk(self._payload.digest, place, data)
 
     def close(self) -> None:
-        """Close the file, if it was opened."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file; a later read opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None

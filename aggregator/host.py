@@ -32,6 +32,7 @@ from fl_main.ports import Ports
 from fl_main.rounds import Outcome, RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import (
+    DataFile,
     EventRecord,
     MetricRecord,
     ModelKind,
@@ -336,7 +337,7 @@ class RunHost:
                     Contribution(
                         u.agent_id, u.num_examples, u.num_steps, self._staleness(u.version), u.metrics
                     ),
-                    {channel: read(digest) for channel, digest in u.digests.items()},
+                    {payload.channel: read(payload) for payload in self.machine.payloads_of(u)},
                 )
                 for u in effect.updates
             ]
@@ -358,8 +359,9 @@ class RunHost:
         opened: contextlib.ExitStack,
     ) -> StepFolded:
         strategy = make_strategy(self.settings.strategy, self.settings.strategy_options)
-        base = read(self._digest(self.run.model_id))
-        before = {name: read(self._digest(model_id)) for name, model_id in self.run.state_ids.items()}
+        models = self.machine.models
+        base = read(models[self.run.model_id or ""].payload)
+        before = {name: read(models[model_id].payload) for name, model_id in self.run.state_ids.items()}
         layout = state_layout(base.layout)
         after = {name: self._store.stage(f"{sink.name}.{name}", layout) for name in strategy.state}
         for staging in after.values():
@@ -376,9 +378,6 @@ class RunHost:
 
     def _staleness(self, version: int) -> int:
         return self.run.rounds_done - version
-
-    def _digest(self, model_id: str | None) -> str:
-        return self.machine.models[model_id or ""].payload.digest
 
     async def _prune(self) -> None:
         """Apply the retention settings, at most once a second however short the rounds are."""
@@ -436,8 +435,8 @@ class _Reader:
         self._store = store
         self._stack = stack
 
-    def __call__(self, digest: str) -> Any:
-        file = self._store.read(digest)
+    def __call__(self, payload: StoredPayload) -> DataFile:
+        file = self._store.read(payload.digest, payload.layout)
         self._stack.callback(file.close)
         return file
 
@@ -449,6 +448,7 @@ def _staged(staging: Any, layout: Layout, channel: str) -> StoredPayload:
 def status_of(host: RunHost) -> dict[str, Any]:
     """Return what `fl status` says of a run."""
     run, machine = host.run, host.machine
+    is_running = run.status is RunStatus.RUNNING
     return {
         "run": run.name,
         "run_id": run.run_id,
@@ -472,7 +472,8 @@ def status_of(host: RunHost) -> dict[str, Any]:
                 "name": member.record.name,
                 "present": member.is_present,
                 "doing": host.doing(agent_id),
-                "since_s": round(host.clock.now() - member.since, 1),
+                # Run time stands still while the run does.
+                "since_s": round(host.clock.now() - member.since, 1) if is_running else None,
             }
             for agent_id, member in machine.members.items()
         ],

@@ -22,6 +22,7 @@ from fl_main.weights import FiniteCheck
 T = TypeVar("T")
 
 WINDOW_BYTES = 4 << 20  # what one sender may have under way
+SMALL_BYTES = 1 << 20
 MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is broken
 FULL_DISK_RETRY_S = 5.0
 
@@ -165,9 +166,7 @@ class Upload:
             Send(task_id=self.offer.task_id, channel=payload.channel, offset=start, credit=start + window)
         )
         while inbox.digest is None:
-            if not incoming.is_complete or self._chunks:  # an empty payload has no chunks
-                await self._arrived.wait()
-            self._arrived.clear()
+            await self._enough(incoming)
             chunks, self._chunks = self._chunks, deque()
             if bad := await _unbroken(self._ports.run_in_thread(inbox.write, chunks)):
                 return bad
@@ -175,6 +174,13 @@ class Upload:
                 incoming.credit = inbox.place + window
                 self._post(Credit(transfer=transfer, credit=incoming.credit))
         return None
+
+
+    async def _enough(self, incoming: Incoming) -> None:
+        """Wait for chunks to write; of a small payload for all, so that one thread hop does."""
+        while not incoming.is_complete and (incoming.size <= SMALL_BYTES or not self._chunks):
+            self._arrived.clear()
+            await self._arrived.wait()
 
 
 class _Inbox:

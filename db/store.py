@@ -142,8 +142,9 @@ class ModelStore:
                 stored = retention.stored_models(connection)
                 chosen = retention.choose(stored, self._settings.retention)
                 batch = Batch(self._clock(), self._head_of, self._layouts.keys())
-                for group in chosen.values():
-                    self._mark_removed(connection, batch, [model.model_id for model in group])
+                if chosen:
+                    gone = [model.model_id for group in chosen.values() for model in group]
+                    self._mark_removed(connection, batch, gone, list(chosen))
                 self._insert(connection, batch)
             self._committed(batch)
             with translated(self._files.folder, "delete model files"):
@@ -153,19 +154,19 @@ class ModelStore:
                 path.unlink(missing_ok=True)
         return sum(group[0].size for group in chosen.values())
 
-    def _mark_removed(self, connection: Connection, batch: Batch, model_ids: list[str]) -> None:
-        changes = {"is_stored": False, "not_stored_reason": PRUNED}
-        at = batch.at
+    def _mark_removed(
+        self, connection: Connection, batch: Batch, model_ids: list[str], digests: list[str]
+    ) -> None:
         table = schema.models
+        changes = {"is_stored": False, "not_stored_reason": PRUNED, "changed_at": batch.at}
+        connection.execute(update(table).where(table.c.model_id.in_(model_ids)).values(**changes))
         connection.execute(
-            update(table).where(table.c.model_id.in_(model_ids)).values(**changes, changed_at=at)
+            update(schema.files).where(schema.files.c.digest.in_(digests)).values(is_stored=False)
         )
         parents = snapshots.parents_of(connection, model_ids)
         for row in connection.execute(select(table).where(table.c.model_id.in_(model_ids))).mappings():
             facts = rows.model_facts(row, parents[row["model_id"]])
             batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
-            digest = schema.files.c.digest == row["digest"]
-            connection.execute(update(schema.files).where(digest).values(is_stored=False))
 
     # --- reading --------------------------------------------------------------------------
 
@@ -206,13 +207,16 @@ class ModelStore:
         """Open a staging file; see `Store.stage`."""
         return self._files.stage(name, layout, resume=resume)
 
-    def read(self, digest: str) -> StoredFile:
-        """Open a stored payload.
+    def read(self, digest: str, layout: Layout | None = None) -> StoredFile:
+        """Open a stored payload; see `Store.read`.
 
         Raises:
             StoreDamagedError: If its file is missing or of the wrong size.
             StoreError: If no model has this digest, or its file was deleted.
         """
+        return self._files.open(digest, layout or self._layout_of(digest))
+
+    def _layout_of(self, digest: str) -> Layout:
         table: Table = schema.files
         with self._read() as connection:
             query = select(table.c.layout_digest, table.c.is_stored).where(table.c.digest == digest)
@@ -221,8 +225,7 @@ class ModelStore:
                 raise StoreError(f"no model in {self.folder} has the digest {digest}")
             if not row.is_stored:
                 raise StoreError(f"model {digest} is not stored any more: {PRUNED}")
-            layout = self._layout(connection, row.layout_digest)
-        return self._files.open(digest, layout)
+            return self._layout(connection, row.layout_digest)
 
     def free_bytes(self) -> int:
         """Return the room left on the disk."""

@@ -80,9 +80,11 @@ class WebSocketLink:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """See `Link`."""
         try:
-            async with asyncio.timeout(CLOSE_S + 1.0):  # a peer that reads nothing holds up even the close frame
+            async with asyncio.timeout(CLOSE_S + 1.0):  # a deaf peer holds up even the close
                 await self._connection.close(code, _short(reason))
         except TimeoutError:
+            pass
+        finally:
             self._connection.transport.abort()
 
 
@@ -144,7 +146,8 @@ def explain(error: BaseException, url: str) -> ConnectionFailedError:
     if isinstance(error, ssl.SSLError):
         return ConnectionFailedError(f"{place} does not speak TLS; use ws:// or its TLS port", lasting=True)
     if isinstance(error, InvalidMessage | EOFError | ConnectionResetError):
-        text = f"{place} does not answer as an aggregator does; if it uses TLS, the url begins with wss://"
+        port, scheme = ("a plain port", "ws") if url.startswith("wss:") else ("a TLS port", "wss")
+        text = f"{place} does not answer as an aggregator does; if it is {port}, the url begins with {scheme}://"
         return ConnectionFailedError(text)
     if isinstance(error, NegotiationError):
         return ConnectionFailedError(f"{place} does not speak {SUBPROTOCOL}: {error}", lasting=True)

@@ -229,6 +229,14 @@ class RoundMachine:
         names = [self.members[agent].record.name for agent in agents[:10]]
         return ", ".join(names) + (f" and {len(agents) - 10} more" if len(agents) > 10 else "")
 
+    def payloads_of(self, update: UpdateRecord) -> list[StoredPayload]:
+        """Return where the arrays of a stored update lie."""
+        ids = [
+            update.model_id if channel == "weights" else derive_id(update.task_id, channel)
+            for channel in update.digests
+        ]
+        return [self.models[model_id or ""].payload for model_id in ids]
+
     # --- telling --------------------------------------------------------------------------
 
     def start(self, at: float) -> Outcome:

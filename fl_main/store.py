@@ -420,8 +420,8 @@ class Store(Protocol):
     def is_staged(self, name: str) -> bool:
         """Whether a staging file of that name is there; the one call that never blocks for long."""
 
-    def read(self, digest: str) -> DataFile:
-        """Open a stored payload.
+    def read(self, digest: str, layout: Layout | None = None) -> DataFile:
+        """Open a stored payload; who knows its layout saves looking for it.
 
         Raises:
             StoreDamagedError: If its file is missing.

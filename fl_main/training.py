@@ -33,7 +33,7 @@ class NamedArrays(dict[str, Any]):
 
     def __init__(self, arrays: Mapping[str, Any], roles: Mapping[str, Role] | None = None) -> None:
         super().__init__(arrays)
-        self.roles = dict(roles or {})
+        self.roles: dict[str, Role] = dict(roles or getattr(arrays, "roles", {}))
 
 
 @dataclass(slots=True)

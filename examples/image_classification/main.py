@@ -8,6 +8,7 @@ python examples/image_classification/main.py --cifar10 FOLDER
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ class ExampleError(Exception):
 
 def main() -> int:
     given = parsed()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the other processes, too
     try:
         with ExitStack() as stack:
             folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -43,7 +45,7 @@ def main() -> int:
             if any(folder.iterdir()):
                 raise ExampleError(f"{folder} is not empty; name another --folder")
             show(given, folder)
-    except (ExampleError, FLError, images.DataError, OSError) as error:
+    except (ExampleError, FLError, images.DataError, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -132,8 +134,9 @@ def train_federatedly(given: argparse.Namespace, folder: Path) -> None:
             running[f"agent-{agent}"] = stack.enter_context(client)
         with ModelDB(folder / "models") as db:
             follow(db, running, folder)
-        for client in list(running.values())[1:]:
-            client.wait(30)  # until the final model is there
+        for name in list(running)[1:]:
+            if running[name].wait(30):  # until it has the final model
+                raise ExampleError(f"{name} ended: {(folder / f'{name}.log').read_text().strip()}")
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class AgentThread:
         self._keep_going = keep_going
         options = {"initial_weights": initial, "progress": False} | options
         self.agent = Agent(url, run, name, state_folder=state_folder, **options)
+        self.agent.start()
         self._thread = threading.Thread(target=self._run, name=f"agent {name}", daemon=True)
         self._thread.start()
 

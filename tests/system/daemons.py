@@ -66,7 +66,7 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> Path:
 def fl(*args: str | Path, cwd: Path | None = None, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `fl …` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "fl_main.cli", *map(str, args)],
+        [sys.executable, "-m", "fl_main", *map(str, args)],
         cwd=cwd or ROOT,
         env=environment(**env),
         capture_output=True,
