@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import LocalProtocolError, RefusedError
+from fl_main.errors import RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
 from .client import Ending, Work
 from .connection import Final, Receipt, final_of, receipt_of
 from .state_folder import OutboxEntry
-from .tasks import Answering, TaskFacts, facts_of
+from .tasks import Answering, TaskFacts, facts_of, submission
 
 T = TypeVar("T")
 
@@ -105,29 +105,16 @@ class AsyncAgent(AgentBase):
         """Answer every task with a function, until the run ends. See `Agent.run`."""
         async for task in self.tasks():
             try:
-                result = await _called(lambda task=task: train(task))  # type: ignore[misc]
+                answer = submission(await _called(lambda task=task: train(task)))  # type: ignore[misc]
             except Exception as error:
                 await self._report(task, error)
                 if not keep_going:
                     raise
                 continue
-            await self._submit_result(task, result)
+            await task.submit(**answer)
         if self.final is None:
             raise RefusedError("the agent was closed before the run ended", "closed")
         return self.final
-
-    async def _submit_result(self, task: AsyncTask, result: Any) -> None:
-        if not isinstance(result, TrainResult):
-            await task.skip("train returned no TrainResult")
-            raise LocalProtocolError(f"train must return a TrainResult, not {type(result).__name__}")
-        await task.submit(
-            result.weights,
-            result.num_examples,
-            result.metrics,
-            num_steps=result.num_steps,
-            channels=result.channels,
-            state=result.state,
-        )
 
     def _task(self, work: Work) -> AsyncTask:
         state = self._connected.folder.state()

@@ -19,24 +19,7 @@ InitialWeights = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 class AgentBase:
     """An agent's set-up; see `Agent` for blocking programs and `AsyncAgent` for asyncio.
 
-    Args:
-        url: Where the aggregator listens: `ws://host:8765` or `wss://…`.
-        run: The run to take part in.
-        name: How people name this site; default: the machine's name.
-        initial_weights: The model to start from, or a function that returns it; used if the
-            run has none yet, and checked against the run's model when joining.
-        evaluate: Measures a global model on held-out data of this site.
-        statistics: Returns sums and counts of the local data, to be added up over all sites.
-        token: The join token, if the aggregator wants one.
-        attributes: Facts about this site, shown to operators.
-        ca_file: Certificate authority to trust for `wss://`.
-        state_folder: Identity and outbox; default: a folder of this run and name under the
-            user's state folder (`FL_STATE_HOME`).
-        roles: Roles of arrays that are not plain parameters, by name.
-        policy: Allows (True or None) or denies (False, or the reason as text) an `Invitation`
-            or a task before anything is sent. It is called in another thread.
-        tell_errors: Send the message of an exception too; it may quote data.
-        progress: Show one line of status on a terminal or in a notebook.
+    The parameters are those that `Agent` documents.
 
     Attributes:
         final: What the run came to, once it ended.

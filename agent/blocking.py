@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import LocalProtocolError, RefusedError
+from fl_main.errors import RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
 from .client import Ending, Work
 from .connection import Final, Receipt, final_of, receipt_of
 from .state_folder import OutboxEntry
-from .tasks import Answering, TaskFacts, facts_of
+from .tasks import Answering, TaskFacts, facts_of, submission
 
 T = TypeVar("T")
 
@@ -150,29 +150,16 @@ class Agent(AgentBase):
         """
         for task in self.tasks():
             try:
-                result = train(task)
+                answer = submission(train(task))
             except Exception as error:
                 self._report(task, error)
                 if not keep_going:
                     raise
                 continue
-            self._submit_result(task, result)
+            task.submit(**answer)
         if self.final is None:
             raise RefusedError("the agent was closed before the run ended", "closed")
         return self.final
-
-    def _submit_result(self, task: Task, result: TrainResult) -> None:
-        if not isinstance(result, TrainResult):
-            task.skip("train returned no TrainResult")
-            raise LocalProtocolError(f"train must return a TrainResult, not {type(result).__name__}")
-        task.submit(
-            result.weights,
-            result.num_examples,
-            result.metrics,
-            num_steps=result.num_steps,
-            channels=result.channels,
-            state=result.state,
-        )
 
     def _task(self, work: Work) -> Task:
         state = self._connected.folder.state()

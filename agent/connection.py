@@ -18,7 +18,7 @@ from fl_main.errors import RefusedError, RunFailedError, UpdateRejectedError
 from fl_main.links import dial
 from fl_main.messages import Assign, Verdict
 from fl_main.ports import Ports
-from fl_main.strategies.fold import state_layout
+from fl_main.strategies.fold import as_channel
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays
 
@@ -222,11 +222,9 @@ class Connection:
     def _channel(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return extra arrays in the precision and order that the strategy computes in."""
         arrays = as_arrays(values)
-        run = self.client.layout
-        layout = state_layout(run) if run else Layout.of(arrays)
-        if {spec.name for spec in layout.arrays} != arrays.keys():
-            return arrays, Layout.of(arrays)  # the aggregator says what is wrong with it
-        return {s.name: arrays[s.name].astype(s.dtype.stored, copy=False) for s in layout.arrays}, layout
+        if self.client.layout is not None:
+            arrays = as_channel(arrays, self.client.layout)
+        return arrays, Layout.of(arrays)
 
 
 def roles_of(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fl_main.errors import LocalProtocolError
@@ -86,3 +86,14 @@ def facts_of(work: Work, state: Mapping[str, Array]) -> dict[str, Any]:
         "channels": arrays,
         "state": state,
     }
+
+
+def submission(result: object) -> dict[str, Any]:
+    """Return the arguments of `submit` for what a training function returned.
+
+    Raises:
+        LocalProtocolError: If it is no `TrainResult`.
+    """
+    if not isinstance(result, TrainResult):
+        raise LocalProtocolError(f"train must return a TrainResult, not {type(result).__name__}")
+    return {field.name: getattr(result, field.name) for field in fields(result)}

@@ -25,11 +25,12 @@ from fl_main.events import (
     TellCounted,
     TimePassed,
 )
+from fl_main.ledger import Outcome
 from fl_main.messages import Assign as AssignMessage
 from fl_main.messages import Cancel as CancelMessage
 from fl_main.messages import Counted, Message, Payload, RunEnded, Verdict
 from fl_main.ports import Ports
-from fl_main.rounds import Outcome, RoundMachine
+from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import (
     DataFile,

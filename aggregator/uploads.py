@@ -175,7 +175,6 @@ class Upload:
                 self._post(Credit(transfer=transfer, credit=incoming.credit))
         return None
 
-
     async def _enough(self, incoming: Incoming) -> None:
         """Wait for chunks to write; of a small payload for all, so that one thread hop does."""
         while not incoming.is_complete and (incoming.size <= SMALL_BYTES or not self._chunks):

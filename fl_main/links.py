@@ -147,7 +147,9 @@ def explain(error: BaseException, url: str) -> ConnectionFailedError:
         return ConnectionFailedError(f"{place} does not speak TLS; use ws:// or its TLS port", lasting=True)
     if isinstance(error, InvalidMessage | EOFError | ConnectionResetError):
         port, scheme = ("a plain port", "ws") if url.startswith("wss:") else ("a TLS port", "wss")
-        text = f"{place} does not answer as an aggregator does; if it is {port}, the url begins with {scheme}://"
+        text = (
+            f"{place} does not answer as an aggregator does; if it is {port}, the url begins with {scheme}://"
+        )
         return ConnectionFailedError(text)
     if isinstance(error, NegotiationError):
         return ConnectionFailedError(f"{place} does not speak {SUBPROTOCOL}: {error}", lasting=True)

@@ -28,7 +28,8 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.rounds import Outcome, RoundMachine
+from fl_main.ledger import Outcome
+from fl_main.rounds import RoundMachine
 from fl_main.settings import EndSettings, EvaluateSettings, RoundSettings, RunSettings
 from fl_main.store import (
     MetricRecord,
@@ -45,7 +46,7 @@ from fl_main.store import (
 )
 from fl_main.strategies import Contribution, make_strategy
 from fl_main.strategies.fold import Answer as FoldAnswer
-from fl_main.strategies.fold import fold, fold_sum, state_layout
+from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, file_digest, pack, tagged, views
 
@@ -272,6 +273,7 @@ class _LocalDriver:
                 {
                     name: self._arrays_of(self._machine.run.state_ids.get(name))
                     for name in self._machine.strategy.down
+                    if name in self._machine.run.state_ids  # as the daemon does: none in round 1
                 },
                 self._states.get(task.agent_id, {}),
             )
@@ -282,7 +284,11 @@ class _LocalDriver:
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
         payloads = {"weights": self._keep(result.weights, roles=self._roles)}
-        payloads |= {name: self._keep(arrays, name) for name, arrays in result.channels.items()}
+        model = self._model(task.model_id).layout
+        payloads |= {
+            name: self._keep(as_channel(as_arrays(arrays), model), name)
+            for name, arrays in result.channels.items()
+        }
         return UpdateOffered(
             Offered(
                 task.task_id,

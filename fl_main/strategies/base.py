@@ -79,7 +79,8 @@ class Strategy:
     Attributes:
         state: Names of arrays, shaped like the parameters, that are kept between rounds and
             stored with each (momenta, control variates); zeros before the first round.
-        down: Which of them every agent is sent with its task, as a channel of that name.
+        down: Which of them every agent is sent with its task, as a channel of that name; in the
+            first round there are none yet.
         up: Extra channels that every update must bring, shaped like the parameters.
         needs: Facts that every update must report: `num_steps`, or names of metrics.
         late_allowed: Whether an update trained on an older model may be counted.

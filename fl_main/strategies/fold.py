@@ -77,6 +77,17 @@ def state_layout(layout: Layout) -> Layout:
     )
 
 
+def as_channel(arrays: Mapping[str, Array], model: Layout) -> dict[str, Array]:
+    """Return the arrays of an extra channel in the precision and order of `state_layout`.
+
+    Arrays with other names come back as they are: the round machine says what is wrong with them.
+    """
+    layout = state_layout(model)
+    if {spec.name for spec in layout.arrays} != arrays.keys():
+        return dict(arrays)
+    return {spec.name: arrays[spec.name].astype(spec.dtype.stored, copy=False) for spec in layout.arrays}
+
+
 def fold(
     strategy: Strategy,
     answers: Sequence[Answer],

@@ -23,7 +23,8 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.rounds import Outcome, RoundMachine
+from fl_main.ledger import Outcome
+from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import (
     ModelKind,

@@ -143,7 +143,7 @@ def test_channels_go_down_and_up() -> None:
     seen = []
 
     def train(task: LocalTask) -> TrainResult:
-        control = task.channels["control"]
+        control = task.channels.get("control")
         seen.append(control["w"].tolist() if control else None)
         return TrainResult(task.weights, 1, channels={"control": {"w": np.full(2, float(task.data))}})
 

@@ -21,7 +21,8 @@ from fl_main.events import (
     UpdateOffered,
     UpdateReceived,
 )
-from fl_main.rounds import MAX_EXAMPLES, TRANSITIONS, next_phase
+from fl_main.answers import MAX_EXAMPLES
+from fl_main.rounds import TRANSITIONS, next_phase
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RunStatus, TaskStatus, Verdict
 from fl_main.strategies import FedAvg

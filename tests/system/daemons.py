@@ -97,6 +97,10 @@ class Process:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         return self.log.read_text("utf-8", errors="replace")
 

@@ -1,0 +1,307 @@
+"""What agents say, and what becomes of it: joins, offers, updates, refusals to work.
+
+Every update ends as *accepted*, *rejected* (its own fault) or *discarded* (too late, too many),
+and is answered, stored and counted as that.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from fl_main.errors import LayoutMismatchError
+from fl_main.events import (
+    AgentJoined,
+    AgentLeft,
+    Answer,
+    Assign,
+    EndRun,
+    Expel,
+    Offered,
+    Receive,
+    TaskDeclined,
+    UpdateOffered,
+    UpdateReceived,
+    UpdateSpoiled,
+)
+from fl_main.ledger import NEVER, Ledger, Member
+from fl_main.plan import derive_id
+from fl_main.store import (
+    AgentRecord,
+    MetricRecord,
+    ModelKind,
+    ModelRecord,
+    Phase,
+    TaskRecord,
+    TaskStatus,
+    UpdateRecord,
+    Verdict,
+)
+from fl_main.strategies.fold import state_layout
+from fl_main.training import Kind
+from fl_main.weights import Layout
+
+MAX_EXAMPLES = 10**12  # of one update: sums over all agents still fit the database
+LATE = "late"  # the reason of an update that was accepted though its round was over
+
+
+class Answers(Ledger):
+    """The part of the round machine that judges."""
+
+    # --- agents ------------------------------------------------------------------------------
+
+    def refusal(self, layout: Layout | None) -> tuple[str, str] | None:
+        """Return a code and the reason why an agent with this layout cannot join, or None."""
+        if layout is None or self.layout is None or self.settings.payload == "free":
+            return None
+        try:
+            self.layout.require_same(layout)
+        except LayoutMismatchError as error:
+            return "layout", str(error)
+        return None
+
+    def _join(self, event: AgentJoined) -> None:
+        record = AgentRecord(
+            self.run.run_id, event.agent_id, event.name, event.attributes, event.kinds, event.software, True
+        )
+        member = self.members.get(event.agent_id)
+        if member is None:
+            member = self.members[event.agent_id] = Member(record)
+        member.record, member.layout, member.left_at, member.since = record, event.layout, None, self._at
+        self._out.records.append(record)
+        self._note("agent_joined", agent_id=event.agent_id, name=event.name)
+        self._take_up(member, event.held)
+        if self.run.status.is_over:
+            self._out.effects.append(EndRun(event.agent_id))
+
+    def _take_up(self, member: Member, held: tuple[str, ...]) -> None:
+        """Go on with the task that an agent left with: it may have it, or need it again."""
+        task = self.tasks.get(member.task_id or "")
+        if task is None or task.status not in (TaskStatus.OPEN, TaskStatus.LATE):
+            if member.task_id not in held:
+                member.task_id = None
+            return
+        if task.task_id in held:
+            return
+        if task.status is TaskStatus.OPEN:
+            self._out.effects.append(Assign(task, self._seconds_left()))
+        else:
+            self._close_task(task, TaskStatus.CANCELLED, "its process ended before the late update was done")
+            member.task_id = None
+
+    def _leave(self, event: AgentLeft) -> None:
+        member = self.members.get(event.agent_id)
+        if member is None or not member.is_present:
+            return
+        member.left_at = NEVER if event.for_good else self._at
+        member.since = self._at
+        member.record = replace(member.record, is_present=False)
+        self._out.records.append(member.record)
+        self._note("agent_left", agent_id=event.agent_id, reason=event.reason, for_good=event.for_good)
+
+    def _expel_unfit(self) -> None:
+        for agent_id, member in self.members.items():
+            if member.is_present and (refusal := self.refusal(member.layout)):
+                self._leave(AgentLeft(agent_id, refusal[1], for_good=True))  # it gets no task any more
+                self._out.effects.append(Expel(agent_id, *refusal))
+
+    # --- updates -----------------------------------------------------------------------------
+
+    def _offered(self, event: UpdateOffered) -> None:
+        offer = event.offer
+        task, answer = self._known(event)
+        if task is None or task.agent_id != offer.agent_id:
+            self._reject(offer, None, "there was never such a task for this agent")
+        elif answer is not None:
+            self._answer_again(offer, task, answer)
+        elif fault := self._fault(offer, task):
+            self._reject(offer, task, fault)
+        elif lateness := self._lateness(task):
+            self._discard(offer, task, lateness)
+        elif not offer.payloads:
+            self._accept(offer, task)
+        else:
+            self._out.effects.append(Receive(offer))
+
+    def _known(self, event: UpdateOffered) -> tuple[TaskRecord | None, UpdateRecord | None]:
+        task = self.tasks.get(event.offer.task_id)
+        if task is not None:
+            return task, self.updates.get(task.task_id)
+        task, answer = event.earlier or (None, None)
+        is_own = task is not None and answer is not None and answer.agent_id == task.agent_id
+        return task, answer if is_own else None
+
+    def _received(self, event: UpdateReceived) -> None:
+        offer = event.offer
+        task = self.tasks.get(offer.task_id)
+        if task is None:  # forgotten: its agent left for good, or was busy with another task
+            self._answer(offer, Verdict.DISCARDED, "its round is over")
+        elif answer := self.updates.get(offer.task_id):
+            self._answer_again(offer, task, answer)
+        elif fault := self._fault(offer, task):  # others may have settled what is wanted meanwhile
+            self._reject(offer, task, fault)
+        elif lateness := self._lateness(task):
+            self._discard(offer, task, lateness)
+        else:
+            self._accept(offer, task)
+
+    def _spoiled(self, event: UpdateSpoiled) -> None:
+        task = self.tasks.get(event.offer.task_id)
+        if task is None:
+            self._answer(event.offer, Verdict.REJECTED, event.reason)
+        elif answer := self.updates.get(task.task_id):
+            self._answer_again(event.offer, task, answer)
+        else:
+            self._reject(event.offer, task, event.reason)
+
+    def _answer_again(self, offer: Offered, task: TaskRecord, answer: UpdateRecord) -> None:
+        if dict(answer.digests) == offer.digests:
+            late = answer.verdict is Verdict.ACCEPTED and answer.reason == LATE
+            self._answer(offer, answer.verdict, "" if late else answer.reason, late=late)
+        else:
+            reason = "its task was already answered with another update"
+            self._out.records.append(self._update(offer, task, Verdict.REJECTED, reason))
+            self._answer(offer, Verdict.REJECTED, reason)
+
+    def _fault(self, offer: Offered, task: TaskRecord) -> str:
+        """Return what is wrong with the facts of an update, or an empty text."""
+        if task.kind in (Kind.TRAIN, Kind.EVALUATE) and offer.num_examples <= 0:
+            return f"num_examples is {offer.num_examples}; it must be at least 1"
+        if offer.num_examples > MAX_EXAMPLES:
+            return f"num_examples is {offer.num_examples}; it can be at most {MAX_EXAMPLES}"
+        wanted = self._wanted(task)
+        if missing := sorted(wanted.keys() - offer.payloads.keys()):
+            return f"the payload {missing[0]!r} is missing"
+        if extra := sorted(offer.payloads.keys() - wanted.keys()):
+            return f"the payload {extra[0]!r} is not part of such an update"
+        for channel, layout in wanted.items():
+            if layout is None:
+                continue
+            try:
+                layout.require_same(offer.payloads[channel].layout)
+            except LayoutMismatchError as error:
+                return f"{channel}: {error}" if channel != "weights" else str(error)
+        return self._missing_facts(offer) if task.kind is Kind.TRAIN else ""
+
+    def _wanted(self, task: TaskRecord) -> Mapping[str, Layout | None]:
+        """Return the channels that an answer must bring; None stands for any layout."""
+        if task.kind is Kind.EVALUATE:
+            return {}
+        if task.kind is Kind.STATISTICS:
+            return {"weights": self._statistics_layout()}
+        if task.kind is Kind.INITIALISE or self.layout is None or self.settings.payload == "free":
+            return {"weights": None}
+        return {"weights": self.layout} | {name: state_layout(self.layout) for name in self.strategy.up}
+
+    def _statistics_layout(self) -> Layout | None:
+        """Return the layout of the first accepted sums: all others must be alike."""
+        for update in self._accepted():
+            return self.models[update.model_id or ""].payload.layout
+        return None
+
+    def _missing_facts(self, offer: Offered) -> str:
+        for need in self.strategy.needs:
+            known = offer.num_steps if need == "num_steps" else offer.metrics.get(need)
+            if known is None:
+                return f"the strategy {self.settings.strategy} needs {need!r} with every update"
+        return ""
+
+    def _lateness(self, task: TaskRecord) -> str:
+        """Return why an answer to this task comes too late, or an empty text."""
+        if self.run.status.is_over:
+            return f"the run is {self.run.status}"
+        if task.task_id in self.tasks:  # else it was closed, whatever a slower database says
+            if task.status is TaskStatus.OPEN and self.run.phase is Phase.COLLECTING:
+                return ""
+            if task.status is TaskStatus.LATE:
+                return ""
+        if task.status in (TaskStatus.DECLINED, TaskStatus.FAILED):
+            return f"its task was {task.status}"
+        return f"late: round {task.round_id} is over"
+
+    def _accept(self, offer: Offered, task: TaskRecord) -> None:
+        late = task.status is TaskStatus.LATE
+        update = self._update(offer, task, Verdict.ACCEPTED, LATE if late else "")
+        self._out.records += self._stored_models(offer, update)
+        self._out.records.append(update)
+        self.updates[task.task_id] = update
+        self._close_task(task, TaskStatus.ANSWERED, "")
+        self._answer(offer, Verdict.ACCEPTED, late=late)
+        if task.kind is Kind.EVALUATE and task.model_id:
+            self._metrics_of(update, task.model_id, "evaluate")
+        elif task.kind is Kind.TRAIN and update.model_id:
+            self._metrics_of(update, update.model_id, "train")
+
+    def _stored_models(self, offer: Offered, update: UpdateRecord) -> Iterable[ModelRecord]:
+        for channel, payload in offer.payloads.items():
+            kind = ModelKind.LOCAL if channel == "weights" else ModelKind.CHANNEL
+            parents = ((base, None),) if (base := self.tasks[offer.task_id].model_id) else ()
+            model_id = update.model_id if channel == "weights" else derive_id(offer.task_id, channel)
+            record = ModelRecord(
+                model_id or "", self.run.run_id, update.round_id, kind, payload, offer.agent_id, parents
+            )
+            self._keep(record)
+            yield record
+
+    def _metrics_of(self, update: UpdateRecord, model_id: str, source: str) -> None:
+        """Write down what one agent measured of a model."""
+        for name, value in update.metrics.items():
+            self._out.records.append(
+                MetricRecord(
+                    update.run_id,
+                    update.round_id,
+                    model_id,
+                    update.agent_id,
+                    source,
+                    name,
+                    value,
+                    update.num_examples,
+                )
+            )
+
+    def _update(self, offer: Offered, task: TaskRecord | None, verdict: Verdict, reason: str) -> UpdateRecord:
+        stored = verdict is Verdict.ACCEPTED and "weights" in offer.payloads
+        return UpdateRecord(
+            offer.task_id,
+            self.run.run_id,
+            task.round_id if task else -1,
+            task.kind if task else Kind.TRAIN,
+            offer.agent_id,
+            verdict,
+            reason,
+            offer.num_examples,
+            offer.num_steps,
+            dict(offer.metrics),
+            offer.digests,
+            derive_id(offer.task_id, "weights") if stored else None,
+            task.version if task else 0,
+            size=sum(payload.size for payload in offer.payloads.values()),
+            seconds=offer.seconds,
+        )
+
+    def _reject(self, offer: Offered, task: TaskRecord | None, reason: str) -> None:
+        self._refuse_update(offer, task, Verdict.REJECTED, reason)
+
+    def _discard(self, offer: Offered, task: TaskRecord, reason: str) -> None:
+        self._refuse_update(offer, task, Verdict.DISCARDED, reason)
+
+    def _refuse_update(self, offer: Offered, task: TaskRecord | None, verdict: Verdict, reason: str) -> None:
+        update = self._update(offer, task, verdict, reason)
+        self._out.records.append(update)
+        self._note(f"update_{verdict}", agent_id=offer.agent_id, task_id=offer.task_id, reason=reason)
+        if task is not None:
+            self.updates[task.task_id] = update
+            self._close_task(task, TaskStatus.ANSWERED, reason)
+        self._answer(offer, verdict, reason)
+
+    def _answer(self, offer: Offered, verdict: Verdict, reason: str = "", *, late: bool = False) -> None:
+        self._free(offer.agent_id, offer.task_id)
+        self._out.effects.append(Answer(offer.agent_id, offer.task_id, verdict, reason, late))
+
+    def _declined(self, event: TaskDeclined) -> None:
+        self._free(event.agent_id, event.task_id)
+        task = self.tasks.get(event.task_id)
+        if task is None or task.agent_id != event.agent_id or task.task_id in self.updates:
+            return
+        status = TaskStatus.FAILED if event.code == "error" else TaskStatus.DECLINED
+        if task.status in (TaskStatus.OPEN, TaskStatus.LATE):
+            self._close_task(task, status, f"{event.code}: {event.reason}")
+            self._note(f"task_{status}", agent_id=event.agent_id, code=event.code, reason=event.reason)

@@ -1,0 +1,133 @@
+"""What comes of a step: new models with their parents, what counted, means of the metrics."""
+
+import math
+from dataclasses import replace
+
+from fl_main.answers import Answers
+from fl_main.events import (
+    Prune,
+    StepFolded,
+    TellCounted,
+)
+from fl_main.plan import derive_id, is_better
+from fl_main.store import (
+    MetricRecord,
+    ModelKind,
+    ModelRecord,
+    StoredPayload,
+    TagRecord,
+    UpdateRecord,
+)
+from fl_main.training import Kind
+
+
+class Results(Answers):
+    """The part of the round machine that publishes."""
+
+    def _publish_initial(self, model: ModelRecord) -> None:
+        self._keep(model)
+        self._out.records.append(model)
+        self._set(model_id=model.model_id, round_id=0, kind=Kind.INITIALISE, failed_rounds=0)
+        self._note("initial_model", model_id=model.model_id, agent_id=model.agent_id)
+        self._expel_unfit()
+
+    def _publish_sums(self, event: StepFolded, updates: list[UpdateRecord]) -> None:
+        model = self._new_model(event.model, ModelKind.STATISTICS, "statistics", updates, ())
+        self._set(statistics_id=model.model_id, failed_rounds=0)
+        self._count(updates, ())
+
+    def _publish_global(self, event: StepFolded, updates: list[UpdateRecord]) -> str:
+        """Make the fold's model the run's, and return its id."""
+        model = self._new_model(event.model, ModelKind.GLOBAL, "global", updates, event.shares)
+        states = {
+            name: self._new_model(payload, ModelKind.STATE, f"state/{name}", [], ())
+            for name, payload in event.state.items()
+        }
+        self._set(
+            model_id=model.model_id,
+            state_ids={name: state.model_id for name, state in states.items()},
+            rounds_done=self.run.rounds_done + 1,
+            failed_rounds=0,
+        )
+        self._out.records.append(TagRecord(self.run.run_id, "final", model.model_id))
+        self._count(updates, event.shares)
+        if any(event.notes):
+            self._note(
+                "measured", notes={u.agent_id: dict(n) for u, n in zip(updates, event.notes, strict=True)}
+            )
+        self._note("round_done", updates=len(updates), model_id=model.model_id)
+        self._mean_metrics("train", updates)
+        self._out.effects.append(Prune())
+        return model.model_id
+
+    def _new_model(
+        self,
+        payload: StoredPayload,
+        kind: ModelKind,
+        what: str,
+        updates: list[UpdateRecord],
+        shares: tuple[float | None, ...],
+    ) -> ModelRecord:
+        parents = tuple(
+            (update.model_id, share)
+            for update, share in zip(updates, shares or [None] * len(updates), strict=True)
+            if update.model_id
+        )
+        model = ModelRecord(
+            derive_id(self.run.run_id, self.run.round_id, self.run.failed_rounds, what),
+            self.run.run_id,
+            self.run.round_id,
+            kind,
+            payload,
+            None,
+            parents,
+        )
+        self._keep(model)
+        self._out.records.append(model)
+        return model
+
+    def _count(self, updates: list[UpdateRecord], shares: tuple[float | None, ...]) -> None:
+        """Write down that these updates are part of the model that was just made."""
+        for update, share in zip(updates, shares or [None] * len(updates), strict=True):
+            version = self.run.rounds_done - (1 if update.kind is Kind.TRAIN else 0)
+            counted = replace(
+                update,
+                counted_in=self.run.round_id,
+                staleness=max(0, version - update.version),
+                share=share,
+            )
+            self.updates[update.task_id] = counted
+            self._out.records.append(counted)
+            self._out.effects.append(TellCounted(update.agent_id, update.task_id, self.run.round_id))
+
+    # --- metrics -----------------------------------------------------------------------------
+
+    def _mean_metrics(self, source: str, updates: list[UpdateRecord]) -> None:
+        """Average each metric over the agents that reported it, weighted by their examples."""
+        names = dict.fromkeys(name for update in updates for name in update.metrics)
+        for name in names:
+            reported = [(u.metrics[name], u.num_examples) for u in updates if name in u.metrics]
+            total = sum(count for _, count in reported)
+            mean = sum(value * (count / total) for value, count in reported)
+            self._out.records.append(
+                MetricRecord(
+                    self.run.run_id,
+                    self.run.round_id,
+                    self.run.model_id or "",
+                    None,
+                    source,
+                    name,
+                    mean,
+                    total,
+                    len(reported),
+                )
+            )
+            if not math.isfinite(mean):
+                self._note("metric_not_finite", source=source, metric=name)
+            elif (name, source) == (self.settings.best.metric, self.settings.best.source):
+                self._judge_best(mean)
+
+    def _judge_best(self, value: float) -> None:
+        if is_better(value, self.run.best_value, self.settings.best) and self.run.model_id:
+            self._set(best_value=value, best_round=self.run.rounds_done, best_model_id=self.run.model_id)
+            self._out.records.append(TagRecord(self.run.run_id, "best", self.run.model_id))
