@@ -179,10 +179,10 @@ class Daemon:
             )
         offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol"))
         if SUBPROTOCOL not in [name.strip() for name in offered.split(",")]:
-            return connection.respond(
-                HTTPStatus.BAD_REQUEST,
-                f"an fl_main aggregator ({SOFTWARE}) that speaks {SUBPROTOCOL}, not {offered or 'plain HTTP'}\n",
+            text = (
+                f"an fl_main aggregator ({SOFTWARE}) that speaks {SUBPROTOCOL}, not {offered or 'plain HTTP'}"
             )
+            return connection.respond(HTTPStatus.BAD_REQUEST, text + "\n")
         return None
 
     def _ready(self, connection: ServerConnection) -> Response:

@@ -141,7 +141,8 @@ def explain(error: BaseException, url: str) -> ConnectionFailedError:
     if isinstance(error, InvalidURI):
         return ConnectionFailedError(f"{url!r} is not an address like ws://host:8765", lasting=True)
     if isinstance(error, ssl.SSLCertVerificationError):
-        text = f"the certificate of {place} is not trusted ({error.verify_message}); give its authority as ca_file"
+        reason = error.verify_message
+        text = f"the certificate of {place} is not trusted ({reason}); give its authority as ca_file"
         return ConnectionFailedError(text, lasting=True)
     if isinstance(error, ssl.SSLError):
         return ConnectionFailedError(f"{place} does not speak TLS; use ws:// or its TLS port", lasting=True)

@@ -33,9 +33,11 @@ def draw() -> str:
 
 def _box(phase: Phase) -> str:
     x, y = PLACES[phase]
+    place = f'x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8"'
+    middle = f'x="{x + WIDTH / 2}" y="{y + 28}" text-anchor="middle"'
     return (
-        f'  <rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#eef4fb" stroke="#3f6fa8"/>\n'
-        f'  <text x="{x + WIDTH / 2}" y="{y + 28}" text-anchor="middle" font-weight="600" fill="#1b2a3a">{phase}</text>\n'
+        f'  <rect {place} fill="#eef4fb" stroke="#3f6fa8"/>\n'
+        f'  <text {middle} font-weight="600" fill="#1b2a3a">{phase}</text>\n'
     )
 
 

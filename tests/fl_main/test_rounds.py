@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fl_main.answers import MAX_EXAMPLES
 from fl_main.errors import InvalidTransitionError
 from fl_main.events import (
     Answer,
@@ -21,7 +22,6 @@ from fl_main.events import (
     UpdateOffered,
     UpdateReceived,
 )
-from fl_main.answers import MAX_EXAMPLES
 from fl_main.rounds import TRANSITIONS, next_phase
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RunStatus, TaskStatus, Verdict

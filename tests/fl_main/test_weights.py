@@ -206,8 +206,8 @@ def test_names_must_be_text() -> None:
 
 def test_lists_and_numbers_become_arrays() -> None:
     assert Layout.of(as_arrays({"a": [1.0, 2.0], "b": 3})).to_wire() == [
-        ["a", "F64", [2], "parameter"],
-        ["b", "I64", [], "parameter"],
+        ("a", "F64", [2], "parameter"),
+        ("b", "I64", [], "parameter"),
     ]
 
 
@@ -357,7 +357,7 @@ def test_neighbours_of_one_type_and_role_are_one_segment() -> None:
 
 def test_free_payloads_are_bytes_of_any_length() -> None:
     layout = Layout.free(5)
-    assert (layout.nbytes, layout.to_wire()) == (5, [["payload", "U8", [5], "buffer"]])
+    assert (layout.nbytes, layout.to_wire()) == (5, [("payload", "U8", [5], "buffer")])
 
 
 # --- finite values -----------------------------------------------------------------------
