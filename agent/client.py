@@ -571,16 +571,16 @@ class Client:
         path = self._folder.payload_file(send.task_id, send.channel)
         sender = Sender(transfer, path, payload.size, self._send_frame)
         sender.allow(send.credit)
-        self._senders[transfer] = (sender, asyncio.create_task(self._guarded(sender.run(send.offset))))
+        self._senders[transfer] = (sender, asyncio.create_task(self._sent(sender, send.offset)))
 
     async def _send_frame(self, frame: bytes) -> None:
         if self._link is None:
             raise LinkClosedError(1006, "connection lost")
         await self._link.send(frame)
 
-    async def _guarded(self, sending: Awaitable[None]) -> None:
+    async def _sent(self, sender: Sender, offset: int) -> None:
         try:
-            await sending
+            await sender.run(offset)
         except LinkClosedError:
             pass  # it goes on after the next Send
         except OSError as error:

@@ -1,7 +1,6 @@
 """One run on the daemon: the round machine, and the hands that do what it asks."""
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from fl_main.events import (
     Offered,
     Prune,
     Receive,
-    StepFolded,
     TellCounted,
     TimePassed,
 )
@@ -33,7 +31,6 @@ from fl_main.ports import Ports
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import (
-    DataFile,
     EventRecord,
     MetricRecord,
     ModelKind,
@@ -45,11 +42,10 @@ from fl_main.store import (
     Store,
     StoredPayload,
 )
-from fl_main.strategies import Contribution, make_strategy
-from fl_main.strategies.fold import Answer as FoldAnswer
-from fl_main.strategies.fold import fold, fold_sum, state_layout
+from fl_main.strategies import strategy_of
 from fl_main.training import Kind
-from fl_main.weights import Layout
+
+from .folding import fold_step
 
 logger = logging.getLogger("fl_main.aggregator")
 
@@ -114,9 +110,7 @@ class RunHost:
         on_progress: Callable[["RunHost", Record], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.machine = RoundMachine(
-            settings, make_strategy(settings.strategy, settings.strategy_options), snapshot
-        )
+        self.machine = RoundMachine(settings, strategy_of(settings), snapshot)
         self.seats: dict[str, Seat] = {}
         self.trouble = ""
         self.clock = RunClock(ports, snapshot.run.run_time_s)
@@ -315,7 +309,9 @@ class RunHost:
     async def _fold(self, effect: Fold) -> None:
         while True:
             try:
-                event: Event = await self._ports.run_in_thread(self._folded, effect)
+                event: Event = await self._ports.run_in_thread(
+                    fold_step, self._store, self.settings, self.machine, effect
+                )
                 break
             except StoreFullError as error:
                 self._say_trouble(str(error))
@@ -328,57 +324,6 @@ class RunHost:
                 event = FoldFailed(effect.round_id, effect.kind, f"{type(error).__name__}: {error}")
                 break
         self.tell(event)
-
-    def _folded(self, effect: Fold) -> StepFolded:
-        """Fold stored updates into a staged model; runs in a thread."""
-        with contextlib.ExitStack() as opened:
-            read = _Reader(self._store, opened)
-            answers = [
-                FoldAnswer(
-                    Contribution(
-                        u.agent_id, u.num_examples, u.num_steps, self._staleness(u.version), u.metrics
-                    ),
-                    {payload.channel: read(payload) for payload in self.machine.payloads_of(u)},
-                )
-                for u in effect.updates
-            ]
-            stage = f"{self.run.run_id}.{effect.round_id}.{effect.kind}"
-            layout = answers[0].payloads["weights"].layout
-            sink = self._store.stage(stage, layout)
-            opened.callback(sink.close)
-            if effect.kind is Kind.STATISTICS:
-                fold_sum(answers, layout, sink)
-                return StepFolded(effect.round_id, effect.kind, _staged(sink, layout, "weights"))
-            return self._folded_model(effect, answers, read, sink, opened)
-
-    def _folded_model(
-        self,
-        effect: Fold,
-        answers: list[FoldAnswer],
-        read: "_Reader",
-        sink: Any,
-        opened: contextlib.ExitStack,
-    ) -> StepFolded:
-        strategy = make_strategy(self.settings.strategy, self.settings.strategy_options)
-        models = self.machine.models
-        base = read(models[self.run.model_id or ""].payload)
-        before = {name: read(models[model_id].payload) for name, model_id in self.run.state_ids.items()}
-        layout = state_layout(base.layout)
-        after = {name: self._store.stage(f"{sink.name}.{name}", layout) for name in strategy.state}
-        for staging in after.values():
-            opened.callback(staging.close)
-        folded = fold(strategy, answers, base, before, sink, after)
-        return StepFolded(
-            effect.round_id,
-            effect.kind,
-            _staged(sink, base.layout, "weights"),
-            {name: _staged(staging, layout, name) for name, staging in after.items()},
-            folded.shares,
-            folded.notes,
-        )
-
-    def _staleness(self, version: int) -> int:
-        return self.run.rounds_done - version
 
     async def _prune(self) -> None:
         """Apply the retention settings, at most once a second however short the rounds are."""
@@ -427,23 +372,6 @@ class RunHost:
         await self.flush()
         for task in self._folding:
             task.cancel()
-
-
-class _Reader:
-    """Opens stored payloads and closes them with a stack."""
-
-    def __init__(self, store: Store, stack: contextlib.ExitStack) -> None:
-        self._store = store
-        self._stack = stack
-
-    def __call__(self, payload: StoredPayload) -> DataFile:
-        file = self._store.read(payload.digest, payload.layout)
-        self._stack.callback(file.close)
-        return file
-
-
-def _staged(staging: Any, layout: Layout, channel: str) -> StoredPayload:
-    return StoredPayload(channel, staging.finish(), layout.nbytes, layout, staging.name)
 
 
 def status_of(host: RunHost) -> dict[str, Any]:

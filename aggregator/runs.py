@@ -24,7 +24,6 @@ from fl_main.store import (
     Store,
     StoredPayload,
 )
-from fl_main.strategies import make_strategy
 from fl_main.weights import Array, Layout, Role, as_arrays, pieces, views
 
 from .host import RunHost
@@ -92,7 +91,6 @@ class Runs:
         """
         if settings.name in self._hosts:
             raise SettingsError(f"run {settings.name!r} exists already; choose another name")
-        make_strategy(settings.strategy, settings.strategy_options)
         run = RunRecord(
             self._ports.new_id(),
             settings.name,
@@ -101,8 +99,8 @@ class Runs:
             RunStatus.RUNNING,
             Phase.WAITING,
         )
-        initial = await self._ports.run_in_writer(_initial_model, self._store, settings.initial, run.run_id)
         host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
+        initial = await self._ports.run_in_writer(_initial_model, self._store, settings.initial, run.run_id)
         created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
         records = host.adopt(initial) if initial else [run]
         await self._ports.run_in_writer(self._store.commit, [*records, created], self._ports.wall_time())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fl_main.errors import FLError, RemoteProtocolError, WeightsError
@@ -99,7 +99,7 @@ class AgentSession:
         upload = Upload(
             offer, self._shared.store, self._ports, self._shared.budget, self.post, self.host.tell
         )
-        task = asyncio.create_task(self._guard(upload.run(), "receiving an update"))
+        task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
         self._uploads[offer.task_id] = (upload, task)
         task.add_done_callback(lambda _: self._forget(offer.task_id))
 
@@ -117,8 +117,8 @@ class AgentSession:
     async def serve(self) -> None:
         """Serve until the connection ends, one way or another."""
         helpers = [
-            asyncio.create_task(self._guard(self._send_all(), "sending")),
-            asyncio.create_task(self._guard(self._watch(), "watching")),
+            asyncio.create_task(self._guard(self._send_all, "sending")),
+            asyncio.create_task(self._guard(self._watch, "watching")),
         ]
         reason = "connection lost"
         try:
@@ -159,10 +159,10 @@ class AgentSession:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _guard(self, work: Coroutine[Any, Any, None], what: str) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         """Run a part of the session; if it fails, the session ends, nothing else."""
         try:
-            await work
+            await work()
         except LinkClosedError:
             pass  # the receiving loop notices, too
         except RemoteProtocolError as error:
@@ -203,7 +203,7 @@ class AgentSession:
         elif isinstance(message, Offer):
             self._offer(message)
         elif isinstance(message, Fetch):
-            self._start(self._send_payload(message), "sending a model")
+            self._start(lambda: self._send_payload(message), "sending a model")
         elif isinstance(message, Decline):
             self.host.tell(TaskDeclined(message.task_id, self.join.agent_id, message.code, message.reason))
         elif isinstance(message, Ping):
@@ -212,9 +212,8 @@ class AgentSession:
             self._left_for_good = True
             self._shut(1000, message.reason or "the agent left")
 
-    def _start(self, work: Coroutine[Any, Any, None], what: str) -> None:
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         if len(self._helpers) >= MAX_HELPERS:
-            work.close()
             raise RemoteProtocolError(f"more than {MAX_HELPERS} requests at once", 1008)
         task = asyncio.create_task(self._guard(work, what), name=what)
         self._helpers.add(task)
@@ -253,7 +252,7 @@ class AgentSession:
         if offer.task_id in self.host.machine.tasks:
             self.host.tell(UpdateOffered(facts))
         else:
-            self._start(self._offer_of_old(facts), "taking an old offer")
+            self._start(lambda: self._offer_of_old(facts), "taking an old offer")
 
     async def _offer_of_old(self, facts: Offered) -> None:
         """Look up a task that the round machine has forgotten."""

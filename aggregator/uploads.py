@@ -133,6 +133,8 @@ class Upload:
                 try:
                     return await self._staged(name, payload, window)
                 except StoreFullError as error:
+                    self._incoming = None  # what is still on its way will be asked for again
+                    self._chunks.clear()
                     self._post(Hold(task_id=self.offer.task_id, reason=str(error)))
                     await asyncio.sleep(FULL_DISK_RETRY_S)
         finally:

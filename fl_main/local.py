@@ -44,7 +44,7 @@ from fl_main.store import (
     TaskRecord,
     Verdict,
 )
-from fl_main.strategies import Contribution, make_strategy
+from fl_main.strategies import Contribution, strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
@@ -187,7 +187,7 @@ class _LocalDriver:
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._complaint = ""  # why an update did not count
-        strategy = make_strategy(settings.strategy, settings.strategy_options)
+        strategy = strategy_of(settings)
         run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.RUNNING, Phase.WAITING)
         self._machine = RoundMachine(settings, strategy, RunSnapshot(run, None, None, (), (), {}, ()))
 
@@ -319,7 +319,7 @@ class _LocalDriver:
         if effect.kind is Kind.STATISTICS:
             fold_sum(answers, layout, sink)
             return StepFolded(effect.round_id, effect.kind, self._stored(sink))
-        strategy = make_strategy(self._settings.strategy, self._settings.strategy_options)
+        strategy = strategy_of(self._settings)
         record = self._machine.run
         base = self._files[self._model(record.model_id).digest]
         before = {name: self._files[self._model(i).digest] for name, i in record.state_ids.items()}

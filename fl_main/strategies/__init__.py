@@ -5,12 +5,29 @@ from importlib import import_module
 from typing import Any
 
 from fl_main.errors import SettingsError, StrategyError
+from fl_main.settings import RunSettings
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import FedAvg
 
-__all__ = ["STRATEGIES", "Block", "Contribution", "FedAvg", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Block", "Contribution", "FedAvg", "Strategy", "make_strategy", "strategy_of"]
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg}
+
+
+def strategy_of(settings: RunSettings) -> Strategy:
+    """Return a fresh strategy as a run's settings name it, checked against the rest of them.
+
+    Raises:
+        SettingsError: If there is no such strategy, or it does not go with other settings.
+    """
+    strategy = make_strategy(settings.strategy, settings.strategy_options)
+    if settings.payload == "free" and not strategy.takes_free:
+        raise SettingsError(f"payload: free: the strategy {settings.strategy} combines arrays, not bytes")
+    if settings.round.late_updates == "count" and not strategy.late_allowed:
+        raise SettingsError(
+            f"round.late_updates: count: the strategy {settings.strategy} is not valid with late updates"
+        )
+    return strategy
 
 
 def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:

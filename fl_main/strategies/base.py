@@ -87,6 +87,7 @@ class Strategy:
         passes: How many measuring passes it makes.
         stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
         min_updates: Fewest updates that it can combine.
+        takes_free: Whether it combines payloads of free layout, by `combine_free`.
     """
 
     state: ClassVar[tuple[str, ...]] = ()
@@ -97,6 +98,7 @@ class Strategy:
     passes: ClassVar[int] = 0
     stacks: ClassVar[bool] = False
     min_updates: ClassVar[int] = 1
+    takes_free: ClassVar[bool] = False
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         """Look at the facts before the first block; keep what the blocks will need.
@@ -113,6 +115,10 @@ class Strategy:
     def combine(self, block: Block) -> None:
         """Write block's new values to `block.out`, and new state in place."""
         raise NotImplementedError  # a strategy must say how it combines
+
+    def combine_free(self, payloads: Sequence[bytes]) -> bytes:
+        """Return the new model's bytes from the updates' bytes, each of any length (boosted trees)."""
+        raise NotImplementedError  # only a strategy that says `takes_free` is asked
 
     def shares(self) -> Sequence[float]:
         """Return each update's part of the new model, in order; empty where that has no meaning.

@@ -137,6 +137,23 @@ def fold(
     return Folded(shares or (None,) * len(answers), notes)
 
 
+def fold_free(strategy: Strategy, answers: Sequence[Answer]) -> bytes:
+    """Combine payloads of free layout; they are in memory together, as trees are small.
+
+    Raises:
+        UpdateRejectedError: If they cannot be combined.
+    """
+    if len(answers) < strategy.min_updates:
+        raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
+    strategy.begin([answer.facts for answer in answers])
+    payloads = []
+    for source in (answer.payloads["weights"] for answer in answers):
+        data = bytearray(source.layout.nbytes)
+        source.read_into(0, memoryview(data))
+        payloads.append(bytes(data))
+    return strategy.combine_free(payloads)
+
+
 def _checked_shares(strategy: Strategy, updates: int) -> tuple[float, ...]:
     shares = tuple(strategy.shares())
     if shares and (len(shares) != updates or not min(shares) >= 0 or not 0 < sum(shares) < math.inf):

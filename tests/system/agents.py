@@ -69,8 +69,8 @@ class AgentThread:
         self.trained: list[tuple[int, str]] = []
         self._train = train or site(1)
         self._keep_going = keep_going
-        options = {"initial_weights": initial, "progress": False} | options
-        self.agent = Agent(url, run, name, state_folder=state_folder, **options)
+        defaults: dict[str, Any] = {"initial_weights": initial, "progress": False}
+        self.agent = Agent(url, run, name, state_folder=state_folder, **defaults | options)
         self.agent.start()
         self._thread = threading.Thread(target=self._run, name=f"agent {name}", daemon=True)
         self._thread.start()
@@ -132,4 +132,4 @@ def history(run: Run) -> list[tuple[int, str, int, str]]:
         if update.counted_in is not None and update.kind == "train"
     ]
     models = [(model.round_id, "", model.round_id, model.digest) for model in run.models("global")]
-    return sorted(counted) + models  # type: ignore[operator]
+    return sorted(counted) + models

@@ -30,3 +30,9 @@ class Momentum(FedAvg):
         momentum *= self._beta
         momentum += block.out - block.base + drift.astype(momentum.dtype)
         block.out[:] = block.base + momentum
+
+
+class Fresh(FedAvg):
+    """A mean that is only right for updates of the current model."""
+
+    late_allowed = False

@@ -117,9 +117,10 @@ def offer_of(task_id: str, weights: Weights, num_examples: int = 1, **fields: An
         layout=layout.digest,
         digest=tagged(digest),
         size=layout.nbytes,
-        rows=layout.to_wire(),  # type: ignore[arg-type]
+        rows=layout.to_wire(),
     )
-    return Offer(**{"task_id": task_id, "payloads": [payload], "num_examples": num_examples} | fields)
+    facts: dict[str, Any] = {"task_id": task_id, "payloads": [payload], "num_examples": num_examples}
+    return Offer(**facts | fields)
 
 
 def upload(peer: Peer, offer: Offer, weights: Weights) -> None:

@@ -66,7 +66,11 @@ def sent_into_the_transfer(**changes: Any) -> Callable[[Peer, Assign], None]:
     def act(peer: Peer, assign: Assign) -> None:
         peer.say(offer_of(assign.task_id, small()))
         send = peer.hear(Send)
-        fields = {"transfer": f"{send.task_id}/weights", "offset": 0, "data": bytes(16)} | changes
+        fields: dict[str, Any] = {
+            "transfer": f"{send.task_id}/weights",
+            "offset": 0,
+            "data": bytes(16),
+        } | changes
         peer.say(Chunk(**fields))
 
     return act

@@ -195,7 +195,7 @@ def test_daemon_and_agents_may_start_in_any_order(
 
 
 def test_agents_come_and_go_during_rounds(start_daemon: StartDaemon, start_agent: StartAgent) -> None:
-    daemon = start_daemon(run_of(end={"rounds": 6}, round={"rejoin_s": 0.0}))
+    daemon = start_daemon(run_of(end={"rounds": 6}, round={"min_agents": 3, "rejoin_s": 0.0}))
     gates = {number: Gate(number, 3) for number in (1, 2, 3)}
     agents = {number: start_agent(daemon.url, number, gate) for number, gate in gates.items()}
     for gate in gates.values():

@@ -79,7 +79,8 @@ def test_strategy_with_state_and_channels_gives_what_run_local_gives(
 def test_strategy_with_state_gives_the_same_after_a_restart_in_the_middle(
     number: signal.Signals, start_process: StartProcess, start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    np.savez(tmp_path / "initial.npz", **initial())
+    weights: dict[str, Any] = initial()
+    np.savez(tmp_path / "initial.npz", **weights)
     run = settings(initial={"file": str(tmp_path / "initial.npz")}, end={"rounds": 6})
     daemon = start_process(run).started()
     agents = [start_agent(daemon.url, n, train, **options(n)) for n in (1, 2)]

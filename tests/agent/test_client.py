@@ -1,0 +1,397 @@
+"""The agent's side of the conversation, with the other side played by the test."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_main.agent.client import AgentState, Client, Profile, Work
+from fl_main.agent.state_folder import StateFolder
+from fl_main.codec import encode
+from fl_main.errors import ConnectionFailedError, FencedError, FLError, RefusedError
+from fl_main.messages import (
+    Assign,
+    Cancel,
+    Chunk,
+    Counted,
+    Decline,
+    Fetch,
+    Join,
+    Leave,
+    Offer,
+    Payload,
+    Ping,
+    Pong,
+    Refuse,
+    RunEnded,
+    Send,
+    Sending,
+    Verdict,
+    Welcome,
+)
+from fl_main.session import Session, Side
+from fl_main.weights import Layout, file_digest, pack, tagged
+from tests.aggregator.memory_link import PATIENCE_S, MemoryLink, Talker, link_pair, ports
+
+TASK = "a" * 24
+WEIGHTS = {"w": np.arange(1000.0)}
+LAYOUT = Layout.of(WEIGHTS)
+DATA = bytes(pack(WEIGHTS, LAYOUT))
+
+
+def payload() -> Payload:
+    digest = file_digest(LAYOUT)
+    digest.update(DATA)
+    return Payload(layout=LAYOUT.digest, digest=tagged(digest), size=len(DATA))
+
+
+WELCOME = Welcome(
+    session_id="1",
+    run="r",
+    run_id="1",
+    settings_digest=LAYOUT.digest,
+    kinds=["train"],
+    round_id=0,
+    rows=[tuple(row) for row in LAYOUT.to_wire()],  # type: ignore[misc]
+    ping_interval_s=60.0,
+)
+
+
+class World:
+    """A client whose every connection is a new aggregator, played by the test."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = StateFolder(folder)
+        self.dialled: asyncio.Queue[MemoryLink] = asyncio.Queue()
+        self.refusals: list[Exception] = []
+        profile = Profile("r", "site", "1", 0.0)
+        self.client = Client(profile, self.folder, ports(), self._dial, **options)
+        self.running = asyncio.create_task(self.client.run())
+
+    async def _dial(self) -> MemoryLink:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        mine, theirs = link_pair()
+        self.dialled.put_nowait(theirs)
+        return mine
+
+    async def connected(self, *, welcome: bool = True) -> Talker:
+        async with asyncio.timeout(PATIENCE_S):
+            talker = Talker(await self.dialled.get(), Session(Side.AGGREGATOR))
+        self.join = await talker.hear(Join)
+        if welcome:
+            await talker.say(WELCOME)
+        return talker
+
+    async def end(self) -> None:
+        await self.client.leave("the test is over")
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        self.folder.close()
+
+
+Story = Callable[[World], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., None]:
+    """Run a story with a client."""
+
+    def run(story: Story, **options: Any) -> None:
+        async def main() -> None:
+            world = World(tmp_path / "state", **options)
+            try:
+                async with asyncio.timeout(20):
+                    await story(world)
+            finally:
+                await world.end()
+
+        asyncio.run(main())
+
+    return run
+
+
+async def work_of(world: World, talker: Talker) -> Work:
+    """Let the client fetch a task's model, and take the task."""
+    await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()]))
+    fetch = await talker.hear(Fetch)
+    await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
+    await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA))
+    work = await world.client.next_work()
+    assert isinstance(work, Work)
+    return work
+
+
+def test_ping_is_answered(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Ping())
+        await talker.hear(Pong)
+
+    play(story)
+
+
+def test_model_is_fetched_and_handed_out_read_only(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        work = await work_of(world, await world.connected())
+        np.testing.assert_array_equal(work.arrays["weights"]["w"], WEIGHTS["w"])
+        assert not work.arrays["weights"]["w"].flags.writeable
+        assert world.client.state is AgentState.WORKING
+
+    play(story)
+
+
+def test_model_that_the_agent_holds_is_not_fetched_again(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await work_of(world, talker)
+        await talker.say(RunEnded(status="finished", round_id=1, final=payload()))
+        assert (await world.client.next_work()).weights["w"].size == 1000  # type: ignore[union-attr]
+
+    play(story)
+
+
+def test_transfer_goes_on_where_it_stopped_on_the_next_connection(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        assign = Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()])
+        await talker.say(assign)
+        fetch = await talker.hear(Fetch)
+        await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
+        await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA[:800]))
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        await talker.link.close(1006, "cut")
+        talker = await world.connected()
+        assert world.join.held == []  # it has no model yet: the task may be given to it again
+        await talker.say(assign)
+        fetch = await talker.hear(Fetch)
+        assert fetch.offset == 800
+        await talker.say(Sending(transfer=fetch.digest, offset=800, size=len(DATA)))
+        await talker.say(Chunk(transfer=fetch.digest, offset=800, data=DATA[800:]))
+        assert isinstance(await world.client.next_work(), Work)
+
+    play(story)
+
+
+def test_model_whose_digest_is_wrong_is_asked_for_again_and_then_given_up(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()]))
+        for _ in range(3):
+            fetch = await talker.hear(Fetch)
+            assert fetch.offset == 0
+            await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
+            await talker.say(Chunk(transfer=fetch.digest, offset=0, data=bytes(len(DATA))))
+        await world.connected()
+        assert talker.link.closed == (1002, "a model whose bytes do not match its digest")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (b"\xc1", "a frame of 1 bytes is not msgpack"),
+        ("text", "text frames are not part of this protocol"),
+        (
+            encode(Join(run="r", agent_id="a", instance_id="1", name="a")),
+            "'join' in a session that is joined",
+        ),
+        (encode(Chunk(transfer="x", offset=0, data=b"1")), "'x' was not asked for"),
+        (encode(Sending(transfer="x", offset=0, size=1)), "'x' was not asked for"),
+        (
+            encode(Send(task_id=TASK, channel="weights", offset=0, credit=1)),
+            f"an update of task {TASK} was not offered",
+        ),
+    ],
+)
+def test_aggregator_that_breaks_the_protocol_is_told_and_dialled_again(
+    frame: bytes, reason: str, play: Callable[..., None]
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.link.send(frame)
+        await world.connected()
+        assert talker.link.closed
+        assert talker.link.closed[1].startswith(reason)
+
+    play(story)
+
+
+def test_description_of_a_model_that_cannot_be_is_an_error_of_the_aggregator(
+    play: Callable[..., None],
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected(welcome=False)
+        await talker.say(WELCOME.model_copy(update={"rows": [("w", "X9", [1], "parameter")]}))
+        with pytest.raises(FLError):
+            await world.client.next_work()
+
+    play(story)
+
+
+def test_finished_update_is_offered_on_every_connection_until_it_is_answered(
+    play: Callable[..., None],
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await work_of(world, talker)
+        entry = world.folder.put(TASK, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+        answer = asyncio.create_task(world.client.hand_in(entry))
+        await talker.hear(Offer)
+        await talker.link.close(1006, "cut")
+        talker = await world.connected()
+        assert world.join.held == [TASK]
+        offer = await talker.hear(Offer)
+        assert (offer.task_id, offer.num_examples, offer.payloads[0].rows) == (TASK, 5, None)
+        await talker.say(Send(task_id=TASK, channel="weights", offset=4000, credit=6000))
+        assert (await talker.hear(Chunk)).data == DATA[4000:6000]
+        await talker.say(Verdict(task_id=TASK, verdict="accepted"))
+        assert (await answer).verdict == "accepted"
+        assert world.folder.entries() == []
+        await talker.link.close(1006, "cut")
+        await world.connected()
+        assert world.join.held == []
+
+    play(story)
+
+
+def test_task_that_is_ready_is_held_and_not_taken_twice(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        assign = Assign(task_id=TASK, kind="train", round_id=1)
+        await talker.say(assign)
+        await talker.say(assign)
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        await talker.link.close(1006, "cut")
+        talker = await world.connected()
+        assert world.join.held == [TASK]
+        await talker.say(assign)
+        assert isinstance(await world.client.next_work(), Work)
+        assert world.client._work.empty()
+
+    play(story)
+
+
+def test_cancelled_task_is_given_back_unless_the_program_has_it(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1))
+        await talker.say(Cancel(task_id=TASK, reason="its round is over"))
+        assert (await talker.hear(Decline)).code == "lost"
+        await talker.say(Assign(task_id="b" * 24, kind="train", round_id=2))
+        work = await world.client.next_work()
+        assert isinstance(work, Work)
+        assert work.assign.round_id == 2
+        await talker.say(Cancel(task_id="b" * 24, reason="its round is over"))
+        await talker.say(Ping())
+        assert isinstance(await talker.hear(Decline | Pong), Pong)  # type: ignore[arg-type]
+
+    play(story)
+
+
+def test_unknown_kind_of_task_is_declined(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Assign(task_id=TASK, kind="dance", round_id=1))
+        decline = await talker.hear(Decline)
+        assert (decline.code, decline.reason) == ("unsupported", "this agent does not do dance")
+
+    play(story)
+
+
+def test_what_was_said_without_a_connection_is_said_later(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        await world.client.decline(TASK, "skipped", "no time")
+        talker = await world.connected()
+        assert (await talker.hear(Decline)).reason == "no time"
+
+    play(story)
+
+
+def test_states_become_current_in_the_order_of_their_rounds(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        for number, task_id in enumerate(("f" * 24, "a" * 24)):
+            world.folder.put(task_id, 1, None, {}, {}, {"s": np.array(number)}, 0.0)
+            world.folder.drop(task_id, keep_state=True)
+        talker = await world.connected(welcome=False)
+        assert world.join.held == ["a" * 24, "f" * 24]
+        await talker.say(WELCOME.model_copy(update={"counted": {"a" * 24: 2, "f" * 24: 1}}))
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        assert world.folder.state()["s"] == 1
+        await talker.say(Counted(task_id="b" * 24, round_id=3))
+
+    play(story)
+
+
+def test_fenced_agent_stops(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Refuse(code="fenced", reason="a newer one is here"))
+        with pytest.raises(FencedError, match="a newer one is here"):
+            await world.client.next_work()
+        await world.running
+        assert world.dialled.empty()
+        assert world.client.state is AgentState.ENDED
+
+    play(story)
+
+
+def test_refusal_for_now_is_no_end(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected(welcome=False)
+        await talker.say(Refuse(code="full", reason="full", lasting=False))
+        await world.connected()
+
+    play(story)
+
+
+def test_who_waits_for_an_answer_hears_of_the_refusal(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await work_of(world, talker)
+        entry = world.folder.put(TASK, 5, None, {}, {}, None, 0.0)
+        answer = asyncio.create_task(world.client.hand_in(entry))
+        await talker.hear(Offer)
+        await talker.say(Refuse(code="layout", reason="another model"))
+        with pytest.raises(RefusedError, match="another model"):
+            await answer
+        with pytest.raises(RefusedError, match="another model"):
+            await world.client.next_work()
+
+    play(story)
+
+
+def test_lasting_failure_before_the_first_join_ends_the_agent_later_ones_do_not(
+    play: Callable[..., None],
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        world.refusals += [ConnectionFailedError("wrong path", lasting=True)] * 2
+        await talker.link.close(1006, "cut")
+        await world.connected()  # the aggregator may have been set up anew meanwhile
+
+    async def end(world: World) -> None:
+        world.refusals.append(ConnectionFailedError("wrong path", lasting=True))
+        with pytest.raises(ConnectionFailedError, match="wrong path"):
+            await world.client.next_work()
+
+    play(story)
+    play(end)
+
+
+def test_goodbye_is_said(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        await world.client.leave("enough")
+        assert (await talker.hear(Leave)).reason == "enough"
+
+    play(story)

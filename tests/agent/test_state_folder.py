@@ -1,0 +1,168 @@
+"""What an agent keeps on disk is whole, its own, and gone when it is not needed any more."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fl_main.agent.state_folder import OutboxEntry, StateFolder, default_folder
+from fl_main.errors import StateFolderError
+from fl_main.weights import Array, Layout
+
+WEIGHTS: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(0)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "site" / "state"
+
+
+def put(folder: StateFolder, task_id: str = "a" * 24, state: object = None) -> OutboxEntry:
+    return folder.put(
+        task_id,
+        5,
+        None,
+        {"loss": 0.5},
+        {"weights": (WEIGHTS, Layout.of(WEIGHTS))},
+        {"s": np.array(state)} if state is not None else None,
+        1.5,
+    )
+
+
+def facts(entry: OutboxEntry) -> str:
+    return json.dumps(asdict(entry))
+
+
+def test_identity_is_kept(path: Path) -> None:
+    first = StateFolder(path)
+    first.close()
+    second = StateFolder(path)
+    second.close()
+    second.close()
+    assert first.agent_id == second.agent_id
+    assert len(first.agent_id) == 32
+
+
+def test_finished_update_is_found_again(path: Path) -> None:
+    folder = StateFolder(path)
+    entry = put(folder)
+    folder.close()
+    again = StateFolder(path)
+    [found] = again.entries()
+    assert facts(found) == facts(entry)
+    stored = load_file(again.payload_file(entry.task_id, "weights"))
+    np.testing.assert_array_equal(stored["w"], WEIGHTS["w"])
+    again.close()
+
+
+def test_update_whose_facts_were_never_written_is_swept_away(path: Path) -> None:
+    folder = StateFolder(path)
+    entry = put(folder)
+    (path / "outbox" / f"{entry.task_id}.json").unlink()
+    folder.close()
+    again = StateFolder(path)
+    assert again.entries() == []
+    assert list((path / "outbox").iterdir()) == []
+    again.close()
+
+
+def test_facts_that_are_damaged_are_thrown_away(path: Path) -> None:
+    folder = StateFolder(path)
+    for name, text in {"a": "{", "b": "[]", "c": '{"task_id": 1}', "d": '{"payloads": [{}]}'}.items():
+        (path / "outbox" / f"{name}.json").write_text(text)
+    assert folder.entries() == []
+    assert list((path / "outbox").iterdir()) == []
+    folder.close()
+
+
+def test_answered_update_is_gone(path: Path) -> None:
+    folder = StateFolder(path)
+    entry, other = put(folder), put(folder, "b" * 24)
+    folder.drop(entry.task_id, keep_state=False)
+    folder.drop(entry.task_id, keep_state=False)
+    assert list(map(facts, folder.entries())) == [facts(other)]
+    assert len(list((path / "outbox").iterdir())) == 2
+    folder.close()
+
+
+def test_state_is_current_only_once_its_update_counted(path: Path) -> None:
+    folder = StateFolder(path)
+    entry = put(folder, state=7)
+    assert folder.state() == {}
+    folder.drop(entry.task_id, keep_state=True)
+    assert folder.pending_state() == [entry.task_id]
+    folder.promote_state(entry.task_id)
+    folder.promote_state(entry.task_id)
+    folder.promote_state("f" * 24)
+    assert folder.state()["s"] == 7
+    assert folder.pending_state() == []
+    folder.close()
+
+
+def test_state_of_a_rejected_update_never_becomes_current(path: Path) -> None:
+    folder = StateFolder(path)
+    entry = put(folder, state=7)
+    folder.drop(entry.task_id, keep_state=False)
+    folder.promote_state(entry.task_id)
+    assert folder.state() == {}
+    folder.close()
+
+
+def test_state_that_was_overtaken_is_thrown_away(path: Path) -> None:
+    folder = StateFolder(path)
+    for number, task_id in enumerate(("c", "a", "b")):
+        put(folder, task_id * 24, state=number)
+        file = path / "state" / f"{task_id * 24}.safetensors"
+        os.utime(file, ns=(number, number))
+    folder.promote_state("a" * 24)
+    assert folder.pending_state() == ["b" * 24]
+    assert folder.state()["s"] == 1
+    folder.close()
+
+
+def test_second_user_is_told_to_choose_another_name(path: Path) -> None:
+    folder = StateFolder(path)
+    with pytest.raises(StateFolderError, match="is in use by another process; give this agent another name"):
+        StateFolder(path)
+    folder.close()
+    StateFolder(path).close()
+
+
+def test_damaged_identity_is_named(path: Path) -> None:
+    path.mkdir(parents=True)
+    (path / "agent.json").write_text("[]")
+    with pytest.raises(StateFolderError, match=r"agent\.json is damaged; delete it"):
+        StateFolder(path)
+    (path / "agent.json").write_text(json.dumps({"agent_id": "x"}))
+    StateFolder(path).close()
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateFolderError, match="choose a state folder that can be written"):
+        StateFolder(tmp_path / "file" / "state")
+
+
+def test_update_without_room_is_a_typed_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StateFolder(path)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fl_main.agent.state_folder._write_arrays", full)
+    with pytest.raises(StateFolderError, match="No space left on device; the update is lost unless"):
+        put(folder)
+    assert folder.entries() == []
+    folder.close()
+
+
+def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FL_STATE_HOME", "/state")
+    assert default_folder("run", "a/b").parent == Path("/state/fl_main/agents")
+    monkeypatch.delenv("FL_STATE_HOME")
+    monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+    assert default_folder("run", "a").is_relative_to("/xdg")

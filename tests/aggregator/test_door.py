@@ -1,0 +1,200 @@
+"""The door and the sessions behind it, over links in memory."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_main.aggregator.server import Daemon
+from fl_main.db import ModelStore
+from fl_main.messages import Ask, Join, Leave, Operate, Ping, Pong, Refuse, Reply, Welcome
+from fl_main.session import Session, Side
+from fl_main.settings import AggregatorSettings, RunSettings
+from tests.aggregator.memory_link import MemoryLink, Talker, link_pair, ports
+
+Story = Callable[["House"], Coroutine[Any, Any, None]]
+
+
+class House:
+    """A daemon that listens nowhere: the test brings its links to the door."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.links: list[MemoryLink] = []
+        self.served: list[asyncio.Task[None]] = []
+
+    def knock(self) -> Talker:
+        mine, theirs = link_pair()
+        self.links.append(mine)
+        self.served.append(asyncio.create_task(self.daemon.door.serve(theirs)))
+        return Talker(mine, Session(Side.CLIENT))
+
+    async def join(self, agent_id: str = "a", **fields: Any) -> Talker:
+        talker = self.knock()
+        await talker.say(
+            Join(**{"run": "r", "agent_id": agent_id, "instance_id": "1", "name": agent_id} | fields)
+        )
+        await talker.hear(Welcome)
+        return talker
+
+    def is_here(self, agent_id: str = "a") -> bool:
+        host = self.daemon.runs.find("r")
+        assert host
+        member = host.machine.members.get(agent_id)
+        return bool(member and member.is_present)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows no events
+            await asyncio.sleep(0.001)
+
+
+async def closed(link: MemoryLink) -> tuple[int, str]:
+    await until(lambda: link.closed)
+    assert link.closed
+    return link.closed
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., None]:
+    """Run a story with a daemon of one run."""
+
+    def run(story: Story, **limits: Any) -> None:
+        async def main() -> None:
+            settings = AggregatorSettings.model_validate({"limits": limits})
+            runs = [RunSettings.model_validate({"name": "r"})]
+            with ModelStore(tmp_path / "models") as store:
+                daemon = Daemon(settings, runs, store, ports(), join_token="join", operator_token="operate")
+                await daemon.runs.ensure(runs[0])
+                house = House(daemon)
+                try:
+                    async with asyncio.timeout(20):
+                        await story(house)
+                finally:
+                    await daemon.stop()
+                    for link in house.links:
+                        await link.close()
+                    await asyncio.gather(*house.served)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_agent_joins_and_leaves(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = await house.join(token="join")
+        await until(house.is_here)
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        await talker.say(Leave(reason="enough"))
+        assert await closed(talker.link) == (1000, "enough")
+        await until(lambda: not house.is_here())
+        assert house.daemon.door.sessions == {}
+
+    play(story)
+
+
+@pytest.mark.parametrize("token", ["", "joi", "join ", "operate", "j\u00f6in"])
+def test_join_token_is_compared_whole(token: str, play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = house.knock()
+        await talker.say(Join(run="r", agent_id="a", instance_id="1", name="a", token=token))
+        assert (await talker.hear(Refuse)).code == "bad_token"
+        assert (await closed(talker.link))[0] == 1008
+
+    play(story)
+
+
+def test_operator_is_not_let_in_with_the_join_token(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = house.knock()
+        await talker.say(Operate(token="join"))
+        assert (await talker.hear(Refuse)).code == "bad_token"
+
+    play(story)
+
+
+def test_orders_are_answered_in_order(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = house.knock()
+        await talker.say(Operate(token="operate", actor="ada"))
+        await talker.say(Ask(number=1, order="pause", run="r"))
+        await talker.say(Ask(number=2, order="stop", run="nowhere"))
+        assert (await talker.hear(Reply)).content["status"] == "paused"
+        assert (await talker.hear(Reply)).error == "there is no run 'nowhere' (runs: r)"
+
+    play(story)
+
+
+def test_silence_at_the_door_is_ended(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        assert await closed(house.knock().link) == (1008, "no word within 0.05 s")
+
+    play(story, join_s=0.05)
+
+
+def test_silent_agent_is_asked_and_then_taken_for_gone(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = await house.join(token="join")
+        await talker.hear(Ping)
+        assert await closed(talker.link) == (1001, "no byte for 0.2 s")
+        await until(lambda: not house.is_here())
+
+    play(story, ping_interval_s=0.05, ping_timeout_s=0.2)
+
+
+def test_agent_that_answers_pings_stays(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = await house.join(token="join")
+        for _ in range(8):
+            await talker.hear(Ping)
+            await talker.say(Pong())
+        assert house.is_here()
+
+    play(story, ping_interval_s=0.05, ping_timeout_s=0.2)
+
+
+def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        older = await house.join(token="join", started_at=1.0)
+        newer = await house.join(token="join", instance_id="2", started_at=2.0)
+        assert (await older.hear(Refuse)).code == "fenced"
+        assert await closed(older.link) == (1008, "replaced by a newer connection")
+        again = house.knock()
+        await again.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", started_at=1.0))
+        assert (await again.hear(Refuse)).reason == "a newer process with this identity is connected"
+        await newer.say(Ping())
+        await newer.hear(Pong)
+        assert house.is_here()
+
+    play(story)
+
+
+def test_many_connections_of_one_identity_leave_one(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        async def join(number: int) -> Talker:
+            return await house.join(token="join", instance_id=str(number), started_at=float(number))
+
+        talkers = await asyncio.gather(*(join(number) for number in range(8)), return_exceptions=True)
+        await until(lambda: len(house.daemon.door.sessions) == 1)
+        assert house.is_here()
+        alive = [t for t in talkers if isinstance(t, Talker) and t.link.closed is None]
+        assert len(alive) == 1
+        await until(lambda: not house.daemon.door._entering)
+
+    play(story)
+
+
+def test_stopping_daemon_tells_everybody(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talkers = [await house.join(str(number), token="join") for number in range(3)]
+        await until(lambda: len(house.daemon.door.sessions) == 3)
+        await house.daemon.stop()
+        for talker in talkers:
+            assert await closed(talker.link) == (1001, "the aggregator is stopping")
+
+    play(story)

@@ -1,0 +1,292 @@
+"""Updates on their way in: bounded memory, whole files, and a way on after every cut."""
+
+import asyncio
+import errno
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_main.aggregator import uploads
+from fl_main.aggregator.uploads import Budget, Upload
+from fl_main.db import ModelStore
+from fl_main.errors import RemoteProtocolError, StoreFullError
+from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
+from fl_main.messages import Chunk, Credit, Hold, Message, Send
+from fl_main.store import StagingFile, StoredPayload
+from fl_main.weights import Layout, Weights, file_digest, pack, tagged
+from tests.aggregator.memory_link import ports
+
+TASK = "a" * 24
+VALUES = {"w": np.arange(1 << 20, dtype=np.float64)}  # 8 MiB: two windows
+
+
+def payload_of(weights: Weights, channel: str = "weights") -> StoredPayload:
+    layout = Layout.of(weights)
+    digest = file_digest(layout)
+    digest.update(pack(weights, layout))
+    return StoredPayload(channel, tagged(digest), layout.nbytes, layout)
+
+
+class Site:
+    """An upload and the agent at its other end, which sends as it is told.
+
+    Attributes:
+        said: What the aggregator said.
+        told: The event that ended the upload.
+        furthest: The most bytes that were under way at once.
+    """
+
+    def __init__(self, store: ModelStore, weights: Weights, budget: Budget | None = None) -> None:
+        self.said: list[Message] = []
+        self.told: list[Event] = []
+        self.data = {"weights": bytes(pack(weights, Layout.of(weights)))}
+        payload = payload_of(weights)
+        self.offer = Offered(TASK, "site", 1, payloads={"weights": payload})
+        self.upload = Upload(
+            self.offer, store, ports(), budget or Budget(64 << 20), self.said.append, self.told.append
+        )
+        self.furthest = 0
+        self._place = 0
+
+    async def serve(self, *, stop_at: int | None = None, chunk: int = 512 << 10) -> None:
+        """Send what may be sent until the upload is over, or so many bytes are out."""
+        running = asyncio.create_task(self.upload.run())
+        seen, credit = 0, 0
+        while not running.done():
+            for message in self.said[seen:]:
+                seen += 1
+                if isinstance(message, Send):
+                    self._place = message.offset
+                if isinstance(message, Send | Credit):
+                    credit = message.credit
+            data = self.data["weights"]
+            end = min(self._place + chunk, credit, len(data), stop_at or len(data))
+            if self._place < end:
+                self.upload.take(
+                    Chunk(transfer=f"{TASK}/weights", offset=self._place, data=data[self._place : end])
+                )
+                self._place = end
+                self.furthest = max(self.furthest, credit - self._place)
+            elif self._place == stop_at:
+                running.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ModelStore]:
+    with ModelStore(tmp_path / "models") as opened:
+        yield opened
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            await story()
+
+    asyncio.run(main())
+
+
+def assert_received(site: Site) -> None:
+    [event] = site.told
+    assert isinstance(event, UpdateReceived)
+    assert event.offer.payloads["weights"].staged == f"{TASK}.weights"
+
+
+def test_update_is_staged_and_told(store: ModelStore) -> None:
+    site = Site(store, VALUES)
+    play(site.serve)
+    assert_received(site)
+    assert site.said[0] == Send(task_id=TASK, channel="weights", offset=0, credit=4 << 20)
+    assert store.is_staged(f"{TASK}.weights")
+
+
+def test_credit_is_a_window_that_moves(store: ModelStore) -> None:
+    site = Site(store, VALUES)
+    play(site.serve)
+    credits = [message.credit for message in site.said if isinstance(message, Credit)]
+    assert credits == sorted(set(credits))
+    assert site.furthest <= 4 << 20
+
+
+@pytest.mark.parametrize("cut", [8, 512 << 10, 5 << 20, (8 << 20) - 8])
+def test_upload_that_was_cut_goes_on_where_it_stopped(cut: int, store: ModelStore) -> None:
+    first = Site(store, VALUES)
+    play(lambda: first.serve(stop_at=cut))
+    assert first.told == []
+    second = Site(store, VALUES)
+    play(second.serve)
+    assert_received(second)
+    start = second.said[0]
+    assert isinstance(start, Send)
+    assert 0 <= cut - start.offset <= 4 << 20
+    assert start.offset > 0 or cut < 1 << 20
+
+
+def test_other_weights_after_a_cut_begin_anew(store: ModelStore) -> None:
+    first = Site(store, VALUES)
+    play(lambda: first.serve(stop_at=6 << 20))
+    second = Site(store, {"w": VALUES["w"] + 1})
+    play(second.serve)
+    assert_received(second)
+    assert [message.offset for message in second.said if isinstance(message, Send)][1:] == [0]
+
+
+def test_empty_payload_needs_no_chunk(store: ModelStore) -> None:
+    site = Site(store, {"w": np.zeros((0, 3))})
+    play(site.serve)
+    assert_received(site)
+
+
+def test_value_that_is_not_finite_is_named_and_nothing_stays(store: ModelStore) -> None:
+    bad = VALUES["w"].copy()
+    bad[700_000] = np.nan
+    site = Site(store, {"v": np.zeros(3), "w": bad})
+    play(site.serve)
+    [event] = site.told
+    assert isinstance(event, UpdateSpoiled)
+    assert event.reason == "array 'w' has values that are NaN or infinite"
+    assert not store.is_staged(f"{TASK}.weights")
+
+
+def test_wrong_bytes_are_asked_for_three_times(store: ModelStore) -> None:
+    site = Site(store, VALUES)
+    site.data["weights"] = bytes(len(site.data["weights"]))
+    play(site.serve)
+    [event] = site.told
+    assert isinstance(event, UpdateSpoiled)
+    assert event.reason == "its bytes do not match its digest, after 3 tries"
+    assert len([message for message in site.said if isinstance(message, Send)]) == 3
+
+
+def test_full_disk_holds_the_agent_until_there_is_room(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(store, VALUES)
+    tries = []
+
+    def stage(name: str, layout: Layout, *, resume: bool = False) -> StagingFile:
+        tries.append(name)
+        if len(tries) == 1:
+            raise StoreFullError("no room") from OSError(errno.ENOSPC, "")
+        return real(name, layout, resume=resume)
+
+    real = store.stage
+    monkeypatch.setattr(store, "stage", stage)
+    monkeypatch.setattr(uploads, "FULL_DISK_RETRY_S", 0.0)
+    play(site.serve)
+    assert Hold(task_id=TASK, reason="no room") in site.said
+    assert_received(site)
+
+
+def test_chunk_of_another_upload_is_not_taken(store: ModelStore) -> None:
+    site = Site(store, VALUES)
+    assert not site.upload.take(Chunk(transfer=f"{'b' * 24}/weights", offset=0, data=bytes(8)))
+    assert site.upload.take(Chunk(transfer=f"{TASK}/weights", offset=0, data=bytes(8)))  # early: ignored
+    assert site.upload.progress == (0, 0)
+
+
+def test_chunk_of_a_channel_that_is_not_due_is_an_error(store: ModelStore) -> None:
+    async def story() -> None:
+        site = Site(store, VALUES)
+        running = asyncio.create_task(site.upload.run())
+        while not site.said:  # noqa: ASYNC110 - a list, as the upload knows it
+            await asyncio.sleep(0)
+        with pytest.raises(RemoteProtocolError, match=r"drift came where .*weights was due"):
+            site.upload.take(Chunk(transfer=f"{TASK}/drift", offset=0, data=bytes(8)))
+        running.cancel()
+
+    play(story)
+
+
+# --- the budget --------------------------------------------------------------------------
+
+
+def test_budget_is_granted_first_come_first_served() -> None:
+    async def story() -> None:
+        budget = Budget(10)
+        await budget.take(6)
+        order: list[str] = []
+
+        async def wait(name: str, amount: int) -> None:
+            await budget.take(amount)
+            order.append(name)
+
+        waiting = [asyncio.create_task(wait("large", 8)), asyncio.create_task(wait("small", 1))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == []  # the small one fits, but must not starve the large one
+        budget.give_back(6)
+        await asyncio.gather(*waiting)
+        assert order == ["large", "small"]
+
+    play(story)
+
+
+def test_budget_survives_those_who_give_up() -> None:
+    async def story() -> None:
+        budget = Budget(10)
+        await budget.take(10)
+        first, second = asyncio.create_task(budget.take(10)), asyncio.create_task(budget.take(10))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        budget.give_back(10)
+        await second
+        third = asyncio.create_task(budget.take(10))
+        await asyncio.sleep(0)
+        budget.give_back(10)  # granted, but not yet noticed ...
+        third.cancel()  # ... when it gives up
+        await asyncio.gather(third, return_exceptions=True)
+        await budget.take(10)
+
+    play(story)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), max_size=30))
+def test_budget_is_never_overdrawn_and_comes_back_whole(wishes: list[tuple[int, bool]]) -> None:
+    async def story() -> None:
+        budget = Budget(10)
+        held = 0
+
+        async def use(amount: int) -> None:
+            nonlocal held
+            await budget.take(amount)
+            try:
+                held += amount
+                assert held <= 10
+                await asyncio.sleep(0)
+            finally:
+                held -= amount
+                budget.give_back(amount)
+
+        tasks = []
+        for amount, gives_up in wishes:
+            tasks.append(asyncio.create_task(use(amount)))
+            await asyncio.sleep(0)
+            if gives_up:
+                tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await budget.take(10)
+
+    play(story)
+
+
+def test_uploads_share_the_budget(store: ModelStore) -> None:
+    async def story() -> None:
+        budget = Budget(8)
+        await budget.take(8)
+        site = Site(store, {"w": np.zeros(1)}, budget)
+        running = asyncio.create_task(site.serve())
+        await asyncio.sleep(0.01)
+        assert site.said == []
+        budget.give_back(8)
+        await running
+        assert_received(site)
+
+    play(story)
