@@ -168,6 +168,7 @@ class Client:
         self._policy = policy
         self._on_change = on_change
         self._link: Link | None = None
+        self._bytes_sent = 0
         self._session: Session | None = None
         self._has_joined = False
         self._ping_interval_s = 20.0
@@ -577,6 +578,7 @@ class Client:
         if self._link is None:
             raise LinkClosedError(1006, "connection lost")
         await self._link.send(frame)
+        self._bytes_sent += len(frame)  # a sign of life, once it went
 
     async def _sent(self, sender: Sender, offset: int) -> None:
         try:

@@ -3,15 +3,23 @@
 import asyncio
 import threading
 from collections import OrderedDict
+from typing import Protocol
 
 from fl_main.codec import encode_chunk
 from fl_main.messages import CHUNK_BYTES
-from fl_main.ports import Link, Ports
+from fl_main.ports import Ports
 from fl_main.store import DataFile, Store, StoredPayload
 
 BATCH_BYTES = 4 << 20  # read and encoded in one go: a hop to another thread costs as much as a chunk
 KEPT_BATCHES = 8
 OPEN_FILES = 8
+
+
+class Outlet(Protocol):
+    """Where frames go: a link, or what counts them on their way there."""
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame; waits while the other end is slow."""
 
 
 class Frames:
@@ -24,7 +32,7 @@ class Frames:
         self._reading: dict[tuple[str, int], asyncio.Task[list[bytes]]] = {}
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
-    async def send(self, link: Link, payload: StoredPayload, offset: int) -> None:
+    async def send(self, link: Outlet, payload: StoredPayload, offset: int) -> None:
         """Send a payload's chunks from a byte on.
 
         Raises:

@@ -73,6 +73,7 @@ class AgentSession:
         self._helpers: set[asyncio.Task[None]] = set()
         self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._left_for_good = False
+        self._bytes_sent = 0
         self._ended = asyncio.Event()
 
     @property
@@ -184,16 +185,24 @@ class AgentSession:
 
     async def _watch(self) -> None:
         limits = self._shared.limits
-        liveness = Liveness(limits.ping_interval_s, limits.ping_timeout_s)
+        liveness = Liveness(limits.ping_interval_s, limits.ping_timeout_s, limits.min_bytes_per_s)
         while True:
             await asyncio.sleep(min(limits.ping_interval_s, limits.ping_timeout_s) / 2)
-            state = liveness.look(self._link.bytes_received, self._ports.monotonic())
+            moved = self._link.bytes_received + self._bytes_sent
+            is_due = any(upload.is_due for upload, _ in self._uploads.values())
+            state = liveness.look(moved, self._ports.monotonic(), is_due=is_due)
             if state == "ask":
                 self.post(Ping())
-            elif state == "gone":
-                self.closing = (1001, f"no byte for {limits.ping_timeout_s:g} s")
+            elif state != "alive":
+                slow = f"an update came at less than {limits.min_bytes_per_s} bytes per second"
+                self.closing = (1001, slow if state == "slow" else f"no byte for {limits.ping_timeout_s:g} s")
                 await self._link.close(*self.closing)
                 return
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame of a transfer, and count it as a sign of life once it went."""
+        await self._link.send(frame)
+        self._bytes_sent += len(frame)
 
     # --- messages -------------------------------------------------------------------------
 
@@ -231,7 +240,7 @@ class AgentSession:
             rows=None if known else payload.layout.to_wire(),
         )
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
-        await self._shared.frames.send(self._link, payload, fetch.offset)
+        await self._shared.frames.send(self, payload, fetch.offset)
 
     def _chunk(self, chunk: Chunk) -> None:
         if any(upload.take(chunk) for upload, _ in self._uploads.values()):

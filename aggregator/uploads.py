@@ -95,6 +95,12 @@ class Upload:
         """Bytes of the current payload that are here, and in all."""
         return (self._incoming.place, self._incoming.size) if self._incoming else (0, 0)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the agent has bytes to send and credit to send them."""
+        incoming = self._incoming
+        return incoming is not None and incoming.place < min(incoming.size, incoming.credit)
+
     def take(self, chunk: Chunk) -> bool:
         """Take a chunk if it belongs to this upload.
 

@@ -156,28 +156,44 @@ class Liveness:
     Args:
         interval_s: Silence after which the peer is asked for a sign of life.
         timeout_s: Silence after which it is taken for gone.
+        min_bytes_per_s: What a peer must move, over `timeout_s`, while something is due from it.
     """
 
-    def __init__(self, interval_s: float, timeout_s: float) -> None:
+    def __init__(self, interval_s: float, timeout_s: float, min_bytes_per_s: float = 0.0) -> None:
         self.interval_s = interval_s
         self.timeout_s = timeout_s
+        self.min_bytes_per_s = min_bytes_per_s
         self._bytes = -1
         self._since = 0.0
         self._asked = False
+        self._due: tuple[float, int] | None = None
 
-    def look(self, bytes_moved: int, now: float) -> str:
-        """Return `alive`, `ask` (send a Ping now) or `gone`.
+    def look(self, bytes_moved: int, now: float, *, is_due: bool = False) -> str:
+        """Return `alive`, `ask` (send a Ping now), `slow` or `gone`.
 
         Args:
-            bytes_moved: All bytes that came from the peer so far.
+            bytes_moved: All bytes moved so far: those that came, and those of transfers that went.
             now: Seconds on a clock that never goes back.
+            is_due: Whether the peer has something to send and may send it.
         """
         if bytes_moved != self._bytes:
             self._bytes, self._since, self._asked = bytes_moved, now, False
         silence = now - self._since
         if silence >= self.timeout_s:
             return "gone"
+        if self._is_slow(bytes_moved, now, is_due):
+            return "slow"
         if silence >= self.interval_s and not self._asked:
             self._asked = True
             return "ask"
         return "alive"
+
+    def _is_slow(self, bytes_moved: int, now: float, is_due: bool) -> bool:
+        if not is_due:
+            self._due = None
+            return False
+        begun, before = self._due = self._due or (now, bytes_moved)
+        if now - begun < self.timeout_s:
+            return False
+        self._due = (now, bytes_moved)
+        return bytes_moved - before < self.min_bytes_per_s * (now - begun)

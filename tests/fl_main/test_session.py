@@ -216,3 +216,21 @@ def test_one_byte_is_a_sign_of_life() -> None:
         liveness.look(moved, now) for moved, now in [(5, 0), (5, 59), (6, 60), (6, 79), (6, 80), (6, 120)]
     ]
     assert found == ["alive", "ask", "alive", "alive", "ask", "gone"]
+
+
+def test_peer_that_sends_less_than_it_must_is_slow() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60, min_bytes_per_s=64)
+    assert liveness.look(0, 0.0, is_due=True) == "alive"
+    for now in (20.0, 40.0):
+        assert liveness.look(int(now), now, is_due=True) == "alive"
+    assert liveness.look(60, 60.0, is_due=True) == "slow"
+
+
+def test_peer_that_sends_enough_is_never_slow() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60, min_bytes_per_s=64)
+    assert {liveness.look(64 * now, float(now), is_due=True) for now in range(0, 600, 20)} == {"alive"}
+
+
+def test_idle_peer_need_send_nothing_but_signs_of_life() -> None:
+    liveness = Liveness(interval_s=20, timeout_s=60, min_bytes_per_s=64)
+    assert {liveness.look(now, float(now)) for now in range(0, 600, 10)} == {"alive"}

@@ -10,7 +10,6 @@ from fl_main.errors import SettingsError
 from fl_main.settings import RunSettings
 from fl_main.strategies import strategy_of
 from fl_main.training import TrainingTask
-
 from tests.system.conftest import StartAgent, StartDaemon
 from tests.system.daemons import run_of
 
@@ -38,7 +37,9 @@ def test_bytes_of_any_length_go_through_the_whole_system(
     agents = [start_agent(daemon.url, n, tree(n), initial_weights=as_weights(b"stump")) for n in (1, 2)]
     for agent in agents:
         assert text_of(agent.join().weights) == b"tree1tree1|tree2tree2tree2tree2"
-    assert text_of(daemon.db().run("r").final.weights()) == b"tree1tree1|tree2tree2tree2tree2"
+    final = daemon.db().run("r").final
+    assert final is not None
+    assert text_of(final.weights()) == b"tree1tree1|tree2tree2tree2tree2"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,8 @@ def test_bytes_of_any_length_go_through_the_whole_system(
         ({"payload": "free"}, "payload: free: the strategy fedavg combines arrays, not bytes"),
         (
             {"strategy": "tests.system.momentum:Fresh", "round": {"late_updates": "count"}},
-            "round.late_updates: count: the strategy tests.system.momentum:Fresh is not valid with late updates",
+            "round.late_updates: count: the strategy tests.system.momentum:Fresh"
+            " is not valid with late updates",
         ),
     ],
 )
