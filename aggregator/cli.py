@@ -1,6 +1,7 @@
 """`fl aggregator`, `fl run`, `fl status`: the daemon and its operators on the command line."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from .operator import Order, ask
 
 logger = logging.getLogger("fl_main.aggregator")
 
+REDRAW_S = 0.25
 SETTINGS_HELP = "Settings file; default: setting/aggregator.yaml if it is there."
 
 
@@ -92,8 +94,12 @@ async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
         if view is None:
             await stop.wait()
         else:
-            with view.shown(daemon.daemon):
-                await stop.wait()
+            with view.shown(daemon.daemon) as draw:
+                while not stop.is_set():
+                    draw()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), REDRAW_S)
+                draw()
         logger.info("stopping; once more to stop at once")
 
 

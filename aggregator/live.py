@@ -3,9 +3,10 @@
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from fl_main.printable import printable
 from fl_main.store import MetricRecord, Record
 
 from .host import RunHost, status_of
@@ -19,7 +20,7 @@ LINES = 8  # of the log, below the table
 
 
 class LiveView:
-    """A table of runs and the last lines of the log, redrawn four times a second."""
+    """A table of runs and the last lines of the log."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, dict[str, float]] = {}
@@ -32,8 +33,12 @@ class LiveView:
             self._metrics.setdefault(host.run.name, {})[f"{record.source} {record.name}"] = record.value
 
     @contextlib.contextmanager
-    def shown(self, daemon: "Daemon") -> Iterator[None]:
-        """Show the view for as long as the context lasts; log lines go into it."""
+    def shown(self, daemon: "Daemon") -> Iterator[Callable[[], None]]:
+        """Show the view for as long as the context lasts; log lines go into it.
+
+        Yields:
+            What draws it anew; to be called in the event loop's thread, which changes what is drawn.
+        """
         from rich.live import Live
 
         self._daemon = daemon
@@ -42,8 +47,8 @@ class LiveView:
         before = root.handlers[:]
         root.handlers[:] = [handler]
         try:
-            with Live(get_renderable=self._render, refresh_per_second=4, transient=False):
-                yield
+            with Live(get_renderable=self._render, auto_refresh=False) as live:
+                yield live.refresh
         finally:
             root.handlers[:] = before
 
@@ -61,14 +66,15 @@ class LiveView:
         for host in daemon.runs:
             status = status_of(host)
             metrics = self._metrics.get(host.run.name, {})
-            table.add_row(
+            cells = (
                 status["run"],
                 status["status"],
                 f"{status['rounds_done']}/{status['rounds']}",
                 "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-                str(status["waiting_for"]),
+                status["waiting_for"],
             )
-        return Group(table, Text("\n".join(self._lines)))
+            table.add_row(*(Text(printable(cell)) for cell in cells))  # names come from the network
+        return Group(table, Text("\n".join(map(printable, self._lines))))
 
 
 class _LineHandler(logging.Handler):
