@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import RefusedError
+from fl_main.errors import ConnectionFailedError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -103,15 +103,17 @@ class AsyncAgent(AgentBase):
         keep_going: bool = False,
     ) -> Final:
         """Answer every task with a function, until the run ends. See `Agent.run`."""
+        self._keeps_going = keep_going
         async for task in self.tasks():
             try:
-                answer = submission(await _called(lambda task=task: train(task)))  # type: ignore[misc]
+                result = await _called(lambda task=task: train(task))  # type: ignore[misc]
+                await task.submit(**submission(result))
+            except (RefusedError, ConnectionFailedError):
+                raise
             except Exception as error:
                 await self._report(task, error)
-                if not keep_going:
+                if not self._goes_on(error):
                     raise
-                continue
-            await task.submit(**answer)
         if self.final is None:
             raise RefusedError("the agent was closed before the run ended", "closed")
         return self.final
@@ -127,7 +129,9 @@ class AsyncAgent(AgentBase):
             entry = await asyncio.to_thread(self._entry, work, answer, begun)
         except Exception as error:
             await self._decline(work.assign.task_id, "error", self._place(error))
-            raise
+            if not self._goes_on(error):
+                raise
+            return
         await self._hand_in(entry, wait=True)
 
     async def _hand_in(self, entry: OutboxEntry, *, wait: bool) -> Receipt | None:

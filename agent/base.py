@@ -1,5 +1,6 @@
 """What `Agent` and `AsyncAgent` have in common: their parameters, handlers and errors."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from fl_main.weights import Layout, Role, as_arrays
 from .client import AgentState, Policy, Work
 from .connection import AgentOptions, Connection, Final, default_name, layout_of, place_of, roles_of
 from .state_folder import OutboxEntry
+
+logger = logging.getLogger("fl_main.agent")
 
 InitialWeights = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
@@ -61,6 +64,7 @@ class AgentBase:
         self._statistics = statistics
         self._connection: Connection | None = None
         self.final: Final | None = None
+        self._keeps_going = False
 
     def start(self) -> None:
         """Connect, in the background; entering the context does it too.
@@ -118,6 +122,12 @@ class AgentBase:
         if work.assign.kind == Kind.EVALUATE:
             return self._connected.entry_of_evaluation(work.assign, answer, seconds)
         return self._connected.entry_of_arrays(work.assign, answer, seconds)
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Whether the agent goes on after an error of the program; if so, it is logged."""
+        if self._keeps_going:
+            logger.warning("going on after %s", place_of(error, with_message=True))
+        return self._keeps_going
 
     def _place(self, error: Exception) -> str:
         return place_of(error, with_message=self._options.tell_errors)

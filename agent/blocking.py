@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import RefusedError
+from fl_main.errors import ConnectionFailedError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -143,20 +143,22 @@ class Agent(AgentBase):
 
         Args:
             train: One task in, one `TrainResult` out.
-            keep_going: After an exception go on with the next task instead of raising it.
+            keep_going: After an exception, or an update that was rejected, log it and go on with
+                the next task instead of raising it.
 
         Returns:
             What the run came to.
         """
+        self._keeps_going = keep_going
         for task in self.tasks():
             try:
-                answer = submission(train(task))
+                task.submit(**submission(train(task)))
+            except (RefusedError, ConnectionFailedError):
+                raise
             except Exception as error:
                 self._report(task, error)
-                if not keep_going:
+                if not self._goes_on(error):
                     raise
-                continue
-            task.submit(**answer)
         if self.final is None:
             raise RefusedError("the agent was closed before the run ended", "closed")
         return self.final
@@ -172,7 +174,9 @@ class Agent(AgentBase):
             entry = self._entry(work, self._handler(work)(), begun)
         except Exception as error:
             self._decline(work.assign.task_id, "error", self._place(error))
-            raise
+            if not self._goes_on(error):
+                raise
+            return
         self._hand_in(entry, wait=True)
 
     # --- answering ------------------------------------------------------------------------

@@ -54,6 +54,7 @@ from .transfers import Download, Sender
 logger = logging.getLogger("fl_main.agent")
 
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
+REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
 
 class AgentState(StrEnum):
@@ -266,7 +267,7 @@ class Client:
                 reason = str(error)
             if self._failure is not None:
                 break
-            if self._ports.monotonic() - begun > LONGEST_WAIT_S:  # it was a real conversation
+            if self._ports.monotonic() - begun > REAL_CONVERSATION_S:
                 wait_s, said = SHORTEST_WAIT_S, ""
             if reason != said:
                 logger.warning("%s; trying again until it works", reason)

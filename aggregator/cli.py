@@ -63,6 +63,7 @@ def aggregator(
     runs = [load_run(path) for path in (*settings.runs, *run_files)]
     is_live = sys.stdout.isatty() and not no_live and log_format == "text"
     configure_logging(log_format, verbose)
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: strategies of the user's own
     view = LiveView() if is_live else None
     daemon = Aggregator(settings, runs, insecure=insecure, on_record=view.take if view else None)
     _loop_runner()(_serve(daemon, view))

@@ -12,7 +12,7 @@ from fl_main.errors import FLError, RemoteProtocolError, WeightsError
 from fl_main.events import AgentJoined
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import Link, LinkClosedError
-from fl_main.session import Session, Side
+from fl_main.session import Session, Side, State
 from fl_main.weights import Layout
 
 from .host import RunHost
@@ -67,7 +67,9 @@ class Door:
         except LinkClosedError:
             pass
         except TimeoutError:
-            await link.close(1008, f"no word within {self._shared.limits.join_s:g} s")
+            limits = self._shared.limits
+            patience_s = limits.join_s if session.state is State.NEW else limits.ping_timeout_s
+            await link.close(1008, f"no word within {patience_s:g} s")
         except RemoteProtocolError as error:
             logger.warning("refused peer=%s: %s", link.peer, error)
             await link.close(error.code, str(error))
@@ -117,7 +119,8 @@ class Door:
 
     def _admit(self, join: Join) -> tuple[RunHost, Layout | None]:
         """Return the run that an agent asks for, and the layout that it states."""
-        if not hmac.compare_digest(join.token.encode(), self._join_token.encode()):
+        wanted = self._join_token
+        if wanted and not hmac.compare_digest(join.token.encode(), wanted.encode()):
             raise Refusal("bad_token", "the join token is not the aggregator's")
         host = self._runs.find(join.run)
         if host is None:
@@ -176,7 +179,8 @@ class Door:
         if not hmac.compare_digest(operate.token.encode(), self._operator_token.encode()):
             raise Refusal("bad_token", "this needs the operator's token")
         while True:
-            message = session.receive(await link.receive())
+            async with asyncio.timeout(self._shared.limits.ping_timeout_s):
+                message = session.receive(await link.receive())
             if isinstance(message, Ask):
                 await link.send(session.send(await self._reply(operate.actor, message)))
             elif isinstance(message, Ping):

@@ -1,5 +1,6 @@
 """An operator's side of the conversation: one order, one answer."""
 
+import asyncio
 import getpass
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any, Literal
 from fl_main.errors import FLError, RefusedError
 from fl_main.links import dial
 from fl_main.messages import Ask, Operate, Refuse, Reply
-from fl_main.ports import LinkClosedError
+from fl_main.ports import Link, LinkClosedError
 from fl_main.session import Session, Side
+
+PATIENCE_S = 30.0  # with a daemon that does not answer
 
 Order = Literal["status", "create", "stop", "pause", "resume"]
 
@@ -43,22 +46,31 @@ async def ask(
         OrderFailedError: If it could not be done.
     """
     link = await dial(url, ca_file=ca_file)
-    session = Session(Side.CLIENT)
     try:
-        await link.send(session.send(Operate(token=token, actor=_actor())))
-        await link.send(session.send(Ask(number=1, order=order, run=run, settings=dict(settings or {}))))
-        while True:
-            message = session.receive(await link.receive())
-            if isinstance(message, Refuse):
-                raise RefusedError(message.reason, message.code)
-            if isinstance(message, Reply):
-                if message.error:
-                    raise OrderFailedError(message.error)
-                return message.content
+        async with asyncio.timeout(PATIENCE_S):
+            return await _answer(
+                link, token, Ask(number=1, order=order, run=run, settings=dict(settings or {}))
+            )
+    except TimeoutError:
+        raise OrderFailedError(f"no answer within {PATIENCE_S:g} s; look at the aggregator's log") from None
     except LinkClosedError as error:
         raise OrderFailedError(f"the aggregator ended the connection: {error}") from error
     finally:
         await link.close()
+
+
+async def _answer(link: Link, token: str, question: Ask) -> dict[str, Any]:
+    session = Session(Side.CLIENT)
+    await link.send(session.send(Operate(token=token, actor=_actor())))
+    await link.send(session.send(question))
+    while True:
+        message = session.receive(await link.receive())
+        if isinstance(message, Refuse):
+            raise RefusedError(message.reason, message.code)
+        if isinstance(message, Reply):
+            if message.error:
+                raise OrderFailedError(message.error)
+            return message.content
 
 
 def _actor() -> str:
