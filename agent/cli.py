@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,12 @@ from typing import Any
 import click
 
 from fl_main.console import configure_logging
-from fl_main.errors import SettingsError
+from fl_main.errors import FLError, SettingsError
 from fl_main.settings import AgentSettings
 from fl_main.settings_files import load_agent, read_secret
 
 from .blocking import Agent
+from .progress import make_way
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -53,6 +55,8 @@ def agent(
     given = {"url": url, "run": run_name, "name": name}
     settings = load_agent(file, {key: value for key, value in given.items() if value is not None})
     configure_logging(log_format, verbose)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(make_way)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     if settings.name:  # the module may choose its data by it
         os.environ["FL_AGENT_NAME"] = settings.name
@@ -63,7 +67,21 @@ def agent(
         except KeyboardInterrupt:
             logger.info("stopped; the run goes on without this site until it is started again")
             raise
+        except FLError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's program may raise anything
+            running.close()
+            _print_program_part(error)
+            sys.exit(1)
     click.echo(f"the run {final.status} after round {final.round_id}: {final.reason}")
+
+
+def _print_program_part(error: Exception) -> None:
+    """Print the traceback of a training program's error, without the frames that led into it."""
+    trace = error.__traceback__
+    while trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace or error.__traceback__)
 
 
 def make_agent(settings: AgentSettings, handlers: dict[str, Any]) -> Agent:

@@ -1,8 +1,12 @@
 """One line of status where a person looks: on a terminal or in a notebook."""
 
+import logging
 import shutil
 import sys
+import weakref
 from typing import TextIO
+
+_LINES: "weakref.WeakSet[StatusLine]" = weakref.WeakSet()
 
 
 class StatusLine:
@@ -17,6 +21,7 @@ class StatusLine:
         self._title = title
         self._stream = _stream() if is_on else None
         self._shown = 0
+        _LINES.add(self)
 
     def show(self, text: str) -> None:
         """Show a new text in place of the last."""
@@ -27,11 +32,24 @@ class StatusLine:
         print("\r" + line.ljust(self._shown), end="", file=self._stream, flush=True)
         self._shown = len(line)
 
+    def clear(self) -> None:
+        """Take the line away for what is printed next; the next text shows it again."""
+        if self._stream is not None and self._shown:
+            print("\r" + " " * self._shown + "\r", end="", file=self._stream, flush=True)
+            self._shown = 0
+
     def end(self) -> None:
         """Leave the last text standing and go to the next line."""
         if self._stream is not None and self._shown:
             print(file=self._stream, flush=True)
             self._shown = 0
+
+
+def make_way(record: logging.LogRecord) -> bool:
+    """Clear the status lines before a log line: a filter for the handlers of a program of ours."""
+    for line in list(_LINES):
+        line.clear()
+    return True
 
 
 def _stream() -> TextIO | None:

@@ -20,7 +20,7 @@ from fl_main.settings_files import load_aggregator, load_run, read_secret
 
 from .app import Aggregator, operator_token
 from .live import LiveView
-from .operator import Order, ask
+from .operator import Order, OrderFailedError, ask
 
 logger = logging.getLogger("fl_main.aggregator")
 
@@ -240,7 +240,7 @@ def show(name: str, **target: Any) -> None:
     """Show one run of a daemon."""
     runs = {run["run"]: run for run in _ask("status", **target)["runs"]}
     if name not in runs:
-        raise SettingsError(f"there is no run {name!r} (runs: {', '.join(sorted(runs)) or 'none yet'})")
+        raise OrderFailedError(f"there is no run {name!r} (runs: {', '.join(sorted(runs)) or 'none yet'})")
     _print_run(runs[name])
 
 

@@ -177,7 +177,9 @@ class Door:
 
     async def _operator(self, link: Link, session: Session, operate: Operate) -> None:
         if not hmac.compare_digest(operate.token.encode(), self._operator_token.encode()):
-            raise Refusal("bad_token", "this needs the operator's token")
+            raise Refusal(
+                "bad_token", "this needs the operator's token: --database its folder, or FL_OPERATOR_TOKEN"
+            )
         while True:
             async with asyncio.timeout(self._shared.limits.ping_timeout_s):
                 message = session.receive(await link.receive())

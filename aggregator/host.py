@@ -394,7 +394,7 @@ def status_of(host: RunHost) -> dict[str, Any]:
             "value": run.best_value,
             "model": run.best_model_id,
         },
-        "waiting_for": host.trouble or machine.waiting_for(),
+        "waiting_for": host.trouble or machine.waiting_for(host.clock.now()),
         "agents": [
             {
                 "agent_id": agent_id,

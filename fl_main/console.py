@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -147,10 +148,17 @@ def print_table(
         click.echo(json.dumps(chosen, ensure_ascii=False, indent=2, default=str))
     elif output == "csv":
         click.echo(_as_csv(rows, list(headings)), nl=False)
-    elif sys.stdout.isatty():
-        _print_rich(rows, headings)
     else:
-        click.echo(_as_text(rows, headings), nl=False)
+        text = _as_text(rows, headings)
+        if sys.stdout.isatty() and _fits(text):
+            _print_rich(rows, headings)
+        else:
+            click.echo(text, nl=False)
+
+
+def _fits(text: str) -> bool:
+    """Whether a table is narrow enough for rules around it; rich would cut its cells."""
+    return max(map(len, text.splitlines())) + 2 < shutil.get_terminal_size().columns
 
 
 def _as_csv(rows: Sequence[Row], names: Sequence[str]) -> str:

@@ -99,8 +99,12 @@ class RoundMachine(Results):
             times += self._rejoin_times(self.members)
         return times
 
-    def waiting_for(self) -> str:
-        """Return what the run waits for, in words for people."""
+    def waiting_for(self, at: float | None = None) -> str:
+        """Return what the run waits for, in words for people.
+
+        Args:
+            at: Run time now; None for that of the last event.
+        """
         if self.run.status is not RunStatus.RUNNING:
             return f"{self.run.status}: {self.run.reason}" if self.run.reason else str(self.run.status)
         if self.run.phase is Phase.AGGREGATING:
@@ -114,7 +118,10 @@ class RoundMachine(Results):
             text += f"; waiting for {self._names(here)}"
         if gone:
             text += f"; not connected: {self._names(gone)}"
-        return f"{text}; at the latest in {self._seconds_left():.0f} s"
+        if not here and len(self._accepted()) < self._least():
+            text += f"; {self._least()} are needed, the round waits for their return"
+        left_s = max(0.0, self._deadline() - (self._at if at is None else at))
+        return f"{text}; at the latest in {left_s:.0f} s"
 
     # --- telling -----------------------------------------------------------------------------
 
