@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fl_main.errors import FLError, StoreError, StoreFullError
@@ -120,7 +120,7 @@ class RunHost:
         self._queue: deque[Outcome] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._folding: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_pruning = False
 
@@ -214,13 +214,9 @@ class RunHost:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Fold):
-            task = asyncio.create_task(self._fold(effect))
-            self._folding.add(task)
-            task.add_done_callback(self._folding.discard)
+            self._spawn(self._fold(effect))
         elif isinstance(effect, Prune):
-            task = asyncio.create_task(self._prune())
-            self._folding.add(task)
-            task.add_done_callback(self._folding.discard)
+            self._spawn(self._prune())
         elif isinstance(effect, EndRun):
             for agent_id in [effect.agent_id] if effect.agent_id else list(self.seats):
                 self._post(agent_id, self._ended())
@@ -232,6 +228,12 @@ class RunHost:
                 seat.expel(effect.code, effect.reason)
         else:
             self._post(*self._message(effect))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let work go on beside the records; `stop` cancels it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def _post(self, agent_id: str, message: Message) -> None:
         if seat := self.seats.get(agent_id):
@@ -370,7 +372,7 @@ class RunHost:
         if self._timer:
             self._timer.cancel()
         await self.flush()
-        for task in self._folding:
+        for task in self._background:
             task.cancel()
 
 

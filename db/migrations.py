@@ -2,7 +2,7 @@
 
 A new database is made from `schema` as it stands and notes every migration as done. Whoever
 changes the schema adds a migration that makes the same change to a database of the version
-before; `tests/db/test_migrations.py` compares the two ways.
+before, and a test that compares the two ways. There is none yet: this is the first version.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,6 @@ FLError
 │   ├── LocalProtocolError   our caller did what the protocol forbids
 │   └── RemoteProtocolError  the peer did: answer with a code, close that session
 ├── UpdateRejectedError      an update that its task cannot use; the reason says why
-├── RoundFailedError         too few updates in time; the next round starts
 ├── RunFailedError           the run ended without reaching its goal
 ├── InvalidTransitionError   an event in a phase that has no answer to it: a bug of ours
 ├── StrategyError            a strategy that does not keep its contract, or cannot be loaded
@@ -71,10 +70,6 @@ class UpdateRejectedError(FLError):
     def __init__(self, reason: str, task_id: str = "") -> None:
         super().__init__(reason)
         self.task_id = task_id
-
-
-class RoundFailedError(FLError):
-    """A round got too few updates in time."""
 
 
 class RunFailedError(FLError):

@@ -25,7 +25,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
 SUBPROTOCOL = "fl-main.v1"
-SUBPROTOCOL_FAMILY = "fl-main."
 
 MAX_FRAME_BYTES = 4 << 20  # a layout of some ten thousand arrays still fits
 MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
