@@ -1,8 +1,8 @@
 """`AsyncAgent`: federated training in an asyncio program."""
 
 import asyncio
+import contextlib
 import inspect
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
 from .client import Ending, Work
-from .connection import Final, Receipt, final_of, receipt_of
+from .connection import GOODBYE_S, Final, Receipt, final_of, receipt_of
 from .state_folder import OutboxEntry
 from .tasks import Answering, TaskFacts, facts_of, submission
 
@@ -42,9 +42,8 @@ class AsyncTask(TaskFacts):
         """Hand in the local model; see `Task.submit`."""
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
-        entry = await asyncio.to_thread(
-            self._agent._connected.entry_of, answering.work.assign, result, answering.seconds
-        )
+        assign, seconds, connection = answering.work.assign, answering.seconds, self._agent._connected
+        entry = await self._agent._store(lambda: connection.entry_of(assign, result, seconds))
         answering.is_answered = True
         return await self._agent._hand_in(entry, wait=wait)
 
@@ -67,7 +66,7 @@ class AsyncAgent(AgentBase):
     _current: AsyncTask | None = None
 
     async def __aenter__(self) -> "AsyncAgent":
-        await asyncio.to_thread(self.start)
+        await self._in_thread(self.start)
         return self
 
     async def __aexit__(
@@ -79,8 +78,10 @@ class AsyncAgent(AgentBase):
 
     async def close(self) -> None:
         """Leave; may be called twice."""
-        if self._connection is not None:
-            await asyncio.to_thread(self._connection.close)
+        if self._connection is not None and (goodbye := self._connection.leave()) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(goodbye), GOODBYE_S)
+            await self._in_thread(self._connection.end)
 
     async def tasks(self) -> AsyncIterator[AsyncTask]:
         """Yield each training task as it comes; end when the run ends. See `Agent.tasks`."""
@@ -120,19 +121,26 @@ class AsyncAgent(AgentBase):
 
     def _task(self, work: Work) -> AsyncTask:
         state = self._connected.folder.state()
-        return AsyncTask(**facts_of(work, state), _agent=self, _answering=Answering(work))
+        return AsyncTask(**facts_of(work, state), _agent=self, _answering=self._answering(work))
 
     async def _handle(self, work: Work) -> None:
-        begun = time.monotonic()
+        begun = self._connected.ports.monotonic()
         try:
             answer = await _called(self._handler(work))
-            entry = await asyncio.to_thread(self._entry, work, answer, begun)
+            entry = await self._store(lambda: self._entry(work, answer, begun))
         except Exception as error:
             await self._decline(work.assign.task_id, "error", self._place(error))
             if not self._goes_on(error):
                 raise
             return
         await self._hand_in(entry, wait=True)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        """Run what blocks beside the program's loop; a simulation has its own way."""
+        return await asyncio.to_thread(function)
+
+    async def _store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
+        return await self._wait(self._connected.start(self._connected.client.store(write)))
 
     async def _hand_in(self, entry: OutboxEntry, *, wait: bool) -> Receipt | None:
         future = self._connected.start(self._connected.client.hand_in(entry))

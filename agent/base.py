@@ -1,18 +1,28 @@
 """What `Agent` and `AsyncAgent` have in common: their parameters, handlers and errors."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fl_main.errors import LocalProtocolError
 from fl_main.training import Kind
 from fl_main.weights import Layout, Role, as_arrays
 
 from .client import AgentState, Policy, Work
-from .connection import AgentOptions, Connection, Final, default_name, layout_of, place_of, roles_of
+from .connection import (
+    AgentOptions,
+    Connection,
+    Final,
+    Outside,
+    default_name,
+    layout_of,
+    place_of,
+    real_outside,
+    roles_of,
+)
 from .state_folder import OutboxEntry
+from .tasks import Answering
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -45,6 +55,7 @@ class AgentBase:
         policy: Policy | None = None,
         tell_errors: bool = False,
         progress: bool = True,
+        durability: Literal["process", "power"] = "process",
     ) -> None:
         self._options = AgentOptions(
             url,
@@ -58,6 +69,7 @@ class AgentBase:
             policy,
             tell_errors,
             progress,
+            durability,
         )
         self._initial_weights = initial_weights
         self._evaluate = evaluate
@@ -74,7 +86,12 @@ class AgentBase:
             WeightsError: If the initial weights cannot be sent.
         """
         if self._connection is None:
-            self._connection = Connection(self._options, self._kinds(), self._layout())
+            kinds, layout = self._kinds(), self._layout()
+            self._connection = Connection(self._options, kinds, layout, self._make_outside())
+
+    def _make_outside(self) -> Outside:
+        """Return what the agent gets from outside; a simulation returns its own."""
+        return real_outside(self._options)
 
     @property
     def state(self) -> AgentState:
@@ -108,6 +125,9 @@ class AgentBase:
         initial = self._initial_weights
         return (initial() if callable(initial) else initial) or {}
 
+    def _answering(self, work: Work) -> Answering:
+        return Answering(work, self._connected.ports.monotonic)
+
     def _handler(self, work: Work) -> Callable[[], Any]:
         """Return the site's answer to an evaluate, statistics or initialise task, yet to be called."""
         if work.assign.kind == Kind.EVALUATE and (evaluate := self._evaluate):
@@ -118,7 +138,7 @@ class AgentBase:
 
     def _entry(self, work: Work, answer: Any, begun: float) -> OutboxEntry:
         """Write what a handler returned to the outbox."""
-        seconds = time.monotonic() - begun
+        seconds = self._connected.ports.monotonic() - begun
         if work.assign.kind == Kind.EVALUATE:
             return self._connected.entry_of_evaluation(work.assign, answer, seconds)
         return self._connected.entry_of_arrays(work.assign, answer, seconds)

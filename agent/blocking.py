@@ -1,6 +1,5 @@
 """`Agent`: federated training in an ordinary, blocking program."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -55,7 +54,8 @@ class Task(TaskFacts):
         """
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
-        entry = self._agent._connected.entry_of(answering.work.assign, result, answering.seconds)
+        assign, seconds, connection = answering.work.assign, answering.seconds, self._agent._connected
+        entry = self._agent._store(lambda: connection.entry_of(assign, result, seconds))
         answering.is_answered = True
         return self._agent._hand_in(entry, wait=wait)
 
@@ -89,6 +89,8 @@ class Agent(AgentBase):
             or a task before anything is sent. It is called in another thread.
         tell_errors: Send the message of an exception too; it may quote data.
         progress: Show one line of status on a terminal or in a notebook.
+        durability: `process`: a finished update outlives the death of any process; `power`: of
+            the machine too, at the cost of waiting for the disk.
 
     Attributes:
         final: What the run came to, once it ended.
@@ -165,13 +167,14 @@ class Agent(AgentBase):
 
     def _task(self, work: Work) -> Task:
         state = self._connected.folder.state()
-        return Task(**facts_of(work, state), _agent=self, _answering=Answering(work))
+        return Task(**facts_of(work, state), _agent=self, _answering=self._answering(work))
 
     def _handle(self, work: Work) -> None:
         """Answer an evaluate, statistics or initialise task with the site's handler."""
-        begun = time.monotonic()
+        begun = self._connected.ports.monotonic()
         try:
-            entry = self._entry(work, self._handler(work)(), begun)
+            answer = self._handler(work)()
+            entry = self._store(lambda: self._entry(work, answer, begun))
         except Exception as error:
             self._decline(work.assign.task_id, "error", self._place(error))
             if not self._goes_on(error):
@@ -180,6 +183,9 @@ class Agent(AgentBase):
         self._hand_in(entry, wait=True)
 
     # --- answering ------------------------------------------------------------------------
+
+    def _store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
+        return self._wait(self._connected.start(self._connected.client.store(write)))
 
     def _hand_in(self, entry: OutboxEntry, *, wait: bool) -> Receipt | None:
         future = self._connected.start(self._connected.client.hand_in(entry))

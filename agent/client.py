@@ -5,10 +5,10 @@ long as it likes. The programs' side of it is `fl_main.agent.blocking` and `.asy
 """
 
 import asyncio
+import contextlib
 import logging
-import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -20,6 +20,8 @@ from fl_main.errors import (
     FLError,
     RefusedError,
     RemoteProtocolError,
+    StateFolderError,
+    StateFolderFullError,
 )
 from fl_main.messages import (
     Assign,
@@ -41,10 +43,11 @@ from fl_main.messages import (
     Send,
     Sending,
     Verdict,
+    Waiting,
     Welcome,
 )
 from fl_main.ports import Link, LinkClosedError, Ports
-from fl_main.session import Liveness, Session, Side
+from fl_main.session import Liveness, Session, Side, State
 from fl_main.training import Kind
 from fl_main.weights import Array, Layout, views
 
@@ -54,6 +57,11 @@ from .transfers import Download, Sender
 logger = logging.getLogger("fl_main.agent")
 
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
+PING_INTERVAL_S = 20.0  # until the aggregator has told its own
+LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
+JOIN_S = 30.0  # for the aggregator to answer a join
+FULL_DISK_RETRY_S = 5.0
+MAX_REMEMBERED = 1000  # judged tasks: should one be assigned once more, it is not done again
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
 
@@ -117,12 +125,13 @@ class Profile:
         layout: Of the model that it can train, if it knows one.
         kinds: Kinds of tasks that it can do.
         instance_id: Of this process.
+        start_number: How often the agent was started before.
     """
 
     run: str
     name: str
     instance_id: str
-    started_at: float
+    start_number: int
     token: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = (Kind.TRAIN,)
@@ -169,10 +178,8 @@ class Client:
         self._policy = policy
         self._on_change = on_change
         self._link: Link | None = None
-        self._bytes_sent = 0
         self._session: Session | None = None
         self._has_joined = False
-        self._ping_interval_s = 20.0
         self._unsent: deque[Message] = deque()
         self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
         self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
@@ -181,6 +188,8 @@ class Client:
         self._handed_out: set[str] = set()
         self._outbox = {entry.task_id: entry for entry in folder.entries()}
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
+        self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
+        self._counted: dict[str, None] = {}  # tasks whose kept arrays are to be made current
         self._downloads: dict[str, Download] = {}
         self._models: dict[str, tuple[Layout, bytearray]] = {}
         self._senders: dict[str, tuple[Sender, asyncio.Task[None]]] = {}
@@ -203,10 +212,46 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
+            await self._promoted()
             if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
                 self._handed_out.add(found.assign.task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
                 return found
+
+    async def store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
+        """Write a finished update to the outbox; while there is no room, wait for some.
+
+        Raises:
+            WeightsError: If its arrays cannot be sent.
+            StateFolderError: If it cannot be written, and waiting does not help.
+        """
+        while True:
+            try:
+                return await self._ports.run_in_thread(write)
+            except StateFolderFullError as error:
+                await self._wait_for_room(error)
+
+    async def _wait_for_room(self, error: FLError) -> None:
+        if str(error) not in self.line:
+            logger.error("%s; what is to be written stays in memory until then", error)
+        self._show(self.state, f"waiting for room on the disk: {error}")
+        await asyncio.sleep(FULL_DISK_RETRY_S)
+
+    def _promote(self, task_ids: Iterable[str] = ()) -> StateFolderError | None:
+        """Make what was kept with counted updates current; return what hinders it."""
+        self._counted.update(dict.fromkeys(task_ids))
+        try:
+            for task_id in list(self._counted):
+                self._folder.promote_state(task_id)
+                del self._counted[task_id]
+        except StateFolderError as error:
+            return error
+        return None
+
+    async def _promoted(self) -> None:
+        """Wait until what was kept with counted updates is what the next task begins with."""
+        while error := self._promote():
+            await self._wait_for_room(error)
 
     async def hand_in(self, entry: OutboxEntry) -> Verdict:
         """Offer a finished update that is in the outbox; return what became of it."""
@@ -273,7 +318,7 @@ class Client:
                 logger.warning("%s; trying again until it works", reason)
                 said = reason
             self._show(AgentState.CONNECTING, f"{reason}; trying again")
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s * (1 + self._ports.chance()) / 2)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     def _break(self, error: BaseException) -> None:
@@ -295,12 +340,13 @@ class Client:
     async def _converse(self, link: Link) -> NoReturn:
         """Talk until the connection ends, which is always an error of some kind."""
         session = Session(Side.CLIENT)
-        watcher: asyncio.Task[None] | None = None
+        watcher = asyncio.create_task(self._watch(link, session, PING_INTERVAL_S))
         try:
             await link.send(session.send(self._join()))
             welcome = await self._welcomed(link, session)
             self._link, self._session = link, session
-            watcher = asyncio.create_task(self._watch(link))
+            watcher.cancel()
+            watcher = asyncio.create_task(self._watch(link, session, welcome.ping_interval_s))
             await self._resume(welcome)
             while True:
                 await self._take(session.receive(await link.receive()))
@@ -309,8 +355,7 @@ class Client:
             raise
         finally:
             self._link = self._session = None
-            if watcher:
-                watcher.cancel()
+            watcher.cancel()
             for _, task in self._senders.values():
                 task.cancel()
             self._senders.clear()
@@ -335,7 +380,7 @@ class Client:
             run=profile.run,
             agent_id=self._folder.agent_id,
             instance_id=profile.instance_id,
-            started_at=profile.started_at,
+            start_number=profile.start_number,
             name=profile.name,
             token=profile.token,
             attributes=dict(profile.attributes),
@@ -346,9 +391,13 @@ class Client:
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
-        message = session.receive(await link.receive())
-        while not isinstance(message, Welcome | Refuse):
-            message = session.receive(await link.receive())
+        try:
+            async with asyncio.timeout(JOIN_S):
+                message = session.receive(await link.receive())
+                while not isinstance(message, Welcome | Refuse):
+                    message = session.receive(await link.receive())
+        except TimeoutError:
+            raise LinkClosedError(1006, f"no answer to the join within {JOIN_S:g} s") from None
         if isinstance(message, Refuse):
             raise _refused(message)
         if denial := await self._denied(_invitation(message)):
@@ -361,11 +410,9 @@ class Client:
         """Take up on a new connection what the last one left."""
         logger.info("joined run=%s round=%d", welcome.run, welcome.round_id)
         self._has_joined = True
-        self._ping_interval_s = welcome.ping_interval_s
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
-        for task_id in sorted(welcome.counted, key=welcome.counted.__getitem__):
-            self._folder.promote_state(task_id)
+        self._promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
         if self.state is AgentState.CONNECTING:
             busy = bool(self._handed_out)
             self._show(
@@ -378,16 +425,22 @@ class Client:
         for entry in self._outbox.values():
             await self._say(self._offer(entry))
 
-    async def _watch(self, link: Link) -> None:
-        liveness = Liveness(self._ping_interval_s, 3 * self._ping_interval_s)
+    async def _watch(self, link: Link, session: Session, interval_s: float) -> None:
+        """End a connection that dies without a word."""
+        ports, liveness = self._ports, Liveness(interval_s, 3 * interval_s)
         while True:
-            await asyncio.sleep(self._ping_interval_s / 2)
-            state = liveness.look(link.bytes_received, self._ports.monotonic())
+            state = liveness.look(
+                link.bytes_received,
+                ports.monotonic(),
+                said=session.messages_sent,
+                wall_time=ports.wall_time(),
+            )
             if state == "ask":
-                await self._say(Ping())
+                self._spawn(_ping(link, session))  # a link that takes nothing must not hold up the watch
             elif state == "gone":
                 await link.close(1001, "no sign of life")
                 return
+            await asyncio.sleep(interval_s / LOOKS)
 
     # --- talking --------------------------------------------------------------------------
 
@@ -434,9 +487,12 @@ class Client:
         elif isinstance(message, Verdict):
             self._judged(message)
         elif isinstance(message, Counted):
-            self._folder.promote_state(message.task_id)
+            self._promote([message.task_id])
         elif isinstance(message, Hold):
             self._show(self.state, f"the aggregator asks to wait: {message.reason}")
+        elif isinstance(message, Waiting):
+            if self.state is AgentState.WAITING:
+                self._show(self.state, f"waiting for a task: {message.reason}")
         elif isinstance(message, Cancel):
             self._cancel(message)
         elif isinstance(message, RunEnded):
@@ -452,6 +508,8 @@ class Client:
         task_id = assign.task_id
         if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
             return  # said again after a reconnection
+        if task_id in self._over:
+            return
         self._assigned[task_id] = assign
         self._preparing[task_id] = self._spawn(self._prepare(assign))
 
@@ -570,8 +628,12 @@ class Client:
         transfer = f"{send.task_id}/{send.channel}"
         if older := self._senders.pop(transfer, None):
             older[1].cancel()
-        path = self._folder.payload_file(send.task_id, send.channel)
-        sender = Sender(transfer, path, payload.size, self._send_frame)
+        sender = Sender(
+            transfer,
+            lambda: self._folder.open_payload(send.task_id, send.channel),
+            payload.size,
+            self._send_frame,
+        )
         sender.allow(send.credit)
         self._senders[transfer] = (sender, asyncio.create_task(self._sent(sender, send.offset)))
 
@@ -579,7 +641,6 @@ class Client:
         if self._link is None:
             raise LinkClosedError(1006, "connection lost")
         await self._link.send(frame)
-        self._bytes_sent += len(frame)  # a sign of life, once it went
 
     async def _sent(self, sender: Sender, offset: int) -> None:
         try:
@@ -594,6 +655,7 @@ class Client:
             self._senders.pop(transfer)[1].cancel()
         self._outbox.pop(verdict.task_id, None)
         self._handed_out.discard(verdict.task_id)
+        self._over.append(verdict.task_id)
         self._folder.drop(verdict.task_id, keep_state=verdict.verdict == "accepted")
         if waiter := self._verdicts.pop(verdict.task_id, None):
             if not waiter.done():
@@ -612,6 +674,12 @@ class Client:
         if (state, line) != (self.state, self.line):
             self.state, self.line = state, line
             self._on_change()
+
+
+async def _ping(link: Link, session: Session) -> None:
+    with contextlib.suppress(LinkClosedError):
+        if session.state is not State.CLOSED:
+            await link.send(session.send(Ping()))
 
 
 def _invitation(welcome: Welcome) -> Invitation:

@@ -2,22 +2,24 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 import threading
 import time
 import traceback
 import uuid
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, UpdateRejectedError
 from fl_main.links import dial
 from fl_main.messages import Assign, Verdict
-from fl_main.ports import Ports
+from fl_main.ports import Disk, Link, Ports
 from fl_main.strategies.fold import as_channel
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays
@@ -27,6 +29,8 @@ from .progress import StatusLine
 from .state_folder import OutboxEntry, StateFolder, default_folder
 
 T = TypeVar("T")
+
+GOODBYE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class AgentOptions:
     policy: Policy | None
     tell_errors: bool
     progress: bool
+    durability: Literal["process", "power"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,55 +120,108 @@ async def _settled(loop: asyncio.AbstractEventLoop) -> None:
 _OPEN: "weakref.WeakValueDictionary[Path, Connection]" = weakref.WeakValueDictionary()
 
 
+class Network(Protocol):
+    """Where the conversation with the aggregator goes on beside the program."""
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Run a coroutine there."""
+
+    def stop(self) -> None:
+        """End; what still runs there is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything from outside that an agent needs.
+
+    Attributes:
+        ports: Clocks, threads, chance.
+        disk: Where the state folder lies.
+        network: Where the conversation goes on.
+        dial: Opens a link to the aggregator.
+        close: Frees what was made for the agent.
+    """
+
+    ports: Ports
+    disk: Disk
+    network: Network
+    dial: Callable[[], Awaitable[Link]]
+    close: Callable[[], None]
+
+
+def real_outside(options: AgentOptions) -> Outside:
+    """Return the real clocks, threads, disk and network."""
+    threads = ThreadPoolExecutor(2, "fl-agent-files")
+
+    def run_in_thread(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+    return Outside(
+        Ports(
+            time.time, time.monotonic, run_in_thread, run_in_thread, lambda: uuid.uuid4().hex, random.random
+        ),
+        REAL_DISK,
+        NetworkThread(f"fl-agent {options.name}"),
+        lambda: dial(options.url, ca_file=options.ca_file),
+        lambda: threads.shutdown(wait=False),
+    )
+
+
 class Connection:
-    """The state folder, the network thread and the client of one agent.
+    """The state folder, the network and the client of one agent.
 
     Args:
         options: How the agent was set up.
         kinds: What it can do.
         layout: Of the model that it can train, if it knows one.
+        outside: What it gets from outside; freed at the end.
     """
 
-    def __init__(self, options: AgentOptions, kinds: tuple[Kind, ...], layout: Layout | None) -> None:
+    def __init__(
+        self, options: AgentOptions, kinds: tuple[Kind, ...], layout: Layout | None, outside: Outside
+    ) -> None:
         path = (options.state_folder or default_folder(options.run, options.name)).resolve()
         if (older := _OPEN.get(path)) is not None:
             older.close("replaced by a newer agent in the same program")
-        self.folder = StateFolder(path)
         self.options = options
+        self.ports = outside.ports
+        self._outside = outside
         self._is_closed = False
-        self._threads = ThreadPoolExecutor(2, "fl-agent-files")
-        self._network = NetworkThread(f"fl-agent {options.name}")
+        try:
+            self.folder = StateFolder(
+                path, outside.disk, self.ports.new_id, durable=options.durability == "power"
+            )
+        except BaseException:
+            outside.network.stop()
+            outside.close()
+            raise
         self._line = StatusLine(f"{options.name} · {options.run}", is_on=options.progress)
         profile = Profile(
             options.run,
             options.name,
-            uuid.uuid4().hex,
-            time.time(),
+            self.ports.new_id(),
+            self.folder.start_number,
             options.token,
             options.attributes,
             tuple(str(kind) for kind in kinds),
             layout,
         )
-        self.client = self._network.start(self._make_client(profile)).result()
-        self._running = self._network.start(self.client.run())
-        _OPEN[path] = self
-
-    async def _make_client(self, profile: Profile) -> Client:
-        options = self.options
-        return Client(
+        self.client = Client(
             profile,
             self.folder,
-            _ports(self._threads),
-            lambda: dial(options.url, ca_file=options.ca_file),
+            self.ports,
+            outside.dial,
             options.policy,
-            self._changed,
+            lambda: self._line.show(self.client.line),
         )
+        self._running = outside.network.start(self.client.run())
+        _OPEN[path] = self
 
     def _changed(self) -> None:
         self._line.show(self.client.line)
 
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run a coroutine of the client's in the network thread.
+        """Run a coroutine of the client's beside the program.
 
         Raises:
             RefusedError: If the agent was closed.
@@ -171,18 +229,27 @@ class Connection:
         if self._is_closed:
             work.close()
             raise RefusedError("this agent was closed", "closed")
-        return self._network.start(work)
+        return self._outside.network.start(work)
 
     def close(self, reason: str = "the program ended") -> None:
         """Say goodbye and free the state folder; may be called twice."""
+        if (goodbye := self.leave(reason)) is not None:
+            with contextlib.suppress(TimeoutError):
+                goodbye.result(GOODBYE_S)
+            self.end()
+
+    def leave(self, reason: str = "the program ended") -> "Future[None] | None":
+        """Begin to say goodbye; None if that was done before. `end` must follow."""
         if self._is_closed:
-            return
+            return None
         self._is_closed = True
-        with contextlib.suppress(TimeoutError):
-            self._network.start(self.client.leave(reason)).result(3.0)
+        return self._outside.network.start(self.client.leave(reason))
+
+    def end(self) -> None:
+        """End the conversation, said goodbye or not, and free the state folder."""
         self._running.cancel()
-        self._network.stop()
-        self._threads.shutdown(wait=False)
+        self._outside.network.stop()
+        self._outside.close()
         self.folder.close()
         self._line.end()
 
@@ -284,10 +351,3 @@ def place_of(error: BaseException, *, with_message: bool) -> str:
 def default_name() -> str:
     """Return this machine's name."""
     return socket.gethostname() or "agent"
-
-
-def _ports(threads: ThreadPoolExecutor) -> Ports:
-    def run_in_thread(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
-        return asyncio.get_running_loop().run_in_executor(threads, function, *args)
-
-    return Ports(time.time, time.monotonic, run_in_thread, run_in_thread, lambda: uuid.uuid4().hex)

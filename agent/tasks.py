@@ -1,8 +1,7 @@
 """What a training task says, the same for blocking and asyncio programs."""
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fl_main.errors import LocalProtocolError
@@ -39,13 +38,22 @@ class TaskFacts:
     state: Mapping[str, Array]
 
 
-@dataclass(slots=True)
 class Answering:
-    """How far the answer to a task is."""
+    """How far the answer to a task is.
 
-    work: Work
-    started: float = field(default_factory=time.monotonic)
-    is_answered: bool = False
+    Args:
+        work: The task.
+        clock: Seconds that never go back.
+
+    Attributes:
+        is_answered: Whether it was handed in or declined.
+    """
+
+    def __init__(self, work: Work, clock: Callable[[], float]) -> None:
+        self.work = work
+        self.is_answered = False
+        self._clock = clock
+        self._started = clock()
 
     def result(
         self,
@@ -68,7 +76,7 @@ class Answering:
     @property
     def seconds(self) -> float:
         """Since the program got the task."""
-        return time.monotonic() - self.started
+        return self._clock() - self._started
 
 
 def facts_of(work: Work, state: Mapping[str, Array]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Models coming in and updates going out, over any number of connections."""
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from fl_main.codec import encode_chunk
 from fl_main.errors import RemoteProtocolError, WeightsError
-from fl_main.messages import CHUNK_BYTES, Chunk, Fetch, Payload, Sending
+from fl_main.messages import ALIGNMENT, CHUNK_BYTES, Chunk, Fetch, Payload, Sending
+from fl_main.ports import DiskFile
 from fl_main.session import Incoming
 from fl_main.weights import Layout, file_digest, tagged
 
@@ -104,16 +105,20 @@ class Sender:
 
     Args:
         transfer: Its name in the chunks.
-        path: The safetensors file in the outbox.
+        open_file: Opens the safetensors file in the outbox.
         size: Bytes of its data part, at the file's end.
         send: Sends a frame.
     """
 
     def __init__(
-        self, transfer: str, path: Path, size: int, send: Callable[[bytes], Awaitable[None]]
+        self,
+        transfer: str,
+        open_file: Callable[[], DiskFile],
+        size: int,
+        send: Callable[[bytes], Awaitable[None]],
     ) -> None:
         self.transfer = transfer
-        self._path = path
+        self._open_file = open_file
         self._size = size
         self._send = send
         self._credit = 0
@@ -125,22 +130,33 @@ class Sender:
         self._more.set()
 
     async def run(self, offset: int) -> None:
-        """Send from a byte on, to the end."""
-        start = self._path.stat().st_size - self._size
+        """Send from a byte on, to the end.
+
+        Raises:
+            OSError: If the file cannot be read.
+            LinkClosedError: If the link ends before.
+        """
         # Just written, so in the page cache: reading it here is cheaper than a thread hop.
-        with open(self._path, "rb", buffering=0) as file:  # noqa: ASYNC230
-            file.seek(start + offset)
+        file = self._open_file()
+        try:
+            start = file.size() - self._size
             buffer = memoryview(bytearray(min(CHUNK_BYTES, max(self._size, 1))))
             while offset < self._size:
-                while offset >= self._credit:
-                    self._more.clear()
-                    await self._more.wait()
-                wanted = min(len(buffer), self._size - offset, self._credit - offset)
-                if offset + wanted < self._size:
-                    wanted -= wanted % 8  # offsets are multiples of 8
-                if not wanted:  # less credit than 8 bytes: wait for more
-                    self._credit = offset
-                    continue
-                count = file.readinto(buffer[:wanted])
-                await self._send(encode_chunk(self.transfer, offset, buffer[:count]))
-                offset += count
+                part = buffer[: await self._allowed(offset)]
+                if file.read_at(start + offset, part) < len(part):
+                    raise OSError(errno.EIO, "the file became shorter")
+                await self._send(encode_chunk(self.transfer, offset, part))
+                offset += len(part)
+        finally:
+            file.close()
+
+    async def _allowed(self, offset: int) -> int:
+        """Wait until something may be sent; return how many bytes of it go into one chunk."""
+        while True:
+            wanted = min(CHUNK_BYTES, self._size - offset, self._credit - offset)
+            if offset + wanted < self._size:
+                wanted -= wanted % ALIGNMENT
+            if wanted > 0:
+                return wanted
+            self._more.clear()
+            await self._more.wait()

@@ -4,9 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from fl_main.errors import StoreError, StoreLockedError
+from fl_main.ports import Disk, Lock
 
 from .faults import translated
 
@@ -47,22 +46,20 @@ def network_file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     return found if found in _NETWORK else None
 
 
-def lock(folder: Path) -> FileLock:
+def lock(folder: Path, on: Disk) -> Lock:
     """Take the lock of a database's only writer.
 
     Raises:
         StoreLockedError: If another process, or another store of this one, has it.
     """
-    held = FileLock(folder / LOCK_FILE, thread_local=False)
     with translated(folder, "lock the model database"):
         try:
-            held.acquire(timeout=0)
-        except Timeout:  # an OSError, too
+            return on.lock(folder / LOCK_FILE)
+        except BlockingIOError:
             raise StoreLockedError(
                 f"the model database {folder} is in use by another aggregator; "
                 "stop that one, or give this one another folder (database.folder)"
             ) from None
-    return held
 
 
 def free_bytes(folder: Path) -> int:

@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.ports import Disk, DiskFile
 from fl_main.weights import Digest, Layout, file_digest, tagged
 
 from .faults import translated
@@ -36,15 +38,18 @@ class StagedFile:
         StoreFullError: If there is no room for the header.
     """
 
-    def __init__(self, path: Path, name: str, layout: Layout, *, resume: bool, durable: bool) -> None:
+    def __init__(
+        self, disk: Disk, path: Path, name: str, layout: Layout, *, resume: bool, durable: bool
+    ) -> None:
+        self._disk = disk
         self._path = path
         self._name = name
         self._layout = layout
         self._durable = durable
         self._size = 0
         self._digest: Digest = file_digest(layout)
-        self._fd = -1
-        self._fd = self._open()
+        self._file: DiskFile | None = None
+        self._opened()
         try:
             if not (resume and self._take_over()):
                 self.restart()
@@ -52,9 +57,12 @@ class StagedFile:
             self.close()
             raise
 
-    def _open(self) -> int:
-        with translated(self._path, "open a staging file"):
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    def _opened(self) -> DiskFile:
+        """Return the file; a finished one is opened again."""
+        if self._file is None:
+            with translated(self._path, "open a staging file"):
+                self._file = self._disk.open(self._path, write=True)
+        return self._file
 
     @property
     def name(self) -> str:
@@ -68,18 +76,29 @@ class StagedFile:
 
     def _take_over(self) -> bool:
         """Hash what an earlier process left; false if it is of no use."""
-        header = self._layout.header
+        header, file = self._layout.header, self._opened()
         with translated(self._path, "read a staging file"):
-            there = os.fstat(self._fd).st_size - len(header)
-            if not 0 <= there <= self._layout.nbytes or os.read(self._fd, len(header)) != header:
+            there = file.size() - len(header)
+            begin = bytearray(len(header))
+            if not 0 <= there <= self._layout.nbytes:
+                return False
+            if file.read_at(0, memoryview(begin)) != len(header) or begin != header:
                 return False
             if there != self._layout.nbytes:
                 there -= there % 8  # a whole value of any type, so that checks can go on from here
-            while self._size < there and (data := os.read(self._fd, min(_READ_BYTES, there - self._size))):
-                self._digest.update(data)
-                self._size += len(data)
-            os.ftruncate(self._fd, len(header) + self._size)
+            self._hash(file, there)
+            file.truncate(len(header) + self._size)
         return True
+
+    def _hash(self, file: DiskFile, there: int) -> None:
+        buffer = memoryview(bytearray(min(_READ_BYTES, max(there, 1))))
+        while self._size < there:
+            part = buffer[: min(len(buffer), there - self._size)]
+            count = file.read_at(len(self._layout.header) + self._size, part)
+            if not count:
+                return
+            self._digest.update(part[:count])
+            self._size += count
 
     def write(self, data: bytes | memoryview) -> None:
         """Append data and take it into the digest.
@@ -96,13 +115,12 @@ class StagedFile:
         self._size += len(view)
 
     def _write(self, view: memoryview, start: int) -> None:
+        file = self._opened()
         with translated(self._path, "stage a model"):
             try:
-                os.lseek(self._fd, start, os.SEEK_SET)
-                while view:
-                    view = view[os.write(self._fd, view) :]
+                file.write_at(start, view)
             except OSError:
-                os.ftruncate(self._fd, start)
+                file.truncate(start)
                 raise
 
     def restart(self) -> None:
@@ -111,10 +129,9 @@ class StagedFile:
         Raises:
             StoreFullError: If there is no room for the header.
         """
-        if self._fd < 0:
-            self._fd = self._open()
+        file = self._opened()
         with translated(self._path, "stage a model"):
-            os.ftruncate(self._fd, 0)
+            file.truncate(0)
         self._size = 0
         self._digest = file_digest(self._layout)
         self._write(memoryview(self._layout.header), 0)
@@ -131,24 +148,21 @@ class StagedFile:
             raise StoreError(f"{self._path}: only {self._size} of {self._layout.nbytes} bytes are there")
         if self._durable:
             with translated(self._path, "write a model to disk"):
-                _sync(self._fd)
+                self._opened().sync()
         self.close()
         return tagged(self._digest)
 
     def close(self) -> None:
         """Close the file; it stays, so that the transfer can go on later. May be called twice."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
     def discard(self) -> None:
         """Close and delete it."""
         self.close()
         with translated(self._path, "delete a staging file"):
-            self._path.unlink(missing_ok=True)
-
-    def __del__(self) -> None:
-        self.close()
+            self._disk.remove(self._path)
 
 
 class StoredFile:
@@ -158,13 +172,12 @@ class StoredFile:
         StoreDamagedError: If the file is missing, or not what its layout says.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, disk: Disk, path: Path, layout: Layout) -> None:
         self._path = path
         self._layout = layout
         self._start = len(layout.header)
-        self._fd = -1
         try:
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._file = disk.open(path)
         except FileNotFoundError:
             raise StoreDamagedError(f"model file {path} is missing; see `fl db verify`") from None
         except OSError as error:
@@ -182,9 +195,13 @@ class StoredFile:
 
     def _check(self) -> None:
         expected = self._start + self._layout.nbytes
-        if (found := os.fstat(self._fd).st_size) != expected:
+        header = bytearray(self._start)
+        with translated(self._path, "read a model file"):
+            found = self._file.size()
+            self._file.read_at(0, memoryview(header))
+        if found != expected:
             raise StoreDamagedError(f"model file {self._path} has {found} bytes instead of {expected}")
-        if os.read(self._fd, self._start) != self._layout.header:
+        if header != self._layout.header:
             raise StoreDamagedError(f"model file {self._path} does not begin with the header of its layout")
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -195,51 +212,14 @@ class StoredFile:
         """
         view = memoryview(buffer).cast("B")
         place = self._start + offset
-        while view:
-            try:
-                count = _read_at(self._fd, place, view)
-            except OSError as error:
-                raise StoreError(f"cannot read model file {self._path}: {error.strerror}") from error
-            if count == 0:
-                raise StoreDamagedError(f"model file {self._path} ends too early, at byte {place}")
-            view, place = view[count:], place + count
+        with translated(self._path, "read a model file"):
+            count = self._file.read_at(place, view)
+        if count < len(view):
+            raise StoreDamagedError(f"model file {self._path} ends too early, at byte {place + count}")
 
     def close(self) -> None:
         """Close it; may be called twice."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-if hasattr(os, "preadv"):
-
-    def _read_at(fd: int, place: int, view: memoryview) -> int:
-        return os.preadv(fd, [view], place)
-
-else:  # macOS before 11, Windows
-
-    def _read_at(fd: int, place: int, view: memoryview) -> int:
-        os.lseek(fd, place, os.SEEK_SET)
-        data = os.read(fd, len(view))
-        view[: len(data)] = data
-        return len(data)
-
-
-def _sync(fd: int) -> None:
-    """Wait until the disk has a file, not only its cache: on macOS fsync alone does not."""
-    try:
-        import fcntl
-    except ImportError:
-        os.fsync(fd)
-        return
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)
+        self._file.close()
 
 
 class ModelFiles:
@@ -247,18 +227,21 @@ class ModelFiles:
 
     Args:
         folder: The database's folder.
+        disk: Where it lies.
         durable: Whether what is done must survive a loss of power.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(self, folder: Path, disk: Disk = REAL_DISK, *, durable: bool = False) -> None:
         self.folder = folder / "models"
+        self._disk = disk
+        self._lasting: set[Path] = set()  # folders below that will still be there after a loss of power
         self.staging = self.folder / ".staging"
         self._durable = durable
 
     def make(self) -> None:
         """Make the folders."""
         with translated(self.staging, "make the folder of the models"):
-            self.staging.mkdir(parents=True, exist_ok=True)
+            self._disk.make_folder(self.staging)
 
     def path(self, digest: str) -> Path:
         """Return where the file of a digest lies, whether it is there or not.
@@ -273,11 +256,11 @@ class ModelFiles:
 
     def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagedFile:
         """Open a staging file; see `Store.stage`."""
-        return StagedFile(self._staged(name), name, layout, resume=resume, durable=self._durable)
+        return StagedFile(self._disk, self._staged(name), name, layout, resume=resume, durable=self._durable)
 
     def is_staged(self, name: str) -> bool:
         """Whether there is a staging file of that name."""
-        return self._staged(name).exists()
+        return self._disk.has(self._staged(name))
 
     def _staged(self, name: str) -> Path:
         escaped = quote(name, safe="")  # no name leads out of the folder
@@ -298,32 +281,33 @@ class ModelFiles:
         changed: set[Path] = set()
         for name, digest in moves:
             target = self.path(digest)
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                changed.add(self.folder)
+            if target.parent not in self._lasting:
+                self._disk.make_folder(target.parent)
+                changed |= {self.folder, target.parent}
             try:
-                if name is None:
-                    target.stat()
-                else:
-                    os.replace(self._staged(name), target)
+                if name is not None:
+                    self._disk.move(self._staged(name), target)
                     changed.add(target.parent)
+                    continue
             except FileNotFoundError:
-                if not target.is_file():
-                    raise StoreDamagedError(f"model file {target} was neither staged nor stored") from None
+                pass
+            if not self._disk.has(target):
+                raise StoreDamagedError(f"model file {target} was neither staged nor stored")
         if self._durable:
-            for folder in changed:
-                _sync_folder(folder)
+            for folder in sorted(changed):
+                self._disk.sync_folder(folder)
+        self._lasting |= changed
 
     def remove(self, digest: str) -> None:
         """Delete a file; it may be gone already."""
-        self.path(digest).unlink(missing_ok=True)
+        self._disk.remove(self.path(digest))
 
-    def set_aside(self, digest: str) -> Path:
-        """Move a file, if it is there, to where nothing is looked for, and return that place."""
-        aside = self._staged(f"pruned.{digest}")
+    def set_aside(self, digest: str) -> str:
+        """Make a staging file of a stored one, if it is there, and return its name."""
+        name = f"pruned.{digest}"
         with suppress(FileNotFoundError):
-            self.path(digest).rename(aside)
-        return aside
+            self._disk.move(self.path(digest), self._staged(name))
+        return name
 
     def open(self, digest: str, layout: Layout) -> StoredFile:
         """Open a file that is in its place.
@@ -331,7 +315,7 @@ class ModelFiles:
         Raises:
             StoreDamagedError: If it is missing, or not what its layout says.
         """
-        return StoredFile(self.path(digest), layout)
+        return StoredFile(self._disk, self.path(digest), layout)
 
     def digests(self) -> Iterator[str]:
         """Yield the digests of all files that are in a place of ours."""
@@ -349,21 +333,8 @@ class ModelFiles:
 
     def staged(self) -> list[str]:
         """Return the names of all staging files."""
-        try:
-            return [unquote(entry.name) for entry in os.scandir(self.staging)]
-        except FileNotFoundError:
-            return []
+        return [unquote(name) for name in self._disk.names(self.staging)]
 
     def unstage(self, name: str) -> None:
         """Delete a staging file; it may be gone already."""
-        self._staged(name).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there; NTFS journals renames
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(fd)
-    finally:
-        os.close(fd)
+        self._disk.remove(self._staged(name))

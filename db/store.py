@@ -9,9 +9,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Table, select, update
 
+from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.ports import Disk
 from fl_main.settings import DatabaseSettings
-from fl_main.store import ModelRecord, Record, RunSnapshot, TaskRecord, UpdateRecord
+from fl_main.store import ModelRecord, PastEvent, Record, RunSnapshot, TaskRecord, UpdateRecord
 from fl_main.weights import Layout
 
 from . import chain, disk, engine, migrations, recovery, retention, rows, schema, snapshots
@@ -33,6 +35,7 @@ class ModelStore:
         folder: Made if it is not there.
         settings: Durability and retention; the folder they name is not used.
         clock: Wall time in Unix seconds, for what happens without a time given.
+        files_on: The disk that the model files lie on; SQLite has its own way to it.
 
     Attributes:
         damages: What the look through the folder found missing, a line each.
@@ -48,19 +51,20 @@ class ModelStore:
         folder: Path | str,
         settings: DatabaseSettings | None = None,
         clock: Callable[[], float] = time.time,
+        files_on: Disk = REAL_DISK,
     ) -> None:
         self.folder = Path(folder)
         self.damages: list[str] = []
         self._settings = settings or DatabaseSettings()
         self._clock = clock
         self._file = self.folder / engine.FILE
-        self._files = ModelFiles(self.folder, durable=self._settings.durability == "power")
+        self._files = ModelFiles(self.folder, files_on, durable=self._settings.durability == "power")
         self._writing = threading.Lock()
         self._heads: dict[str, Head] = {}
         self._layouts: dict[str, Layout] = {}
         self._is_open = False
         disk.prepare(self.folder)
-        self._lock = disk.lock(self.folder)
+        self._lock = disk.lock(self.folder, files_on)
         try:
             self._open()
         except BaseException:
@@ -150,8 +154,8 @@ class ModelStore:
             with translated(self._files.folder, "delete model files"):
                 aside = [self._files.set_aside(digest) for digest in chosen]
         with translated(self._files.folder, "delete model files"):
-            for path in aside:
-                path.unlink(missing_ok=True)
+            for name in aside:
+                self._files.unstage(name)
         return sum(group[0].size for group in chosen.values())
 
     def _mark_removed(
@@ -185,6 +189,21 @@ class ModelStore:
         with self._read() as connection:
             return snapshots.find_task(connection, task_id)
 
+    def tasks_beginning(self, beginning: str, most: int) -> list[tuple[TaskRecord, UpdateRecord | None]]:
+        """Return tasks of any run whose ids begin so; see `Store.tasks_beginning`."""
+        with self._read() as connection:
+            return snapshots.tasks_beginning(connection, beginning, most)
+
+    def events(self, run_id: str | None, most: int) -> list[PastEvent]:
+        """Return the latest events of a run, or of none, the oldest first."""
+        with self._read() as connection:
+            return snapshots.latest_events(connection, run_id or "", most)
+
+    def last_commit_at(self) -> float | None:
+        """Return the wall time of the last commit, if there ever was one."""
+        with self._read() as connection:
+            return snapshots.last_commit_at(connection)
+
     def find_model(self, model_id: str) -> ModelRecord | None:
         """Return a model by its id."""
         with self._read() as connection:
@@ -202,6 +221,14 @@ class ModelStore:
     def is_staged(self, name: str) -> bool:
         """Whether there is such a staging file; see `Store.is_staged`."""
         return self._files.is_staged(name)
+
+    def unstage(self, task_ids: Sequence[str]) -> None:
+        """Delete what is staged of answers to tasks; see `Store.unstage`."""
+        over = set(task_ids)
+        with translated(self._files.staging, "delete staging files"):
+            for name in self._files.staged():
+                if name.partition(".")[0] in over:
+                    self._files.unstage(name)
 
     def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagedFile:
         """Open a staging file; see `Store.stage`."""

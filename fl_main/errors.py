@@ -19,7 +19,9 @@ FLError
 ├── ConnectionFailedError    the aggregator cannot be reached; says why and what to do
 ├── RefusedError             the aggregator refused this agent or operator; `code` says why
 │   └── FencedError          a newer process took over this agent's identity
+├── UnknownNameError         a name that nothing has, or several things
 ├── StateFolderError         the agent's state folder is in use or cannot be written
+│   └── StateFolderFullError no room there, or a disk that fails: it may go on later
 └── MissingExtraError        an optional package is not installed; names the extra
 """
 
@@ -134,8 +136,16 @@ class FencedError(RefusedError):
     """A newer process with the same identity took over; this one stopped."""
 
 
+class UnknownNameError(FLError):
+    """A name that no run, agent or task has, or that several have."""
+
+
 class StateFolderError(FLError):
     """The agent's state folder is in use or cannot be written."""
+
+
+class StateFolderFullError(StateFolderError):
+    """The agent's state folder has no room, or its disk fails at the moment."""
 
 
 class MissingExtraError(FLError, ImportError):

@@ -67,7 +67,7 @@ class World:
         self.folder = StateFolder(folder)
         self.dialled: asyncio.Queue[MemoryLink] = asyncio.Queue()
         self.refusals: list[Exception] = []
-        profile = Profile("r", "site", "1", 0.0)
+        profile = Profile("r", "site", "1", 0)
         self.client = Client(profile, self.folder, ports(), self._dial, **options)
         self.running = asyncio.create_task(self.client.run())
 

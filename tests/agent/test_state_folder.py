@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fl_main.agent.state_folder import OutboxEntry, StateFolder, default_folder
-from fl_main.errors import StateFolderError
+from fl_main.errors import StateFolderError, StateFolderFullError
 from fl_main.weights import Array, Layout
 
 WEIGHTS: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(0)}
@@ -116,12 +116,55 @@ def test_state_that_was_overtaken_is_thrown_away(path: Path) -> None:
     folder = StateFolder(path)
     for number, task_id in enumerate(("c", "a", "b")):
         put(folder, task_id * 24, state=number)
-        file = path / "state" / f"{task_id * 24}.safetensors"
-        os.utime(file, ns=(number, number))
+        folder.drop(task_id * 24, keep_state=True)
     folder.promote_state("a" * 24)
     assert folder.pending_state() == ["b" * 24]
     assert folder.state()["s"] == 1
+    folder.promote_state("c" * 24)  # it was counted earlier: that is said once more, and too late
+    assert folder.state()["s"] == 1
     folder.close()
+
+
+def test_state_that_was_overtaken_when_the_process_was_killed_never_comes_back(path: Path) -> None:
+    folder = StateFolder(path)
+    for number, task_id in enumerate("ab"):
+        put(folder, task_id * 24, state=number)
+        folder.drop(task_id * 24, keep_state=True)
+    overtaken = (path / "state" / f"00000001.{'a' * 24}.accepted.safetensors").read_bytes()
+    folder.promote_state("b" * 24)
+    (path / "state" / f"00000001.{'a' * 24}.accepted.safetensors").write_bytes(overtaken)  # not deleted yet
+    folder.close()
+    again = StateFolder(path)
+    assert again.pending_state() == []
+    assert again.state()["s"] == 1
+    again.close()
+
+
+def test_state_of_an_update_that_was_never_whole_is_not_held(path: Path) -> None:
+    folder = StateFolder(path)
+    entry = put(folder, state=7)
+    (path / "outbox" / f"{entry.task_id}.json").unlink()  # killed before the facts were written
+    folder.close()
+    again = StateFolder(path)
+    assert again.pending_state() == []
+    assert list((path / "state").iterdir()) == []
+    again.close()
+
+
+@pytest.mark.parametrize("harm", ["shorter", "other", "gone"])
+def test_update_that_a_loss_of_power_damaged_is_made_again(path: Path, harm: str) -> None:
+    folder = StateFolder(path)
+    entry = put(folder, state=7)
+    file = folder.payload_file(entry.task_id, "weights")
+    whole = file.read_bytes()
+    file.write_bytes({"shorter": whole[:-1], "other": whole[:-8] + bytes(8), "gone": b""}[harm])
+    if harm == "gone":
+        file.unlink()
+    folder.close()
+    again = StateFolder(path)
+    assert again.entries() == []
+    assert [*(path / "outbox").iterdir(), *(path / "state").iterdir()] == []
+    again.close()
 
 
 def test_second_user_is_told_to_choose_another_name(path: Path) -> None:
@@ -153,10 +196,13 @@ def test_update_without_room_is_a_typed_error(path: Path, monkeypatch: pytest.Mo
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fl_main.agent.state_folder._write_arrays", full)
-    with pytest.raises(StateFolderError, match="No space left on device; the update is lost unless"):
-        put(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StateFolderFullError, match="No space left on device; free some space"):
+            put(folder, state=7)
     assert folder.entries() == []
+    assert [*(path / "outbox").iterdir(), *(path / "state").iterdir()] == []
+    put(folder)
     folder.close()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fl_main.agent.state_folder import StateFolder
 from fl_main.agent.transfers import Download, Sender
 from fl_main.codec import decode
+from fl_main.disk import REAL_DISK
 from fl_main.errors import RemoteProtocolError
 from fl_main.messages import CHUNK_BYTES, Chunk, Payload, Sending
 from fl_main.session import Incoming
@@ -63,7 +64,7 @@ def test_sender_never_goes_beyond_its_credit_and_ends_with_every_byte(
             assert len(chunk.data) <= CHUNK_BYTES
             found.extend(chunk.data)
 
-        sender = Sender("t", file, len(DATA), send)
+        sender = Sender("t", lambda: REAL_DISK.open(file), len(DATA), send)
         running = asyncio.create_task(sender.run(offset))
         for credit in [*sorted(credits), len(DATA)]:
             incoming.credit = credit
@@ -84,7 +85,7 @@ def test_sender_of_nothing_is_done_at_once(tmp_path: Path) -> None:
     async def send(frame: bytes) -> None:
         raise AssertionError
 
-    play(lambda: Sender("t", folder.payload_file(TASK, "weights"), 0, send).run(0))
+    play(lambda: Sender("t", lambda: folder.open_payload(TASK, "weights"), 0, send).run(0))
     folder.close()
 
 

@@ -82,4 +82,4 @@ def ports() -> Ports:
         await asyncio.sleep(0)
         return function(*args)
 
-    return Ports(time.time, time.monotonic, run, run, lambda: f"{next(numbers):032x}")
+    return Ports(time.time, time.monotonic, run, run, lambda: f"{next(numbers):032x}", lambda: 0.5)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_main.db.files import ModelFiles, StagedFile
+from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError, StoreFullError
 from fl_main.weights import Layout, pack
 
@@ -47,11 +48,11 @@ def test_a_transfer_cut_anywhere_goes_on_to_the_same_digest(
     path = tmp_path_factory.getbasetemp() / "resumed"
     path.unlink(missing_ok=True)
     for cut in [*sorted(cuts), len(DATA)]:
-        staging = StagedFile(path, "resumed", LAYOUT, resume=True, durable=False)
+        staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, resume=True, durable=False)
         assert staging.size % 8 == 0 or staging.size == len(DATA)
         staging.write(DATA[staging.size : max(cut, staging.size)])
         staging.close()
-    staging = StagedFile(path, "resumed", LAYOUT, resume=True, durable=False)
+    staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, resume=True, durable=False)
     assert staging.size == len(DATA)
     assert staging.finish() == DIGEST
 
@@ -118,16 +119,16 @@ def test_a_write_that_found_no_room_can_be_tried_again(
 ) -> None:
     staging = files.stage("t", LAYOUT)
     staging.write(DATA[:80])
-    write = os.write
+    write = os.pwrite
     room = [5]
 
-    def little_room(fd: int, data: memoryview) -> int:
+    def little_room(fd: int, data: memoryview, place: int) -> int:
         if not room:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, data[: room.pop()])
+        return write(fd, data[: room.pop()], place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", little_room)
+        patch.setattr(os, "pwrite", little_room)
         with pytest.raises(StoreFullError, match=r"no room left for .*\.staging/t; free some space"):
             staging.write(DATA[80:])
     assert staging.size == 80

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fl_main.db import ModelDB, ModelStore, disk, verify_database
+from fl_main.disk import REAL_DISK
 from fl_main.errors import (
     StoreDamagedError,
     StoreError,
@@ -484,7 +485,7 @@ def test_a_damaged_database_is_refused(folder: Path) -> None:
 
 def disk_is_locked(folder: Path) -> bool:
     try:
-        disk.lock(folder).release()
+        disk.lock(folder, REAL_DISK).release()
     except StoreLockedError:
         return True
     return False
@@ -527,7 +528,7 @@ def test_a_disk_that_is_read_only_or_full_is_told_as_such(
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", fail)
+            patch.setattr(os, "pwrite", fail)
             with pytest.raises(StoreFullError, match=words):
                 staging.write(b"12345678")
     assert staging.size == 0
