@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, literal_column, or_, select
 
 from fl_main.store import (
+    EventRecord,
     ModelKind,
     ModelRecord,
+    PastEvent,
     RunRecord,
     RunSnapshot,
     StepRecord,
@@ -22,7 +24,7 @@ from fl_main.training import Kind
 from fl_main.weights import Layout
 
 from . import rows
-from .schema import agents, layouts, models, parents, rounds, rowid, runs, steps, tasks, updates
+from .schema import agents, events, layouts, models, parents, rounds, rowid, runs, steps, tasks, updates
 
 UNDER_WAY = ("open", "frozen")  # what a step can be before its result is stored
 UNANSWERED = (TaskStatus.OPEN.value, TaskStatus.LATE.value)
@@ -156,11 +158,49 @@ def parents_of(connection: Connection, model_ids: list[str]) -> dict[str, list[t
 def find_task(connection: Connection, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
     """Return a task and its first recorded answer: its agent's, if there is one."""
     row = connection.execute(select(tasks).where(tasks.c.task_id == task_id)).mappings().one_or_none()
-    if row is None:
-        return None
-    query = select(updates).where(updates.c.task_id == task_id)
+    return None if row is None else _with_answer(connection, row)
+
+
+def _with_answer(connection: Connection, row: rows.Row) -> tuple[TaskRecord, UpdateRecord | None]:
+    query = select(updates).where(updates.c.task_id == row["task_id"])
     query = query.order_by((updates.c.agent_id == row["agent_id"]).desc(), updates.c.update_id).limit(1)
     return rows.TASK.read(row), next(iter(_records(connection, rows.UPDATE, query)), None)
+
+
+def tasks_beginning(
+    connection: Connection, beginning: str, most: int
+) -> list[tuple[TaskRecord, UpdateRecord | None]]:
+    """Return tasks whose ids begin so, each with its first recorded answer."""
+    query = select(tasks).where(tasks.c.task_id.startswith(beginning, autoescape=True))
+    found = connection.execute(query.order_by(tasks.c.task_id).limit(most)).mappings().all()
+    return [_with_answer(connection, row) for row in found]
+
+
+def latest_events(connection: Connection, run_id: str, most: int) -> list[PastEvent]:
+    """Return the latest events of a run ('' for those of none), the oldest first.
+
+    As many again are of the run itself, which its agents' events may have left far behind.
+    """
+    query = (
+        select(events.c.seq, events.c.at, events.c.facts)
+        .where(events.c.run_id == run_id, events.c.record == literal_column(f"'{rows.EVENT}'"))
+        .order_by(events.c.seq.desc())
+        .limit(most)
+    )
+    of_the_run = query.where(func.json_extract(events.c.facts, "$.agent_id").is_(None))
+    found = {row.seq: row for part in (query, of_the_run) for row in connection.execute(part)}
+    return [PastEvent(found[seq].at, _event(run_id, json.loads(found[seq].facts))) for seq in sorted(found)]
+
+
+def _event(run_id: str, facts: rows.Facts) -> EventRecord:
+    return EventRecord(run_id or None, **facts)
+
+
+def last_commit_at(connection: Connection) -> float | None:
+    """Return when the chain last grew; None for a database without rows."""
+    at = select(events.c.at).order_by(events.c.event_id.desc()).limit(1)
+    found: float | None = connection.execute(at).scalar_one_or_none()
+    return found
 
 
 def read_layout(connection: Connection, digest: str) -> Layout | None:

@@ -11,6 +11,7 @@ from fl_main.errors import LayoutMismatchError
 from fl_main.events import (
     AgentJoined,
     AgentLeft,
+    AgentRefused,
     Answer,
     Assign,
     EndRun,
@@ -84,7 +85,7 @@ class Answers(Ledger):
         if task.status is TaskStatus.OPEN:
             self._out.effects.append(Assign(task, self._seconds_left()))
         else:
-            self._close_task(task, TaskStatus.CANCELLED, "its process ended before the late update was done")
+            self._release(task, TaskStatus.CANCELLED, "its process ended before the late update was done")
             member.task_id = None
 
     def _leave(self, event: AgentLeft) -> None:
@@ -96,6 +97,11 @@ class Answers(Ledger):
         member.record = replace(member.record, is_present=False)
         self._out.records.append(member.record)
         self._note("agent_left", agent_id=event.agent_id, reason=event.reason, for_good=event.for_good)
+
+    def _refused(self, event: AgentRefused) -> None:
+        self._note(
+            "agent_refused", agent_id=event.agent_id, name=event.name, code=event.code, reason=event.reason
+        )
 
     def _expel_unfit(self) -> None:
         for agent_id, member in self.members.items():
@@ -112,10 +118,10 @@ class Answers(Ledger):
             self._reject(offer, None, "there was never such a task for this agent")
         elif answer is not None:
             self._answer_again(offer, task, answer)
+        elif lateness := self._lateness(task):  # what nobody waits for is not judged
+            self._discard(offer, task, lateness)
         elif fault := self._fault(offer, task):
             self._reject(offer, task, fault)
-        elif lateness := self._lateness(task):
-            self._discard(offer, task, lateness)
         elif not offer.payloads:
             self._accept(offer, task)
         else:
@@ -136,10 +142,10 @@ class Answers(Ledger):
             self._answer(offer, Verdict.DISCARDED, "its round is over")
         elif answer := self.updates.get(offer.task_id):
             self._answer_again(offer, task, answer)
-        elif fault := self._fault(offer, task):  # others may have settled what is wanted meanwhile
-            self._reject(offer, task, fault)
         elif lateness := self._lateness(task):
             self._discard(offer, task, lateness)
+        elif fault := self._fault(offer, task):  # others may have settled what is wanted meanwhile
+            self._reject(offer, task, fault)
         else:
             self._accept(offer, task)
 
@@ -193,7 +199,7 @@ class Answers(Ledger):
 
     def _statistics_layout(self) -> Layout | None:
         """Return the layout of the first accepted sums: all others must be alike."""
-        for update in self._accepted():
+        for update in self.accepted():
             return self.models[update.model_id or ""].payload.layout
         return None
 
@@ -304,4 +310,10 @@ class Answers(Ledger):
         status = TaskStatus.FAILED if event.code == "error" else TaskStatus.DECLINED
         if task.status in (TaskStatus.OPEN, TaskStatus.LATE):
             self._close_task(task, status, f"{event.code}: {event.reason}")
-            self._note(f"task_{status}", agent_id=event.agent_id, code=event.code, reason=event.reason)
+            self._note(
+                f"task_{status}",
+                agent_id=event.agent_id,
+                task_id=event.task_id,
+                code=event.code,
+                reason=event.reason,
+            )

@@ -22,6 +22,9 @@ COMMANDS = {
     "aggregator": _Lazy("fl_main.aggregator.cli:aggregator", "Start the daemon that runs rounds."),
     "run": _Lazy("fl_main.aggregator.cli:run", "Create, list, show, pause and stop runs of a daemon."),
     "status": _Lazy("fl_main.aggregator.cli:status", "Show what a daemon is doing and what it waits for."),
+    "why": _Lazy(
+        "fl_main.aggregator.why_cli:why", "Tell why something waits or failed, and what would help."
+    ),
     "agent": _Lazy("fl_main.agent.cli:agent", "Start an agent around a training function of yours."),
     "db": _Lazy("fl_main.db.cli:db", "Look into a model database."),
     "settings": _Lazy("fl_main.settings_cli:settings", "Check and explain settings files."),

@@ -42,6 +42,16 @@ class AgentLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRefused:
+    """An agent that knows the join token was not let in."""
+
+    agent_id: str
+    name: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """The facts of an update, before any of its bytes.
 
@@ -109,14 +119,14 @@ class StepFolded:
     """The frozen updates were combined.
 
     Attributes:
+        fold: What was asked for: a run that was stopped meanwhile wants it no more.
         model: The new model (or sums), staged.
         state: The strategy's arrays, staged, by name.
         shares: Each update's part of the model, in the frozen order.
         notes: What the strategy measured of each.
     """
 
-    round_id: int
-    kind: Kind
+    fold: "Fold"
     model: StoredPayload
     state: Mapping[str, StoredPayload] = field(default_factory=dict)
     shares: tuple[float | None, ...] = ()
@@ -127,8 +137,7 @@ class StepFolded:
 class FoldFailed:
     """The frozen updates cannot be combined."""
 
-    round_id: int
-    kind: Kind
+    fold: "Fold"
     reason: str
 
 
@@ -148,6 +157,7 @@ class Steered:
 Event: TypeAlias = (
     AgentJoined
     | AgentLeft
+    | AgentRefused
     | UpdateOffered
     | UpdateReceived
     | UpdateSpoiled
@@ -217,10 +227,15 @@ class Expel:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Combine the frozen updates of a step."""
+    """Combine the frozen updates of a step.
+
+    Attributes:
+        attempt: Tells the step from earlier tries of it, whose folds may still be under way.
+    """
 
     round_id: int
     kind: Kind
+    attempt: int
     updates: tuple[UpdateRecord, ...]
 
 

@@ -64,6 +64,36 @@ class Member:
         return self.left_at is None
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The agents that a step needs before it can begin.
+
+    Attributes:
+        agents: How many must be here, free, and able to do it.
+        eligible: How many are.
+        busy: How many more are here, still at work on an earlier task.
+    """
+
+    kind: Kind
+    agents: int
+    eligible: int
+    busy: int
+
+    @property
+    def is_met(self) -> bool:
+        """Whether there are enough."""
+        return self.eligible >= self.agents
+
+    def __str__(self) -> str:
+        if self.kind is Kind.INITIALISE:
+            return "an agent that offers an initial model"
+        if self.kind is Kind.EVALUATE:
+            return "an agent that can evaluate"
+        agents = f"{self.agents} agent{'s' * (self.agents != 1)} for {self.kind}"
+        text = f"{agents}; {self.eligible} {'is' if self.eligible == 1 else 'are'} here"
+        return f"{text}, {self.busy} more still busy with an earlier task" if self.busy else text
+
+
 class Ledger:
     """One run's facts.
 
@@ -74,6 +104,8 @@ class Ledger:
         members: Agents by id.
         tasks: Those of the current step, and older ones that may still be answered.
         updates: Accepted ones that no round has counted yet, and those of the current step.
+        waits_for: What it was last written down as waiting for, or an empty text.
+        waits_since: Run time since when.
     """
 
     def __init__(self, settings: RunSettings, strategy: Strategy, snapshot: RunSnapshot) -> None:
@@ -90,9 +122,13 @@ class Ledger:
             if task is None or task.agent_id == update.agent_id:
                 self.updates.setdefault(update.task_id, update)
         self.members = {
-            agent.agent_id: Member(replace(agent, is_present=False), left_at=self.run.run_time_s)
+            agent.agent_id: Member(
+                replace(agent, is_present=False), left_at=self.run.run_time_s, since=self.run.run_time_s
+            )
             for agent in snapshot.agents
         }
+        self.waits_for = ""
+        self.waits_since = self.run.run_time_s
         self._out = Outcome()
         self._at = self.run.run_time_s
         self._restore_busy()
@@ -139,25 +175,30 @@ class Ledger:
             for agent_id, member in self.members.items()
         }
 
-    def _eligible(self, kind: Kind) -> list[str]:
+    def eligible(self, kind: Kind) -> list[str]:
+        """Return the agents that can be given a task of a kind now."""
         return [
             agent_id
             for agent_id, member in self.members.items()
             if member.is_present and member.task_id is None and kind in member.record.kinds
         ]
 
-    def _names(self, agents: list[str]) -> str:
-        names = [self.members[agent].record.name for agent in agents[:10]]
-        return ", ".join(names) + (f" and {len(agents) - 10} more" if len(agents) > 10 else "")
+    def need(self, kind: Kind) -> Need:
+        """Return what a step of a kind needs to begin."""
+        least = max(self.settings.round.min_agents, self.least_of(kind))
+        if kind in (Kind.INITIALISE, Kind.EVALUATE):
+            least = 1
+        busy = sum(1 for member in self.members.values() if member.is_present and member.task_id is not None)
+        return Need(kind, least, len(self.eligible(kind)), busy)
 
-    def _rejoin_times(self, agents: Iterable[str]) -> list[float]:
+    def rejoin_times(self, agents: Iterable[str]) -> list[float]:
         """Return until when those agents whose connection broke may be back."""
         left = [self.members[agent].left_at for agent in agents]
         return [at + self.settings.round.rejoin_s for at in left if at is not None and at != NEVER]
 
     # --- what is out and what came -----------------------------------------------------------
 
-    def _accepted(self) -> list[UpdateRecord]:
+    def accepted(self) -> list[UpdateRecord]:
         """Return what the current step can count: its own updates, and late ones where allowed."""
         step = self.step
         if step is None:
@@ -171,7 +212,7 @@ class Ledger:
             and (update.round_id == step.round_id or step.kind is Kind.TRAIN)
         ]
 
-    def _asked(self) -> list[str]:
+    def asked(self) -> list[str]:
         """Return the agents whose answers to the current step are still out."""
         step = self.step
         if step is None:
@@ -187,35 +228,50 @@ class Ledger:
         patience = self.settings.round.rejoin_s
         return [
             agent
-            for agent in self._asked()
+            for agent in self.asked()
             if (left_at := self.members[agent].left_at) is None or self._at < left_at + patience
+        ]
+
+    def task_id(self, step: StepRecord, agent_id: str) -> str:
+        """Return the id of the task that a step has for an agent."""
+        place = (step.round_id, step.kind, step.attempt, repr(step.started_s))
+        return derive_id(self.run.run_id, *place, agent_id)
+
+    def tasks_of(self, step: StepRecord) -> list[TaskRecord]:
+        """Return the tasks that a step gave out, whatever became of them."""
+        return [
+            task
+            for task in self.tasks.values()
+            if (task.round_id, task.kind) == (step.round_id, step.kind) and task.assigned_s >= step.started_s
         ]
 
     def _is_uncounted(self, update: UpdateRecord) -> bool:
         return update.verdict is Verdict.ACCEPTED and update.counted_in is None and update.kind is Kind.TRAIN
 
-    def _quorum(self, step: StepRecord) -> int:
+    def quorum(self, step: StepRecord) -> int:
         """Return how many answers end the step early: a fraction of those who were asked."""
         return math.ceil(self.settings.round.quorum * len(step.invited) - 1e-9)  # 0.55 x 100 is 55.00…01
 
-    def _least(self) -> int:
+    def least(self) -> int:
         """Return how many updates the current step needs at least."""
-        return self._least_of(self.step.kind) if self.step else 0
+        return self.least_of(self.step.kind) if self.step else 0
 
-    def _least_of(self, kind: Kind) -> int:
+    def least_of(self, kind: Kind) -> int:
+        """Return how many updates a step of a kind needs at least."""
         if kind is Kind.EVALUATE:
             return 0
         if kind is Kind.INITIALISE:
             return 1
         return max(self.settings.round.min_updates, self.strategy.min_updates)
 
-    def _deadline(self) -> float:
+    def deadline(self) -> float:
+        """Return the run time at which the current step ends or is extended."""
         if self.step is None:
             return math.inf
         return self.step.started_s + self.step.deadline_s * (2 if self.step.extended else 1)
 
     def _seconds_left(self) -> float:
-        return max(0.0, self._deadline() - self._at)
+        return max(0.0, self.deadline() - self._at)
 
     def _model_round(self) -> int:
         model = self.models.get(self.run.model_id or "")
@@ -231,6 +287,13 @@ class Ledger:
             EventRecord(self.run.run_id, kind, self.run.round_id, agent_id, actor or agent_id or "", details)
         )
 
+    def _note_wait(self, what: str, **details: Any) -> None:
+        """Write down, once for each wait, that it has begun; an empty text ends it."""
+        if what and what != self.waits_for:
+            self.waits_since = self._at
+            self._note(what, **details)
+        self.waits_for = what
+
     def _keep(self, model: ModelRecord) -> None:
         """Remember a model as it lies in the store once this outcome is stored."""
         self.models[model.model_id] = replace(model, payload=replace(model.payload, staged=None))
@@ -238,6 +301,11 @@ class Ledger:
     def _close_task(self, task: TaskRecord, status: TaskStatus, reason: str) -> None:
         self.tasks[task.task_id] = replace(task, status=status, reason=reason)
         self._out.records.append(self.tasks[task.task_id])
+
+    def _release(self, task: TaskRecord, status: TaskStatus, reason: str) -> None:
+        """Close a task that nobody waits for any more."""
+        self._close_task(task, status, reason)
+        self._note(f"task_{status}", agent_id=task.agent_id, task_id=task.task_id, reason=reason)
 
     def _free(self, agent_id: str, task_id: str) -> None:
         member = self.members.get(agent_id)

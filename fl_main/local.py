@@ -311,14 +311,14 @@ class _LocalDriver:
         try:
             return self._folded(effect, answers)
         except FLError as error:
-            return FoldFailed(effect.round_id, effect.kind, str(error))
+            return FoldFailed(effect, str(error))
 
     def _folded(self, effect: Fold, answers: list[FoldAnswer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout
         sink = _Memory(layout)
         if effect.kind is Kind.STATISTICS:
             fold_sum(answers, layout, sink)
-            return StepFolded(effect.round_id, effect.kind, self._stored(sink))
+            return StepFolded(effect, self._stored(sink))
         strategy = strategy_of(self._settings)
         record = self._machine.run
         base = self._files[self._model(record.model_id).digest]
@@ -326,9 +326,7 @@ class _LocalDriver:
         after = {name: _Memory(state_layout(base.layout)) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
         states = {name: self._stored(memory) for name, memory in after.items()}
-        return StepFolded(
-            effect.round_id, effect.kind, self._stored(sink), states, folded.shares, folded.notes
-        )
+        return StepFolded(effect, self._stored(sink), states, folded.shares, folded.notes)
 
     def _model(self, model_id: str | None) -> StoredPayload:
         return self._machine.models[model_id or ""].payload

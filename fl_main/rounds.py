@@ -16,6 +16,7 @@ from fl_main.errors import InvalidTransitionError
 from fl_main.events import (
     AgentJoined,
     AgentLeft,
+    AgentRefused,
     Assign,
     Cancel,
     EndRun,
@@ -74,6 +75,9 @@ def next_phase(phase: Phase, trigger: str) -> Phase:
         raise InvalidTransitionError(f"{trigger!r} in phase {phase.value}") from None
 
 
+MAX_NAMES = 10  # of agents in an event
+
+
 class RoundMachine(Results):
     """One run. See the module's text; `handle` is the only way to change it."""
 
@@ -87,7 +91,7 @@ class RoundMachine(Results):
             return min((time for time in self._waking_times() if time > self._at), default=None)
         if self.run.phase is not Phase.COLLECTING or self.step is None:
             return None
-        times = [self._deadline(), *self._rejoin_times(self._asked())]
+        times = [self.deadline(), *self.rejoin_times(self.asked())]
         if self.step.quorum_s is not None:
             times.append(self.step.quorum_s + self.settings.round.grace_s)
         return min((time for time in times if time > self._at), default=self._at)
@@ -96,32 +100,18 @@ class RoundMachine(Results):
         """Return when a step that waits for agents is to be looked at again."""
         times = [self.settings.end.max_s] if self.settings.end.max_s is not None else []
         if next_step(self.run, self.settings).kind is Kind.EVALUATE:
-            times += self._rejoin_times(self.members)
+            times += self.rejoin_times(self.members)
         return times
 
-    def waiting_for(self, at: float | None = None) -> str:
-        """Return what the run waits for, in words for people.
-
-        Args:
-            at: Run time now; None for that of the last event.
-        """
-        if self.run.status is not RunStatus.RUNNING:
-            return f"{self.run.status}: {self.run.reason}" if self.run.reason else str(self.run.status)
-        if self.run.phase is Phase.AGGREGATING:
-            return "combining the updates"
-        if self.run.phase is Phase.WAITING or self.step is None:
-            return self._missing(next_step(self.run, self.settings))
-        here = [agent for agent in self._asked() if self.members[agent].is_present]
-        gone = [agent for agent in self._asked() if not self.members[agent].is_present]
-        text = f"{self.step.kind}: {len(self._accepted())} of {len(self.step.invited)} answered"
-        if here:
-            text += f"; waiting for {self._names(here)}"
-        if gone:
-            text += f"; not connected: {self._names(gone)}"
-        if not here and len(self._accepted()) < self._least():
-            text += f"; {self._least()} are needed, the round waits for their return"
-        left_s = max(0.0, self._deadline() - (self._at if at is None else at))
-        return f"{text}; at the latest in {left_s:.0f} s"
+    def objection(self, order: str) -> str:
+        """Return why an operator's order cannot be followed, or an empty text."""
+        status = self.run.status
+        stands = f"run {self.run.name!r} is {status}: {self.run.reason}"
+        if order == "resume" and status is RunStatus.FINISHED:
+            return f"{stands}; a finished run stays finished, create another one"
+        if order == "pause" and status.is_over:
+            return f"{stands}; there is nothing to pause"
+        return ""
 
     # --- telling -----------------------------------------------------------------------------
 
@@ -175,38 +165,33 @@ class RoundMachine(Results):
 
     def _try_to_start(self) -> None:
         step = next_step(self.run, self.settings)
+        need = self.need(step.kind)
         if step.kind is not Kind.EVALUATE and (reason := end_reason(self.run, self.settings)):
             self._end(RunStatus.FINISHED, reason)
-        elif not self._missing(step):
+        elif need.is_met:
             self._begin(step)
         elif step.kind is Kind.EVALUATE and not self._may_be_back():
-            self._note("evaluation_skipped", reason=self._missing(step))
+            self._note("evaluation_skipped", reason=str(need))
             self._set(kind=Kind.EVALUATE)
             self._try_to_start()
+        else:
+            self._note_wait(
+                "waiting_for_agents",
+                step=str(step.kind),
+                needed=need.agents,
+                here=need.eligible,
+                busy=need.busy,
+            )
 
     def _may_be_back(self) -> bool:
         """Whether an agent that can evaluate lost its connection, or we just started again."""
         able = [agent for agent, member in self.members.items() if Kind.EVALUATE in member.record.kinds]
-        return any(self._at < time for time in self._rejoin_times(able))
-
-    def _missing(self, step: Step) -> str:
-        """Return what a step still needs before it can begin, or an empty text."""
-        eligible = len(self._eligible(step.kind))
-        if step.kind is Kind.INITIALISE:
-            return "" if eligible else "an agent that offers an initial model"
-        if step.kind is Kind.EVALUATE:
-            return "" if eligible else "an agent that can evaluate"
-        needed = max(self.settings.round.min_agents, self._least_of(step.kind))
-        if eligible >= needed:
-            return ""
-        busy = sum(1 for member in self.members.values() if member.is_present and member.task_id is not None)
-        text = f"{needed} agents for {step.kind}; {eligible} are here"
-        return f"{text}, {busy} more still busy with an earlier task" if busy else text
+        return any(self._at < time for time in self.rejoin_times(able))
 
     def _begin(self, step: Step) -> None:
         settings = self.settings
         seed = derive_seed(settings.seed, step.round_id, step.kind)
-        eligible = self._eligible(step.kind)
+        eligible = self.eligible(step.kind)
         invited, rule = tuple(sorted(eligible)), "all that can"
         if step.kind is Kind.INITIALISE:
             first = min(eligible, key=lambda agent: (self.members[agent].since, agent))
@@ -214,7 +199,7 @@ class RoundMachine(Results):
         elif step.kind is Kind.TRAIN:
             labels = self._labels()
             ids = {labels[agent_id]: agent_id for agent_id in eligible}
-            chosen, rule = choose_cohort(list(ids), settings.cohort, seed, self._least_of(step.kind))
+            chosen, rule = choose_cohort(list(ids), settings.cohort, seed, self.least_of(step.kind))
             invited = tuple(sorted(ids[label] for label in chosen))
         deadline_s = settings.evaluate.deadline_s if step.kind is Kind.EVALUATE else settings.round.deadline_s
         self.step = StepRecord(
@@ -236,6 +221,10 @@ class RoundMachine(Results):
             self._out.records.append(self.round)
         self._out.records.append(self.step)
         self._move("started", round_id=step.round_id, kind=step.kind)
+        self._note_wait("")
+        self._note(
+            "step_started", step=str(step.kind), invited=len(invited), eligible=len(eligible), rule=rule
+        )
         self._forget()
         labels = self._labels()
         for agent_id in invited:
@@ -249,9 +238,8 @@ class RoundMachine(Results):
         return self.run.failed_rounds
 
     def _assign(self, step: StepRecord, agent_id: str, label: str) -> None:
-        place = (self.run.run_id, step.round_id, step.kind, step.attempt, repr(step.started_s), agent_id)
         task = TaskRecord(
-            derive_id(*place),
+            self.task_id(step, agent_id),
             self.run.run_id,
             step.round_id,
             step.kind,
@@ -273,21 +261,38 @@ class RoundMachine(Results):
         step = self.step
         if step is None:
             return
-        updates, waited, least = self._accepted(), self._waited_for(), self._least()
+        updates, waited, least = self.accepted(), self._waited_for(), self.least()
         accepted = len(updates)
         answered = sum(update.round_id == step.round_id for update in updates)
-        if step.quorum_s is None and answered >= self._quorum(step) and accepted >= least:
+        if step.quorum_s is None and answered >= self.quorum(step) and accepted >= least:
             self.step = step = replace(step, quorum_s=self._at)
             self._out.records.append(step)
+            if waited and self.settings.round.grace_s:
+                self._note("quorum_reached", step=str(step.kind), updates=accepted)
         graced = step.quorum_s is not None and self._at >= step.quorum_s + self.settings.round.grace_s
         if (graced or not waited) and accepted >= least:
             self._close("enough")
-        elif self._at >= self._deadline():
+        elif self._at >= self.deadline():
             self._run_out(step, accepted >= least)
-        elif accepted < least and not self._asked():
+        elif accepted < least and not self.asked():
             self._fail(f"{accepted} updates; {least} are needed and nobody else is working")
-        elif step.kind is Kind.INITIALISE and not waited and self._eligible(step.kind):
+        elif step.kind is Kind.INITIALISE and not waited and self.eligible(step.kind):
             self._fail("the agent that was asked for a model is gone; another one is asked")
+        else:
+            self._note_absence(step, accepted)
+
+    def _note_absence(self, step: StepRecord, accepted: int) -> None:
+        """Write down that nothing can come before agents that are away return."""
+        asked = self.asked()
+        is_stuck = accepted < self.least() and not any(self.members[agent].is_present for agent in asked)
+        away = [self.members[agent].record.name for agent in asked]
+        self._note_wait(
+            "waiting_for_return" if is_stuck else "",
+            step=str(step.kind),
+            away=away[:MAX_NAMES],
+            updates=accepted,
+            needed=self.least(),
+        )
 
     def _run_out(self, step: StepRecord, is_enough: bool) -> None:
         if is_enough or step.kind is Kind.EVALUATE:
@@ -295,9 +300,9 @@ class RoundMachine(Results):
         elif not step.extended:
             self.step = replace(step, extended=True)
             self._out.records.append(self.step)
-            self._note("deadline_extended", reason=f"{len(self._accepted())} updates; {self._least()} needed")
+            self._note("deadline_extended", reason=f"{len(self.accepted())} updates; {self.least()} needed")
         else:
-            self._fail(f"{len(self._accepted())} updates by the deadline; {self._least()} are needed")
+            self._fail(f"{len(self.accepted())} updates by the deadline; {self.least()} are needed")
 
     def _close(self, trigger: str) -> None:
         """Freeze the list of updates: from here on the step's result is decided."""
@@ -305,12 +310,14 @@ class RoundMachine(Results):
         if step is None:
             raise InvalidTransitionError("there is no step to close")
         labels = self._labels()
-        updates = sorted(self._accepted(), key=lambda update: (labels[update.agent_id], update.task_id))
+        updates = sorted(self.accepted(), key=lambda update: (labels[update.agent_id], update.task_id))
         self._release_tasks(step)
         self.step = replace(
             step, status="frozen", frozen=tuple(update.task_id for update in updates), ended_s=self._at
         )
         self._out.records.append(self.step)
+        self._note_wait("")
+        self._note("step_closed", step=str(step.kind), by=trigger, updates=len(updates))
         self._move(trigger)
         if step.kind is Kind.EVALUATE:
             self._evaluated(updates)
@@ -320,7 +327,9 @@ class RoundMachine(Results):
             self._out.effects.append(self._fold(self.step))
 
     def _fold(self, step: StepRecord) -> Fold:
-        return Fold(step.round_id, step.kind, tuple(self.updates[task_id] for task_id in step.frozen))
+        return Fold(
+            step.round_id, step.kind, step.attempt, tuple(self.updates[task_id] for task_id in step.frozen)
+        )
 
     def _release_tasks(self, step: StepRecord) -> None:
         """Tell those who are still at work that nobody waits for them."""
@@ -332,31 +341,28 @@ class RoundMachine(Results):
         for task in list(self.tasks.values()):
             if task.status is not TaskStatus.OPEN:
                 continue
-            self._close_task(
-                task, TaskStatus.LATE if counts_late else TaskStatus.CANCELLED, "its round is over"
-            )
+            self._release(task, TaskStatus.LATE if counts_late else TaskStatus.CANCELLED, "its round is over")
             if not counts_late:
                 self._out.effects.append(Cancel(task.agent_id, task.task_id, "its round is over"))
 
     # --- results -----------------------------------------------------------------------------
 
     def _folded(self, event: StepFolded) -> None:
-        step = self._frozen_step(event.round_id, event.kind)
-        if step is None:
+        if not self.is_wanted(event.fold):
             return
-        updates = [self.updates[task_id] for task_id in step.frozen]
-        if event.kind is Kind.STATISTICS:
+        updates = [self.updates[update.task_id] for update in event.fold.updates]
+        if event.fold.kind is Kind.STATISTICS:
             self._publish_sums(event, updates)
             self._finish_step("published")
         else:
             self._finish_step("published", self._publish_global(event, updates))
 
-    def _frozen_step(self, round_id: int, kind: Kind) -> StepRecord | None:
-        """Return the frozen step that a fold belongs to; None if the run was stopped meanwhile."""
+    def is_wanted(self, fold: Fold) -> bool:
+        """Whether the run waits for a fold; not if it was stopped meanwhile, even if it goes on again."""
         step = self.step
         if step is None or self.run.phase is not Phase.AGGREGATING:
-            return None
-        return step if (step.round_id, step.kind) == (round_id, kind) else None
+            return False
+        return (step.round_id, step.kind, step.attempt) == (fold.round_id, fold.kind, fold.attempt)
 
     def _initialised(self, update: UpdateRecord) -> None:
         local = self.models[update.model_id or ""]
@@ -391,7 +397,7 @@ class RoundMachine(Results):
     # --- failing, steering, ending -----------------------------------------------------------
 
     def _fold_failed(self, event: FoldFailed) -> None:
-        if self._frozen_step(event.round_id, event.kind) is not None:
+        if self.is_wanted(event.fold):
             self._fail(event.reason)
 
     def _fail(self, reason: str) -> None:
@@ -414,7 +420,7 @@ class RoundMachine(Results):
     def _drop_updates(self, reason: str) -> None:
         """Turn accepted updates that will never count into discarded ones."""
         is_under_way = self.step is not None and self.step.status in ("open", "frozen")
-        of_step = {update.task_id for update in self._accepted()} if is_under_way else set()
+        of_step = {update.task_id for update in self.accepted()} if is_under_way else set()
         for task_id, update in self.updates.items():
             if task_id in of_step or self._is_uncounted(update):
                 self.updates[task_id] = replace(update, verdict=Verdict.DISCARDED, reason=reason)
@@ -459,6 +465,7 @@ class RoundMachine(Results):
 _HANDLERS: dict[type, Any] = {
     AgentJoined: RoundMachine._join,
     AgentLeft: RoundMachine._leave,
+    AgentRefused: RoundMachine._refused,
     UpdateOffered: RoundMachine._offered,
     UpdateReceived: RoundMachine._received,
     UpdateSpoiled: RoundMachine._spoiled,

@@ -48,6 +48,11 @@ class TaskStatus(StrEnum):
     FAILED = "failed"  # the agent's program raised
     CANCELLED = "cancelled"
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was closed without an answer."""
+        return self in (TaskStatus.DECLINED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
 
 class Verdict(StrEnum):
     """What became of an update."""
@@ -303,6 +308,18 @@ class EventRecord:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """An event as it lies in the store.
+
+    Attributes:
+        at: When it was stored (Unix seconds, UTC).
+    """
+
+    at: float
+    event: EventRecord
+
+
 Record: TypeAlias = (
     RunRecord
     | RoundRecord
@@ -408,6 +425,18 @@ class Store(Protocol):
     def find_task(self, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
         """Return a task of any round, and its first recorded answer."""
 
+    def tasks_beginning(self, beginning: str, most: int) -> list[tuple[TaskRecord, UpdateRecord | None]]:
+        """Return tasks of any run whose ids begin so, and their first recorded answers."""
+
+    def events(self, run_id: str | None, most: int) -> list[PastEvent]:
+        """Return the latest events of a run, or of none, the oldest first.
+
+        As many again are of no agent: what agents did must not hide what the run did.
+        """
+
+    def last_commit_at(self) -> float | None:
+        """Return the wall time of the last commit, if there ever was one."""
+
     def find_model(self, model_id: str) -> ModelRecord | None:
         """Return a model by its id."""
 
@@ -416,6 +445,9 @@ class Store(Protocol):
 
         A file that is there for another layout is started anew.
         """
+
+    def unstage(self, task_ids: Sequence[str]) -> None:
+        """Delete what is staged of answers to these tasks; there may be nothing."""
 
     def is_staged(self, name: str) -> bool:
         """Whether a staging file of that name is there; the one call that never blocks for long."""

@@ -23,12 +23,15 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
+from fl_main.findings import View
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import (
+    EventRecord,
     ModelKind,
     ModelRecord,
+    PastEvent,
     Phase,
     RunRecord,
     RunSnapshot,
@@ -68,6 +71,7 @@ class Story:
         effects: What the last event led to.
         assigned: The last task that each agent was given.
         folds: Folds that were asked for and not yet done.
+        history: All events; the wall clock of a story shows its run time.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Story:
         self.at = 0.0
         run = RunRecord("1", "r", {}, self.settings.digest, RunStatus.RUNNING, Phase.WAITING)
         self.store = MemoryStore(run)
+        self.history: list[PastEvent] = []
         self.effects: list[Effect] = []
         self.assigned: dict[str, TaskRecord] = {}
         self.folds: list[Fold] = []
@@ -99,6 +104,9 @@ class Story:
 
     def _take(self, outcome: Outcome) -> list[Effect]:
         self.store.commit(outcome.records)
+        self.history += [
+            PastEvent(self.at, event) for event in outcome.records if isinstance(event, EventRecord)
+        ]
         assert not outcome.records or outcome.records[-1] == self.machine.run
         self.effects = outcome.effects
         for effect in outcome.effects:
@@ -183,11 +191,11 @@ class Story:
         layout = SUMS if fold.kind is Kind.STATISTICS else LAYOUT
         model = payload(f"folded {[update.task_id for update in fold.updates]}", layout, staged="fold")
         parts = {"model": model, "state": state, "shares": tuple(shares), **facts}
-        return self.tell(StepFolded(fold.round_id, fold.kind, **parts))
+        return self.tell(StepFolded(fold, **parts))
 
     def fail_fold(self, reason: str = "not finite") -> list[Effect]:
         fold = self.folds.pop(0)
-        return self.tell(FoldFailed(fold.round_id, fold.kind, reason))
+        return self.tell(FoldFailed(fold, reason))
 
     def restart(self) -> list[Effect]:
         """Crash, and make the machine anew from what was stored; no agent is connected."""
@@ -199,6 +207,11 @@ class Story:
         """Let agents answer their tasks and fold them."""
         self.answer(*agents, **facts)
         self.fold()
+
+    def view(self, **facts: Any) -> View:
+        """Return what `fl why` looks at."""
+        known: dict[str, Any] = {"now": self.at, "history": self.history}
+        return View(self.machine, self.at, **known | facts)
 
     # --- what came of it ------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from fl_main.events import (
     EndRun,
     Expel,
     Fold,
+    FoldFailed,
     Prune,
     Receive,
     StepFolded,
@@ -29,6 +30,7 @@ from fl_main.strategies import FedAvg
 from fl_main.strategies.fold import state_layout
 from fl_main.training import Kind
 from fl_main.weights import ArraySpec, DType, Layout
+from fl_main.why import waiting_for
 from tests.fl_main.story import LAYOUT, SUMS, Story, of_type, only, payload, run_settings
 
 OTHER = Layout([ArraySpec("v", DType.F32, (2,))])
@@ -57,7 +59,7 @@ def test_two_agents_train_three_rounds() -> None:
     story = Story(run_settings(end={"rounds": 3}))
     story.join("a")
     assert story.stand == (0, "initialise", "waiting")
-    assert story.machine.waiting_for() == "2 agents for train; 1 are here"
+    assert waiting_for(story.view()) == "waits for 2 agents for train; 1 is here"
     effects = story.join("b")
     assert [assign.task.agent_id for assign in of_type(effects, Assign)] == ["a", "b"]
     for number in (1, 2, 3):
@@ -94,7 +96,7 @@ def test_tasks_carry_seeds_that_repeat() -> None:
 
 def test_the_initial_model_comes_from_the_first_agent() -> None:
     story = Story(run_settings(), initial=False)
-    assert story.machine.waiting_for() == "an agent that offers an initial model"
+    assert waiting_for(story.view()) == "waits for an agent that offers an initial model"
     story.join("b")
     assert story.stand == (0, "initialise", "collecting")
     story.join("a")
@@ -192,7 +194,7 @@ def test_a_strategy_that_needs_more_updates_waits_for_more_agents() -> None:
 
     story = Story(run_settings(), Krum)
     story.join("a", "b")
-    assert story.machine.waiting_for() == "3 agents for train; 2 are here"
+    assert waiting_for(story.view()) == "waits for 3 agents for train; 2 are here"
     story.join("c")
     assert story.stand == (1, "train", "collecting")
 
@@ -278,7 +280,7 @@ def test_a_departed_agent_is_waited_for_as_long_as_it_may_be_back() -> None:
     story.leave("c")
     assert story.stand == (1, "train", "collecting")
     assert story.machine.next_wakeup() == 10.0
-    assert "not connected: C" in story.machine.waiting_for()
+    assert "not connected: C" in waiting_for(story.view())
     story.wait(10.0)
     assert story.stand == (1, "train", "aggregating")
 
@@ -329,7 +331,7 @@ def test_a_deadline_with_too_few_updates_is_extended_once_and_then_the_round_fai
     assert story.verdicts("a") == [("discarded", "round 1 failed: 1 updates by the deadline; 2 are needed")]
     assert story.store.rounds[1].status == "failed"
     assert story.stand == (1, "evaluate", "waiting")  # b is still busy: a new round needs both
-    assert story.machine.waiting_for().endswith("1 more still busy with an earlier task")
+    assert waiting_for(story.view()).endswith("1 more still busy with an earlier task")
 
 
 def test_an_update_in_the_extension_saves_the_round() -> None:
@@ -747,7 +749,7 @@ def test_a_paused_run_takes_updates_and_starts_nothing() -> None:
     story = collecting("ab")
     story.steer("pause")
     assert story.machine.next_wakeup() is None
-    assert story.machine.waiting_for() == "paused: paused by anna"
+    assert waiting_for(story.view()) == "paused by anna"
     story.answer("a", "b")
     assert story.stand == (1, "train", "collecting")
     only(story.steer("resume"), Fold)
@@ -833,6 +835,24 @@ def test_a_finished_run_stays_finished() -> None:
     for order in ("pause", "stop", "resume"):
         assert story.steer(order) == []
         assert story.run.status is RunStatus.FINISHED
+
+
+def test_an_order_that_a_run_cannot_follow_meets_an_objection() -> None:
+    story = collecting("ab", end={"rounds": 1})
+    orders = ("pause", "resume", "stop")
+    assert [story.machine.objection(order) for order in orders] == ["", "", ""]
+    story.do_round("a", "b")
+    assert [story.machine.objection(order) for order in orders] == [
+        "run 'r' is finished: 1 rounds are done; there is nothing to pause",
+        "run 'r' is finished: 1 rounds are done; a finished run stays finished, create another one",
+        "",
+    ]
+    stopped = collecting("ab")
+    stopped.steer("stop")
+    assert (
+        stopped.machine.objection("pause") == "run 'r' is stopped: stopped by anna; there is nothing to pause"
+    )
+    assert stopped.machine.objection("resume") == ""
 
 
 # --- restarts ----------------------------------------------------------------------------
@@ -938,9 +958,33 @@ def test_a_result_for_another_step_is_ignored() -> None:
     story = collecting("ab")
     story.answer("a", "b")
     before = story.run
-    assert story.tell(StepFolded(7, Kind.TRAIN, payload("x"))) == []
+    assert story.tell(StepFolded(Fold(7, Kind.TRAIN, 0, ()), payload("x"))) == []
     assert story.run.model_id == before.model_id
     assert story.run.phase is Phase.AGGREGATING
+
+
+@pytest.mark.parametrize("kind", [Kind.STATISTICS, Kind.TRAIN])
+def test_a_fold_that_outlives_its_stopped_step_counts_for_no_other(kind: Kind) -> None:
+    story = Story(run_settings(statistics=kind is Kind.STATISTICS))
+    story.gather("a", "b")
+    story.answer("a", "b")
+    [old] = story.folds
+    assert story.machine.is_wanted(old)
+    story.steer("stop")
+    assert not story.machine.is_wanted(old)
+    story.folds.clear()
+    story.steer("resume")
+    story.answer("a", "b")
+    [new] = story.folds
+    before = story.run
+    for stale in (StepFolded(old, payload("old", SUMS, staged="old")), FoldFailed(old, "not finite")):
+        assert story.tell(stale) == []
+        assert replace(story.run, run_time_s=before.run_time_s) == before
+    assert story.machine.is_wanted(new)
+    story.fold()
+    assert story.run.phase is Phase.COLLECTING
+    counted = {update.task_id for update in story.store.updates.values() if update.counted_in is not None}
+    assert counted == {update.task_id for update in new.updates}
 
 
 def test_memory_does_not_grow_with_the_rounds() -> None:

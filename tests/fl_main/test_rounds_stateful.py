@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fl_main.events import Answer, Assign, Cancel, Effect, Offered, Receive, UpdateReceived
+from fl_main.findings import Standing, Subject
 from fl_main.plan import next_step
 from fl_main.store import ModelKind, Phase, RunStatus, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
+from fl_main.why import of_run
+from fl_main.why_agents import find_agent, find_task
 from tests.fl_main.story import Story, payload, run_settings
 
 AGENTS = "abcd"
@@ -239,7 +242,6 @@ class Runs(RuleBasedStateMachine):
         machine, at = self.story.machine, self.story.at
         if machine.run.status is not RunStatus.RUNNING:
             return
-        assert machine.waiting_for()
         if machine.run.phase is Phase.COLLECTING:
             assert machine.step is not None
             assert at < machine.step.started_s + machine.step.deadline_s * (1 + machine.step.extended)
@@ -255,6 +257,27 @@ class Runs(RuleBasedStateMachine):
             assert len(able) < needed, "a step that could begin has begun"
             if step.kind is Kind.EVALUATE:
                 assert machine.next_wakeup() is not None
+
+    @invariant()
+    def whoever_waits_is_told_why(self) -> None:
+        view, machine = self.story.view(), self.story.machine
+        run, *others = of_run(view)
+        assert run.subject is Subject.RUN
+        assert (run.standing is Standing.DONE) == (machine.run.status is RunStatus.FINISHED)
+        told = [run, *others, *(find_agent(view, agent) for agent in machine.members)]
+        open_tasks = [task for task in machine.tasks.values() if task.status is TaskStatus.OPEN]
+        told += [find_task(view, task) for task in open_tasks]
+        for finding in told:
+            assert finding.what
+            assert finding.evidence
+            assert finding.remedy
+            if finding.subject is not Subject.UPDATE:
+                assert finding.since_at is not None
+                assert finding.since_at <= view.now
+            if finding.ends_at is not None:
+                assert finding.ends_at >= view.now
+        named = {name for finding in others for name in finding.name.split(", ")}
+        assert named >= {agent.upper() for agent in machine.members}
 
     @invariant()
     def global_models_form_one_chain(self) -> None:

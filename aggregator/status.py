@@ -1,0 +1,44 @@
+"""What `fl status` and the live view show of a run."""
+
+from typing import Any
+
+from fl_main.store import RunStatus
+from fl_main.why import waiting_for
+from fl_main.why_agents import find_agent
+
+from .host import RunHost
+
+
+def status_of(host: RunHost) -> dict[str, Any]:
+    """Return what `fl status` says of a run."""
+    run, view = host.run, host.view()
+    is_running = run.status is RunStatus.RUNNING
+    return {
+        "run": run.name,
+        "run_id": run.run_id,
+        "status": str(run.status),
+        "phase": str(run.phase),
+        "round": run.round_id,
+        "step": str(run.kind) if run.kind else None,
+        "rounds_done": run.rounds_done,
+        "rounds": host.settings.end.rounds,
+        "run_time_s": round(view.at, 3),
+        "reason": run.reason,
+        "best": {
+            "metric": f"{host.settings.best.source} {host.settings.best.metric}",
+            "value": run.best_value,
+            "model": run.best_model_id,
+        },
+        "waiting_for": waiting_for(view),
+        "agents": [
+            {
+                "agent_id": agent_id,
+                "name": member.record.name,
+                "present": member.is_present,
+                "doing": find_agent(view, agent_id).what,
+                # Run time stands still while the run does.
+                "since_s": round(view.at - member.since, 1) if is_running else None,
+            }
+            for agent_id, member in host.machine.members.items()
+        ],
+    }
