@@ -3,21 +3,26 @@
 import asyncio
 import logging
 import os
+import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
 from fl_main.db import ModelStore
+from fl_main.db.why import explain
+from fl_main.errors import SettingsError
 from fl_main.ports import Ports, RunInThread
 from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
 from fl_main.settings_files import check_binding, read_secret
 from fl_main.store import Record
 
 from .host import RunHost
+from .listener import WebSocketListener
 from .server import Daemon
 
 logger = logging.getLogger("fl_main.aggregator")
@@ -25,6 +30,7 @@ logger = logging.getLogger("fl_main.aggregator")
 T = TypeVar("T")
 
 OPERATOR_TOKEN_FILE = "operator.token"
+CLOSE_PATIENCE_S = 1.0  # for the threads, where all else took limits.stop_s
 FILE_THREADS = 4  # more do not help: digests and writes keep two cores busy
 
 
@@ -56,6 +62,7 @@ class Aggregator:
         self._files = ThreadPoolExecutor(FILE_THREADS, "fl-files")
         self._writer = ThreadPoolExecutor(1, "fl-database")
         self._store = ModelStore(self.settings.database.folder, self.settings.database)
+        self._closing = Thread(target=self._close, name="fl-close", daemon=True)
         for damage in self._store.damages:
             logger.error("the model database is damaged: %s; see fl db verify", damage)
         self.daemon = Daemon(
@@ -63,6 +70,7 @@ class Aggregator:
             runs,
             self._store,
             real_ports(self._files, self._writer),
+            WebSocketListener(self.settings),
             join_token=self._join_token,
             operator_token=self._operator_token(),
             on_record=on_record,
@@ -83,12 +91,30 @@ class Aggregator:
 
     async def stop(self) -> None:
         """Stop in order: no new agents, tell the others, store everything."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self.settings.limits.stop_s
         try:
             await self.daemon.stop()
         finally:
-            self._files.shutdown()
-            self._writer.shutdown()
-            self._store.close()
+            if not self._closing.ident:
+                self._closing.start()
+            patience_s = max(CLOSE_PATIENCE_S, ends_at - loop.time())
+            await asyncio.to_thread(self._closing.join, patience_s)
+        if self.is_busy:
+            logger.warning(
+                "a thread is still at work; what it does not finish is done again at the next start"
+            )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread, as a rule a fold, outlives the stop; until it ends, the database is locked."""
+        return self._closing.is_alive()
+
+    def _close(self) -> None:
+        """Wait for the threads, and let the next daemon have the database."""
+        self._files.shutdown()
+        self._writer.shutdown()
+        self._store.close()
 
     async def __aenter__(self) -> "Aggregator":
         await self.start()
@@ -105,19 +131,56 @@ class Aggregator:
         return operator_token(self.settings.database.folder, create=True)
 
 
+def ask_database(folder: Path, name: str, unreachable: str, now: float) -> dict[str, Any]:
+    """Answer `fl why` from a database folder, whose daemon cannot be asked.
+
+    Args:
+        folder: Of the model database.
+        name: A run, an agent or a task; empty for everything.
+        unreachable: Why the daemon cannot be asked.
+        now: Wall time, Unix seconds.
+
+    Raises:
+        StoreError: If there is no database that can be read.
+        UnknownNameError: If the name names nothing, or several things.
+    """
+    return explain(folder, name, unreachable, now)
+
+
 def operator_token(folder: Path, *, create: bool = False) -> str:
     """Return the operator's token that lies in a database folder, readable by its owner only.
 
     Args:
         folder: Of the model database.
         create: Make one if there is none.
+
+    Raises:
+        SettingsError: If one is to be made and cannot be written.
     """
     path = folder / OPERATOR_TOKEN_FILE
-    if create and not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-    return path.read_text("ascii").strip() if path.exists() else ""
+    token = path.read_text("ascii").strip() if path.exists() else ""
+    if token or not create:
+        return token
+    token = secrets.token_urlsafe(32)
+    try:
+        _write_secret(path, token + "\n")
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be written: {error.strerror}; make room there, or set operator_token"
+        ) from error
+    return token
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all: half a token is a weak one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(handle, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _secret(settings: SecretSettings | None, what: str) -> str:
@@ -132,6 +195,7 @@ def real_ports(files: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> Ports:
         run_in_thread=_runner(files),
         run_in_writer=_runner(writer),
         new_id=lambda: secrets.token_hex(12),
+        chance=random.random,
     )
 
 

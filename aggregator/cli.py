@@ -20,6 +20,7 @@ from fl_main.settings_files import load_aggregator, load_run, read_secret
 
 from .app import Aggregator, operator_token
 from .live import LiveView
+from .notify import Notifier
 from .operator import Order, OrderFailedError, ask
 
 logger = logging.getLogger("fl_main.aggregator")
@@ -91,7 +92,7 @@ async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, told)
-    async with daemon:
+    async with daemon, Notifier(daemon.daemon, daemon.settings.limits.stop_s):
         if view is None:
             await stop.wait()
         else:
@@ -102,6 +103,15 @@ async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
                         await asyncio.wait_for(stop.wait(), REDRAW_S)
                 draw()
         logger.info("stopping; once more to stop at once")
+    if daemon.is_busy:
+        _leave()
+
+
+def _leave() -> None:
+    """End the process without waiting for its threads, as Python's own end would."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 # --- operators ---------------------------------------------------------------------------
@@ -125,7 +135,7 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _ask(
+def ask_daemon(
     order: Order,
     file: Path | None,
     url: str | None,
@@ -133,6 +143,7 @@ def _ask(
     ca_file: Path | None,
     **fields: Any,
 ) -> dict[str, Any]:
+    """Ask the daemon that the options of `operator_options` name."""
     settings = load_aggregator(file, {"database.folder": database} if database else {})
     target = url or _url(settings)
     return asyncio.run(ask(target, _token(settings), order, ca_file=ca_file, **fields))
@@ -163,7 +174,7 @@ def _token(settings: AggregatorSettings) -> str:
 def status(as_json: bool, watch: bool, **target: Any) -> None:
     """Show what a daemon is doing and what it waits for."""
     while True:
-        found = _ask("status", **target)
+        found = ask_daemon("status", **target)
         if watch and sys.stdout.isatty():
             click.clear()
         click.echo(json.dumps(found, indent=2)) if as_json else _print_status(found)
@@ -218,8 +229,8 @@ def run() -> None:
 def create(settings_file: Path, **target: Any) -> None:
     """Create the run that FILE describes, and start it."""
     settings = load_run(settings_file)
-    found = _ask("create", settings=settings.model_dump(mode="json"), **target)
-    click.echo(f"run {found['run']} is {found['status']}; it waits for {found['waiting_for']}")
+    found = ask_daemon("create", settings=settings.model_dump(mode="json"), **target)
+    click.echo(f"run {found['run']} is {found['status']}; it {found['waiting_for']}")
 
 
 @run.command("list")
@@ -228,7 +239,8 @@ def create(settings_file: Path, **target: Any) -> None:
 def list_runs(output: Output | None, **target: Any) -> None:
     """List the runs of a daemon."""
     rows = [
-        {**run, "rounds": f"{run['rounds_done']}/{run['rounds']}"} for run in _ask("status", **target)["runs"]
+        {**run, "rounds": f"{run['rounds_done']}/{run['rounds']}"}
+        for run in ask_daemon("status", **target)["runs"]
     ]
     print_table(rows, ["run", "status", "phase", "rounds", "waiting_for"], output)
 
@@ -238,7 +250,7 @@ def list_runs(output: Output | None, **target: Any) -> None:
 @operator_options
 def show(name: str, **target: Any) -> None:
     """Show one run of a daemon."""
-    runs = {run["run"]: run for run in _ask("status", **target)["runs"]}
+    runs = {run["run"]: run for run in ask_daemon("status", **target)["runs"]}
     if name not in runs:
         raise OrderFailedError(f"there is no run {name!r} (runs: {', '.join(sorted(runs)) or 'none yet'})")
     _print_run(runs[name])
@@ -249,7 +261,7 @@ def _steering(order: Order, text: str) -> None:
     @click.argument("name", metavar="RUN")
     @operator_options
     def steer(name: str, **target: Any) -> None:
-        found = _ask(order, run=name, **target)
+        found = ask_daemon(order, run=name, **target)
         click.echo(
             f"run {found['run']} is {found['status']}" + (f": {found['reason']}" if found["reason"] else "")
         )

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from fl_main import __version__
-from fl_main.errors import FLError, RemoteProtocolError, WeightsError
-from fl_main.events import AgentJoined
+from fl_main import __version__, findings
+from fl_main.errors import FLError, RemoteProtocolError, StoreError, WeightsError
+from fl_main.events import AgentJoined, AgentRefused
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import Link, LinkClosedError
 from fl_main.session import Session, Side, State
@@ -21,6 +21,7 @@ from .sessions import AgentSession, Shared
 
 logger = logging.getLogger("fl_main.aggregator")
 
+MAX_REFUSALS = 1000
 SOFTWARE = f"fl_main {__version__}"
 
 # Carries out an operator's order: (actor, ask) -> content of the reply.
@@ -45,6 +46,7 @@ class Door:
     Attributes:
         sessions: Joined agents by (run, agent id).
         is_closing: Set when the daemon stops: nobody comes in any more.
+        refusals: Agents that were not let in last, by (run, agent id), until they are.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Door:
         self._join_token = join_token
         self._operator_token = operator_token
         self._carry_out = carry_out
+        self.refusals: dict[tuple[str, str], findings.Refusal] = {}
         self._entering: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def serve(self, link: Link) -> None:
@@ -86,18 +89,29 @@ class Door:
         if isinstance(first, Operate):
             await self._operator(link, session, first)
         elif isinstance(first, Join):
-            await self._agent(link, session, first)
+            try:
+                await self._agent(link, session, first)
+            except Refusal as refusal:
+                self._remember(first, refusal.message)
+                raise
 
     # --- agents ---------------------------------------------------------------------------
 
     async def _agent(self, link: Link, session: Session, join: Join) -> None:
         host, layout = self._admit(join)
+        if host.is_stuck:
+            raise Refusal("trouble", f"nothing can be stored at the moment: {host.trouble}", lasting=False)
         key = (join.run, join.agent_id)
         async with self._entering.setdefault(key, asyncio.Lock()):
             await self._fence(key, join)
             agent = AgentSession(link, session, join, host, self._shared)
-            await link.send(session.send(await self._welcome(host, join)))
+            try:
+                welcome = await self._welcome(host, join)
+            except StoreError as error:
+                raise Refusal("trouble", str(error), lasting=False) from error
+            await link.send(session.send(welcome))
             self.sessions[key] = agent
+            self.refusals.pop(key, None)
             host.seats[join.agent_id] = agent
             host.tell(
                 AgentJoined(
@@ -116,6 +130,27 @@ class Door:
             if self.sessions.get(key) is agent:
                 del self.sessions[key]
                 host.seats.pop(join.agent_id, None)
+
+    def _remember(self, join: Join, refuse: Refuse) -> None:
+        """Keep why an agent was not let in; its run stores that once, unless it is a stranger."""
+        key = (join.run, join.agent_id)
+        before = self.refusals.pop(key, None)
+        again = before is not None and before.code == refuse.code
+        times = before.times + 1 if before is not None and again else 1
+        self.refusals[key] = findings.Refusal(
+            join.agent_id,
+            join.name,
+            join.run,
+            refuse.code,
+            refuse.reason,
+            self._shared.ports.wall_time(),
+            times,
+        )
+        while len(self.refusals) > MAX_REFUSALS:
+            del self.refusals[next(iter(self.refusals))]
+        host = self._runs.find(join.run)
+        if host is not None and not again and refuse.code not in ("bad_token", "trouble"):
+            host.tell(AgentRefused(join.agent_id, join.name, refuse.code, refuse.reason))
 
     def _admit(self, join: Join) -> tuple[RunHost, Layout | None]:
         """Return the run that an agent asks for, and the layout that it states."""
@@ -140,7 +175,7 @@ class Door:
         older = self.sessions.get(key)
         if older is None:
             return
-        if older.join.instance_id != join.instance_id and older.join.started_at > join.started_at:
+        if older.join.instance_id != join.instance_id and older.join.start_number > join.start_number:
             raise Refusal("fenced", "a newer process with this identity is connected")
         same = older.join.instance_id == join.instance_id
         notice = Refuse(code="fenced", reason="a newer process took over this agent's identity")
@@ -176,7 +211,8 @@ class Door:
     # --- operators ------------------------------------------------------------------------
 
     async def _operator(self, link: Link, session: Session, operate: Operate) -> None:
-        if not hmac.compare_digest(operate.token.encode(), self._operator_token.encode()):
+        known = self._operator_token.encode()
+        if not known or not hmac.compare_digest(operate.token.encode(), known):  # nobody knows no token
             raise Refusal(
                 "bad_token", "this needs the operator's token: --database its folder, or FL_OPERATOR_TOKEN"
             )

@@ -25,6 +25,11 @@ def fold_step(store: Store, settings: RunSettings, machine: RoundMachine, effect
         return _Folding(store, settings, machine, effect, opened).result()
 
 
+def staging_name(run_id: str, effect: Fold) -> str:
+    """Return what the names of a fold's staging files begin with: no other fold's do."""
+    return f"{run_id}-{effect.round_id}-{effect.kind}-{effect.attempt}"
+
+
 class _Folding:
     """One fold and the files that it has open."""
 
@@ -66,14 +71,14 @@ class _Folding:
         layout = answers[0].payloads["weights"].layout
         sink = self._stage("weights", layout)
         fold_sum(answers, layout, sink)
-        return StepFolded(self._effect.round_id, self._effect.kind, _staged(sink, layout, "weights"))
+        return StepFolded(self._effect, _staged(sink, layout, "weights"))
 
     def _free_model(self, answers: list[Answer]) -> StepFolded:
         data = fold_free(strategy_of(self._settings), answers)
         layout = Layout.free(len(data))
         sink = self._stage("weights", layout)
         sink.write(data)
-        return StepFolded(self._effect.round_id, self._effect.kind, _staged(sink, layout, "weights"))
+        return StepFolded(self._effect, _staged(sink, layout, "weights"))
 
     def _model(self, answers: list[Answer]) -> StepFolded:
         strategy, run, models = strategy_of(self._settings), self._machine.run, self._machine.models
@@ -83,8 +88,7 @@ class _Folding:
         after = {name: self._stage(name, layout) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
         return StepFolded(
-            self._effect.round_id,
-            self._effect.kind,
+            self._effect,
             _staged(sink, base.layout, "weights"),
             {name: _staged(staging, layout, name) for name, staging in after.items()},
             folded.shares,
@@ -97,8 +101,8 @@ class _Folding:
         return file
 
     def _stage(self, channel: str, layout: Layout) -> StagingFile:
-        name = f"{self._machine.run.run_id}.{self._effect.round_id}.{self._effect.kind}.{channel}"
-        staging = self._store.stage(name, layout)
+        name = staging_name(self._machine.run.run_id, self._effect)
+        staging = self._store.stage(f"{name}.{channel}", layout)
         self._opened.callback(staging.close)
         return staging
 

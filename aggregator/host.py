@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from fl_main.errors import FLError, StoreError, StoreFullError
+from fl_main.errors import FLError, StoreDamagedError, StoreError
 from fl_main.events import (
     Answer,
     Assign,
@@ -20,13 +20,15 @@ from fl_main.events import (
     Offered,
     Prune,
     Receive,
+    StepFolded,
     TellCounted,
     TimePassed,
 )
+from fl_main.findings import Outage, Transfer, Trouble, View
 from fl_main.ledger import Outcome
 from fl_main.messages import Assign as AssignMessage
 from fl_main.messages import Cancel as CancelMessage
-from fl_main.messages import Counted, Message, Payload, RunEnded, Verdict
+from fl_main.messages import Counted, Hold, Message, Payload, RunEnded, Verdict, Waiting
 from fl_main.ports import Ports
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -35,30 +37,37 @@ from fl_main.store import (
     MetricRecord,
     ModelKind,
     ModelRecord,
+    PastEvent,
     Record,
     RunRecord,
     RunSnapshot,
     RunStatus,
     Store,
     StoredPayload,
+    TaskRecord,
 )
 from fl_main.strategies import strategy_of
 from fl_main.training import Kind
+from fl_main.why_agents import find_agent
 
-from .folding import fold_step
+from .folding import fold_step, staging_name
 
 logger = logging.getLogger("fl_main.aggregator")
 
 STORE_RETRY_S = 5.0
+RECORDS, FOLD = "records", "fold"  # what can be in trouble, beside uploads by their task
+MAX_UNSTORED = 1000  # decisions that wait for a database in trouble before nobody is listened to
 PRUNE_EVERY_S = 1.0
+TELL_EVERY_S = 0.5
+MAX_TOLD_PER_S = 500  # agents
 
 
 class Seat(Protocol):
     """What a run needs of a connected agent."""
 
     @property
-    def doing(self) -> str:
-        """What its transfers tell, or an empty text."""
+    def transfer(self) -> Transfer | None:
+        """The bytes that are on their way to it or from it."""
 
     def post(self, message: Message) -> None:
         """Queue a message for it."""
@@ -98,7 +107,7 @@ class RunHost:
     Attributes:
         machine: The run itself.
         seats: Connected agents by id.
-        trouble: Why nothing can be stored at the moment, or an empty text.
+        troubles: What the database cannot do at the moment, by what is tried.
     """
 
     def __init__(
@@ -112,7 +121,10 @@ class RunHost:
         self.settings = settings
         self.machine = RoundMachine(settings, strategy_of(settings), snapshot)
         self.seats: dict[str, Seat] = {}
-        self.trouble = ""
+        self.troubles: dict[str, str] = {}
+        self._trouble_since = 0.0
+        self._told: dict[str, str] = {}  # what idle agents were told that they wait for
+        self._is_telling = False
         self.clock = RunClock(ports, snapshot.run.run_time_s)
         self._store = store
         self._ports = ports
@@ -120,7 +132,10 @@ class RunHost:
         self._queue: deque[Outcome] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._background: set[asyncio.Task[None]] = set()
+        self._troubled = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._background: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._timer: asyncio.TimerHandle | None = None
         self._is_pruning = False
 
@@ -155,9 +170,14 @@ class RunHost:
         self.clock.set_running(self.run.status is RunStatus.RUNNING)
 
     def _put(self, outcome: Outcome) -> None:
-        self._queue.append(outcome)
-        self._idle.clear()
-        self._wake.set()
+        if outcome.records or outcome.effects:
+            self._queue.append(outcome)
+            self._idle.clear()
+            self._wake.set()
+            if len(self._queue) >= MAX_UNSTORED:
+                self._has_room.clear()
+            if RECORDS in self.troubles:
+                self._hold(outcome)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -179,38 +199,95 @@ class RunHost:
             await self._wake.wait()
             self._wake.clear()
             outcomes, self._queue = list(self._queue), deque()
-            await self._commit([record for outcome in outcomes for record in outcome.records])
+            self._has_room.set()
+            await self._commit(outcomes)
             for outcome in outcomes:
                 for effect in outcome.effects:
                     self._perform(effect)
+            if over := _over(outcomes):
+                self._spawn(self._unstage(over))
+            if not self._is_telling:
+                self._is_telling = True
+                self._spawn(self._tell_idle())
 
     async def flush(self) -> None:
         """Wait until everything decided so far is stored and done."""
         await self._idle.wait()
 
-    async def _commit(self, records: list[Record]) -> None:
+    async def flush_or_trouble(self) -> bool:
+        """Wait as `flush` does, but not for a database in trouble; return whether all is stored."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._troubled)]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return waits[0] in done  # what was decided since then is another matter
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so much waits for the database that nothing more can be decided."""
+        return not self._has_room.is_set()
+
+    async def room(self) -> None:
+        """Wait while too much waits for the database: memory is bounded also in trouble."""
+        await self._has_room.wait()
+
+    async def _commit(self, outcomes: list[Outcome]) -> None:
+        records = [record for outcome in outcomes for record in outcome.records]
         last_run = next((record for record in reversed(records) if isinstance(record, RunRecord)), None)
         records = [record for record in records if not isinstance(record, RunRecord) or record is last_run]
         while records:
             try:
                 await self._ports.run_in_writer(self._store.commit, records, self._ports.wall_time())
             except StoreError as error:
-                self._say_trouble(str(error))
+                self.set_trouble(RECORDS, str(error))
+                for outcome in outcomes:
+                    self._hold(outcome)
                 await asyncio.sleep(STORE_RETRY_S)
             else:
                 break
-        if self.trouble:
-            logger.info("the database can be written again run=%s", self.run.name)
-            self.trouble = ""
+        self.set_trouble(RECORDS, "")
         for record in records:
             self._log(record)
             if self._on_progress:
                 self._on_progress(self, record)
 
-    def _say_trouble(self, reason: str) -> None:
-        if reason != self.trouble:
-            logger.error("nothing is stored, and no update is acknowledged: %s run=%s", reason, self.run.name)
-        self.trouble = reason
+    @property
+    def trouble(self) -> str:
+        """What the database cannot do at the moment, or an empty text."""
+        return next(iter(self.troubles.values()), "")
+
+    def set_trouble(self, what: str, reason: str) -> None:
+        """Note that something cannot be stored or read at the moment; an empty reason: it can again."""
+        before = self.trouble
+        self.troubles.pop(what, None)
+        if reason:
+            self.troubles[what] = reason
+            self._troubled.set()
+        elif not self.troubles:
+            self._troubled.clear()
+        if self.trouble and not before:
+            self._trouble_since = self._ports.wall_time()
+        if self.trouble and not before:
+            logger.error("%s; it is tried again, what was acknowledged is safe run=%s", reason, self.run.name)
+        elif before and not self.trouble:
+            logger.info("the database works again run=%s", self.run.name)
+            self._put(Outcome([self._past_trouble(before)]))
+
+    def _past_trouble(self, reason: str) -> EventRecord:
+        """Return what is stored of a trouble once it is over: while it lasts nothing can be."""
+        lasted_s = self._ports.wall_time() - self._trouble_since
+        details = {"reason": reason, "since_at": self._trouble_since, "seconds": round(lasted_s, 3)}
+        return EventRecord(self.run.run_id, "database_trouble", self.run.round_id, details=details)
+
+    def _hold(self, outcome: Outcome) -> None:
+        """Tell the agents that wait for something which cannot be stored yet."""
+        for effect in outcome.effects:
+            if isinstance(effect, Answer):
+                self._post(effect.agent_id, Hold(task_id=effect.task_id, reason=self.trouble))
+            elif isinstance(effect, Receive):
+                self._post(effect.offer.agent_id, Hold(task_id=effect.offer.task_id, reason=self.trouble))
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Fold):
@@ -218,6 +295,8 @@ class RunHost:
         elif isinstance(effect, Prune):
             self._spawn(self._prune())
         elif isinstance(effect, EndRun):
+            if not self.run.status.is_over:  # resumed before the end could be stored
+                return
             for agent_id in [effect.agent_id] if effect.agent_id else list(self.seats):
                 self._post(agent_id, self._ended())
         elif isinstance(effect, Receive):
@@ -232,8 +311,8 @@ class RunHost:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work go on beside the records; `stop` cancels it."""
         task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background[task] = None
+        task.add_done_callback(lambda _: self._background.pop(task))
 
     def _post(self, agent_id: str, message: Message) -> None:
         if seat := self.seats.get(agent_id):
@@ -286,17 +365,19 @@ class RunHost:
             statistics=self._payload("statistics", self.run.statistics_id),
         )
 
-    def doing(self, agent_id: str) -> str:
-        """Return what an agent is doing, in words for people."""
-        member = self.machine.members[agent_id]
-        seat = self.seats.get(agent_id)
-        if seat is not None and seat.doing:
-            return seat.doing
-        task = self.machine.tasks.get(member.task_id or "")
-        if task is None:
-            return "idle" if member.is_present else "away"
-        verb = {Kind.TRAIN: "training", Kind.EVALUATE: "evaluating"}.get(task.kind, str(task.kind))
-        return f"{verb}, round {task.round_id}" + ("" if member.is_present else " (not connected)")
+    def view(self, history: Sequence[PastEvent] = (), outage: Outage | None = None) -> View:
+        """Return what `fl why` looks at; history and outage are of the database."""
+        still = ("run_pause", "run_ended") if self.run.status is not RunStatus.RUNNING else ()
+        return View(
+            self.machine,
+            self.clock.now(),
+            self._ports.wall_time(),
+            history,
+            {agent: transfer for agent, seat in self.seats.items() if (transfer := seat.transfer)},
+            Trouble(self.trouble, self._trouble_since) if self.trouble else None,
+            outage,
+            still_since=next((past.at for past in reversed(history) if past.event.kind in still), None),
+        )
 
     def fetchable(self, digest: str) -> StoredPayload | None:
         """Return a payload that this run's agents may have: never another agent's update."""
@@ -306,26 +387,57 @@ class RunHost:
                 return model.payload
         return None
 
+    async def _tell_idle(self) -> None:
+        """Tell agents without a task what they wait for, if it is another thing than before.
+
+        Soon, not at once: what follows from the same news is told together, and the more agents
+        there are, the more rarely.
+        """
+        await asyncio.sleep(max(TELL_EVERY_S, len(self.seats) / MAX_TOLD_PER_S))
+        self._is_telling = False
+        view, told = self.view(), self._told
+        idle = [agent for agent in self.seats if self.machine.members[agent].task_id is None]
+        self._told = {agent: find_agent(view, agent).what.removeprefix("idle: ") for agent in idle}
+        for agent, reason in self._told.items():
+            if told.get(agent) != reason:
+                self._post(agent, Waiting(reason=reason[:2000]))
+
     # --- folding --------------------------------------------------------------------------
 
     async def _fold(self, effect: Fold) -> None:
-        while True:
-            try:
-                event: Event = await self._ports.run_in_thread(
-                    fold_step, self._store, self.settings, self.machine, effect
-                )
-                break
-            except StoreFullError as error:
-                self._say_trouble(str(error))
-                await asyncio.sleep(STORE_RETRY_S)
-            except FLError as error:
-                event = FoldFailed(effect.round_id, effect.kind, str(error))
-                break
-            except Exception as error:  # a user's strategy may raise anything
-                logger.exception("the strategy failed run=%s round=%d", self.run.name, effect.round_id)
-                event = FoldFailed(effect.round_id, effect.kind, f"{type(error).__name__}: {error}")
-                break
-        self.tell(event)
+        event = await self._folded(effect)
+        while event is None and self.machine.is_wanted(effect):
+            await asyncio.sleep(STORE_RETRY_S)
+            event = await self._folded(effect)
+        self.set_trouble(FOLD, "")
+        if not isinstance(event, StepFolded) or not self.machine.is_wanted(effect):
+            await self._unstage([staging_name(self.run.run_id, effect)])
+        if event is not None:
+            self.tell(event)
+
+    async def _folded(self, effect: Fold) -> StepFolded | FoldFailed | None:
+        """Fold; None if the disk hinders it: an update that was acknowledged is not lost by that."""
+        try:
+            return await self._ports.run_in_thread(
+                fold_step, self._store, self.settings, self.machine, effect
+            )
+        except StoreDamagedError as error:
+            return FoldFailed(effect, str(error))
+        except StoreError as error:
+            self.set_trouble(FOLD, str(error))
+            return None
+        except FLError as error:
+            return FoldFailed(effect, str(error))
+        except Exception as error:  # a user's strategy may raise anything
+            logger.exception("the strategy failed run=%s round=%d", self.run.name, effect.round_id)
+            return FoldFailed(effect, f"{type(error).__name__}: {error}")
+
+    async def _unstage(self, task_ids: list[str]) -> None:
+        """Delete what came of updates, or of a fold, that nobody waits for any more."""
+        try:
+            await self._ports.run_in_thread(self._store.unstage, task_ids)
+        except StoreError as error:
+            logger.warning("the next start deletes what is left in models/.staging: %s", error)
 
     async def _prune(self) -> None:
         """Apply the retention settings, at most once a second however short the rounds are."""
@@ -371,41 +483,25 @@ class RunHost:
         """Store what was decided and end; the machine goes on from there at the next start."""
         if self._timer:
             self._timer.cancel()
-        await self.flush()
-        for task in self._background:
-            task.cancel()
+        try:
+            await self.flush()
+        finally:
+            for task in self._background:
+                task.cancel()
 
 
-def status_of(host: RunHost) -> dict[str, Any]:
-    """Return what `fl status` says of a run."""
-    run, machine = host.run, host.machine
-    is_running = run.status is RunStatus.RUNNING
-    return {
-        "run": run.name,
-        "run_id": run.run_id,
-        "status": str(run.status),
-        "phase": str(run.phase),
-        "round": run.round_id,
-        "step": str(run.kind) if run.kind else None,
-        "rounds_done": run.rounds_done,
-        "rounds": host.settings.end.rounds,
-        "run_time_s": round(host.clock.now(), 3),
-        "reason": run.reason,
-        "best": {
-            "metric": f"{host.settings.best.source} {host.settings.best.metric}",
-            "value": run.best_value,
-            "model": run.best_model_id,
-        },
-        "waiting_for": host.trouble or machine.waiting_for(host.clock.now()),
-        "agents": [
-            {
-                "agent_id": agent_id,
-                "name": member.record.name,
-                "present": member.is_present,
-                "doing": host.doing(agent_id),
-                # Run time stands still while the run does.
-                "since_s": round(host.clock.now() - member.since, 1) if is_running else None,
-            }
-            for agent_id, member in machine.members.items()
-        ],
-    }
+def _over(outcomes: list[Outcome]) -> list[str]:
+    """Return the tasks whose staged bytes, if there are some, will never be used."""
+    found = []
+    for outcome in outcomes:
+        found += [
+            record.task_id
+            for record in outcome.records
+            if isinstance(record, TaskRecord) and record.status.is_given_up
+        ]
+        found += [
+            effect.task_id
+            for effect in outcome.effects
+            if isinstance(effect, Answer) and effect.verdict != "accepted"
+        ]
+    return found

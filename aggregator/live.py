@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fl_main.printable import printable
 from fl_main.store import MetricRecord, Record
 
-from .host import RunHost, status_of
+from .host import RunHost
+from .status import status_of
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -14,7 +14,7 @@ from fl_main.session import Session, Side
 
 PATIENCE_S = 30.0  # with a daemon that does not answer
 
-Order = Literal["status", "create", "stop", "pause", "resume"]
+Order = Literal["status", "why", "create", "stop", "pause", "resume"]
 
 
 class OrderFailedError(FLError):
@@ -27,6 +27,7 @@ async def ask(
     order: Order,
     *,
     run: str = "",
+    about: str = "",
     settings: Mapping[str, Any] | None = None,
     ca_file: Path | None = None,
 ) -> dict[str, Any]:
@@ -37,6 +38,7 @@ async def ask(
         token: The operator's.
         order: What to do.
         run: The run it is about.
+        about: For `why`: a run, an agent or a task; empty for everything.
         settings: Of the run to create.
         ca_file: Certificate authority to trust for `wss://`.
 
@@ -49,7 +51,7 @@ async def ask(
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await _answer(
-                link, token, Ask(number=1, order=order, run=run, settings=dict(settings or {}))
+                link, token, Ask(number=1, order=order, run=run, about=about, settings=dict(settings or {}))
             )
     except TimeoutError:
         raise OrderFailedError(f"no answer within {PATIENCE_S:g} s; look at the aggregator's log") from None

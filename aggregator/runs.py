@@ -38,6 +38,9 @@ class Runs:
         store: The model database.
         ports: Clocks and threads.
         on_record: Sees every stored record of every run: the live view.
+
+    Attributes:
+        broken: Runs of the database that cannot go on, and why.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Runs:
         self._on_record = on_record
         self._hosts: dict[str, RunHost] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self.broken: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[RunHost]:
         return iter(self._hosts.values())
@@ -66,6 +70,7 @@ class Runs:
                 settings = RunSettings.model_validate(dict(snapshot.run.settings))
                 self._start(self._host(settings, snapshot))
             except (FLError, ValidationError) as error:
+                self.broken[snapshot.run.name] = " ".join(str(error).split())  # in one line
                 logger.error("run %s cannot go on: %s", snapshot.run.name, error)
 
     async def ensure(self, settings: RunSettings) -> None:
@@ -100,7 +105,7 @@ class Runs:
             Phase.WAITING,
         )
         host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
-        initial = await self._ports.run_in_writer(_initial_model, self._store, settings.initial, run.run_id)
+        initial = await self._ports.run_in_thread(_initial_model, self._store, settings.initial, run.run_id)
         created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
         records = host.adopt(initial) if initial else [run]
         await self._ports.run_in_writer(self._store.commit, [*records, created], self._ports.wall_time())
@@ -119,11 +124,13 @@ class Runs:
 
     async def stop(self) -> None:
         """Store what was decided and end; every run goes on from there at the next start."""
-        await asyncio.gather(*(host.stop() for host in self._hosts.values()))
-        for worker in self._workers.values():
-            worker.cancel()
-        self._workers.clear()
-        self._hosts.clear()
+        try:
+            await asyncio.gather(*(host.stop() for host in self._hosts.values()))
+        finally:  # also where the database took too long
+            for worker in self._workers.values():
+                worker.cancel()
+            self._workers.clear()
+            self._hosts.clear()
 
 
 def _report(worker: "asyncio.Task[None]") -> None:

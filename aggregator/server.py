@@ -1,35 +1,30 @@
-"""The daemon: its port, its health, and its life from start to ordered stop."""
+"""The daemon: its life from start to ordered stop, and what operators ask of it."""
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
-from websockets.typing import Origin, Subprotocol
 
 from fl_main.errors import SettingsError, StoreError
 from fl_main.events import Steered
-from fl_main.links import READ_QUEUE, Counting, WebSocketLink
-from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL, Ask
-from fl_main.ports import Ports
+from fl_main.messages import Ask
+from fl_main.ports import Listener, Ports
 from fl_main.settings import AggregatorSettings, RunSettings
 from fl_main.store import Record, Store
 
 from .door import SOFTWARE, Door
-from .host import RunHost, status_of
+from .host import RunHost
 from .runs import Runs
 from .sessions import Shared
+from .status import status_of
+from .why import Why
 
 logger = logging.getLogger("fl_main.aggregator")
 
-
-class CountingConnection(Counting, ServerConnection):
-    """The accepting end of a link."""
+CLOSE_S = 3.0  # for the last connections: the WebSocket library gives each 2 s
 
 
 class Daemon:
@@ -40,6 +35,7 @@ class Daemon:
         runs: Settings of runs to begin with.
         store: The model database; the caller closes it.
         ports: Clocks and threads.
+        listener: Where connections come in.
         join_token: What agents must know; empty: nothing.
         operator_token: What operators must know.
         on_record: Sees every stored record: the live view.
@@ -51,6 +47,7 @@ class Daemon:
         runs: Sequence[RunSettings],
         store: Store,
         ports: Ports,
+        listener: Listener,
         *,
         join_token: str = "",
         operator_token: str = "",
@@ -60,27 +57,18 @@ class Daemon:
         self._first_runs = runs
         self._store = store
         self._ports = ports
+        self._listener = listener
         self.runs = Runs(store, ports, on_record)
         self._shared = Shared(store, ports, settings.limits, _in_words(settings))
         self.door = Door(self.runs, self._shared, join_token, operator_token, self._carry_out)
-        self._server: Server | None = None
+        self._why = Why(self.runs, self.door, store, ports, settings.database)
         self._started_at = ports.wall_time()
         self._disk_watch: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """Where agents reach it."""
-        listen = self._settings.listen
-        scheme = "wss" if self._settings.tls else "ws"
-        host = f"[{listen.host}]" if ":" in listen.host else listen.host
-        return f"{scheme}://{host}:{self.port}{listen.path.rstrip('/')}"
-
-    @property
-    def port(self) -> int:
-        """The TCP port, also where the settings left the choice to the system."""
-        if self._server is None:
-            return self._settings.listen.port
-        return int(next(iter(self._server.sockets)).getsockname()[1])
+        return self._listener.url
 
     async def start(self) -> None:
         """Find the runs, begin new ones, and accept agents.
@@ -88,109 +76,42 @@ class Daemon:
         Raises:
             SettingsError: If the port or address cannot be used, or a run cannot be made.
         """
+        await self._why.look_back()
         await self.runs.load()
         for run in self._first_runs:
             await self.runs.ensure(run)
-        self._server = await self._listen()
+        await self._listener.start(self.door.serve, self._trouble)
         self._disk_watch = asyncio.create_task(self._watch_disk())
+        await self._why.note_start(self.url)
         logger.info("listening url=%s runs=%d", self.url, len(self.runs))
 
     async def stop(self) -> None:
         """Stop accepting, tell the agents, store everything; may be called twice."""
         if self._disk_watch:
             self._disk_watch.cancel()
-        if self._server is not None:
-            self._server.close(close_connections=False)
+        self._listener.stop_accepting()
         try:
             async with asyncio.timeout(self._settings.limits.stop_s):
                 await self.door.close()
                 await self.runs.stop()
+                await self._why.note_stop()
         except TimeoutError:
             logger.warning("not everything ended within %g s", self._settings.limits.stop_s)
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+        with suppress(TimeoutError):  # a session may wait for a thread that is busy with a fold
+            async with asyncio.timeout(CLOSE_S):
+                await self._listener.close()
         self._shared.frames.close()
         logger.info("stopped")
 
-    # --- the port -------------------------------------------------------------------------
+    async def ask_writer(self) -> None:
+        """Return once the database's thread has come to this question: it does not hang."""
+        await self._ports.run_in_writer(lambda: None)
 
-    async def _listen(self) -> Server:
-        listen = self._settings.listen
-        origins: list[Origin | None] = [None, *(Origin(origin) for origin in listen.origins)]
-        try:
-            return await serve(
-                self._connected,
-                listen.host,
-                listen.port,
-                process_request=self._answer_http,
-                subprotocols=[Subprotocol(SUBPROTOCOL)],
-                origins=origins,
-                compression=None,
-                max_size=MAX_FRAME_BYTES,
-                max_queue=READ_QUEUE,
-                ping_interval=None,  # liveness is ours: by bytes moved
-                open_timeout=self._settings.limits.join_s,
-                close_timeout=2.0,
-                server_header=None,
-                create_connection=CountingConnection,
-                ssl=self._tls(),
-                logger=_quiet_logger(),
-            )
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise SettingsError(
-                f"cannot listen on {listen.host}:{listen.port}: {reason}; "
-                "choose another listen.host or listen.port (0 takes a free one)"
-            ) from error
-
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._settings.tls
-        if tls is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(tls.certificate, tls.key)
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"tls: {tls.certificate} and {tls.key} are no certificate and key: {error}"
-            ) from error
-        return context
-
-    async def _connected(self, connection: ServerConnection) -> None:
-        try:
-            await self.door.serve(WebSocketLink(connection))
-        except Exception:
-            logger.exception("a session ended by a bug of ours peer=%s", connection.remote_address)
-            await connection.close(1011, "an error of the aggregator; its log has the details")
-
-    def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer what is not a WebSocket of ours; None lets the handshake go on."""
-        path = request.path.partition("?")[0]
-        if path == "/healthz":
-            return connection.respond(HTTPStatus.OK, "ok\n")
-        if path == "/readyz":
-            return self._ready(connection)
-        wanted = self._settings.listen.path
-        if path.rstrip("/") != wanted.rstrip("/"):
-            return connection.respond(
-                HTTPStatus.NOT_FOUND, f"an fl_main aggregator; its WebSocket is at {wanted}, not {path}\n"
-            )
-        offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol"))
-        if SUBPROTOCOL not in [name.strip() for name in offered.split(",")]:
-            text = (
-                f"an fl_main aggregator ({SOFTWARE}) that speaks {SUBPROTOCOL}, not {offered or 'plain HTTP'}"
-            )
-            return connection.respond(HTTPStatus.BAD_REQUEST, text + "\n")
-        return None
-
-    def _ready(self, connection: ServerConnection) -> Response:
-        troubles = [host.trouble for host in self.runs if host.trouble]
-        if self.door.is_closing or troubles:
-            reason = troubles[0] if troubles else "stopping"
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
-        return connection.respond(HTTPStatus.OK, "ready\n")
+    def _trouble(self) -> str:
+        """Return why the daemon is not ready, or an empty text."""
+        if self.door.is_closing:
+            return "stopping"
+        return next((host.trouble for host in self.runs if host.trouble), "")
 
     async def _watch_disk(self) -> None:
         """Warn before the disk is full, once each time it becomes scarce."""
@@ -208,6 +129,8 @@ class Daemon:
                     free // 1_000_000,
                     self._settings.database.folder,
                 )
+            if (free < least) != was_scarce:
+                await self._why.note("disk_scarce" if free < least else "disk_has_room", free_bytes=free)
             was_scarce = free < least
             await asyncio.sleep(30.0)
 
@@ -216,14 +139,21 @@ class Daemon:
     async def _carry_out(self, actor: str, ask: Ask) -> dict[str, Any]:
         if ask.order == "status":
             return self.status()
+        if ask.order == "why":
+            return await self._why.answer(ask.about)
         if ask.order == "create":
             return status_of(await self.runs.create(_parsed(ask.settings), actor))
         host = self.runs.find(ask.run)
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self.runs)) or "none yet"
             raise SettingsError(f"there is no run {ask.run!r} (runs: {names})")
+        if objection := host.machine.objection(ask.order):
+            raise SettingsError(objection)
         host.tell(Steered(ask.order, actor))
-        await host.flush()
+        if not await host.flush_or_trouble():
+            raise StoreError(
+                f"{ask.order} is decided, and takes effect once the database can be written: {host.trouble}"
+            )
         return status_of(host)
 
     def status(self) -> dict[str, Any]:
@@ -235,21 +165,6 @@ class Daemon:
             "agents": len(self.door.sessions),
             "runs": [status_of(host) for host in self.runs],
         }
-
-
-def _quiet_logger() -> logging.Logger:
-    """Return a logger for the WebSocket library: one line for a failed handshake, no traceback."""
-    quiet = logging.getLogger("fl_main.aggregator.websockets")
-    quiet.setLevel(logging.WARNING)
-    quiet.addFilter(_in_one_line)
-    return quiet
-
-
-def _in_one_line(record: logging.LogRecord) -> bool:
-    if record.exc_info and record.exc_info[1]:
-        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]}", None
-        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
-    return True
 
 
 def _parsed(settings: dict[str, Any]) -> RunSettings:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fl_main.errors import FLError, RemoteProtocolError, WeightsError
 from fl_main.events import AgentLeft, Offered, TaskDeclined, UpdateOffered
+from fl_main.findings import Transfer
 from fl_main.messages import (
     Chunk,
     Decline,
@@ -70,19 +71,18 @@ class AgentSession:
         self._ports = shared.ports
         self._outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
         self._uploads: dict[str, tuple[Upload, asyncio.Task[None]]] = {}
-        self._helpers: set[asyncio.Task[None]] = set()
+        self._helpers: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._left_for_good = False
         self._bytes_sent = 0
         self._ended = asyncio.Event()
 
     @property
-    def doing(self) -> str:
-        """What the agent is doing, as far as its transfers tell."""
+    def transfer(self) -> Transfer | None:
+        """The bytes that are on their way to the agent or from it."""
         for upload, _ in self._uploads.values():
-            place, size = upload.progress
-            return f"sending its update, {place} of {size} bytes"
-        return "fetching a model" if self._helpers else ""
+            return upload.transfer
+        return Transfer("out") if self._helpers else None
 
     # --- Seat -----------------------------------------------------------------------------
 
@@ -98,7 +98,13 @@ class AgentSession:
         if offer.task_id in self._uploads:
             return
         upload = Upload(
-            offer, self._shared.store, self._ports, self._shared.budget, self.post, self.host.tell
+            offer,
+            self._shared.store,
+            self._ports,
+            self._shared.budget,
+            self.post,
+            self.host.tell,
+            self.host.set_trouble,
         )
         task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
         self._uploads[offer.task_id] = (upload, task)
@@ -125,6 +131,7 @@ class AgentSession:
         try:
             while True:
                 self._take(self._session.receive(await self._link.receive()))
+                await self.host.room()
         except RemoteProtocolError as error:
             reason = str(error)
             logger.warning("protocol error agent=%s run=%s: %s", self.join.name, self.host.run.name, error)
@@ -187,10 +194,15 @@ class AgentSession:
         limits = self._shared.limits
         liveness = Liveness(limits.ping_interval_s, limits.ping_timeout_s, limits.min_bytes_per_s)
         while True:
-            await asyncio.sleep(min(limits.ping_interval_s, limits.ping_timeout_s) / 2)
             moved = self._link.bytes_received + self._bytes_sent
             is_due = any(upload.is_due for upload, _ in self._uploads.values())
-            state = liveness.look(moved, self._ports.monotonic(), is_due=is_due)
+            state = liveness.look(
+                moved,
+                self._ports.monotonic(),
+                said=self._session.messages_sent,
+                wall_time=self._ports.wall_time(),
+                is_due=is_due,
+            )
             if state == "ask":
                 self.post(Ping())
             elif state != "alive":
@@ -198,6 +210,7 @@ class AgentSession:
                 self.closing = (1001, slow if state == "slow" else f"no byte for {limits.ping_timeout_s:g} s")
                 await self._link.close(*self.closing)
                 return
+            await asyncio.sleep(min(limits.ping_interval_s, limits.ping_timeout_s) / 2)
 
     async def send(self, frame: bytes) -> None:
         """Send a frame of a transfer, and count it as a sign of life once it went."""
@@ -225,8 +238,8 @@ class AgentSession:
         if len(self._helpers) >= MAX_HELPERS:
             raise RemoteProtocolError(f"more than {MAX_HELPERS} requests at once", 1008)
         task = asyncio.create_task(self._guard(work, what), name=what)
-        self._helpers.add(task)
-        task.add_done_callback(self._helpers.discard)
+        self._helpers[task] = None
+        task.add_done_callback(lambda _: self._helpers.pop(task))
 
     async def _send_payload(self, fetch: Fetch) -> None:
         payload = self.host.fetchable(fetch.digest)

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from fl_main.errors import RemoteProtocolError, StoreFullError
+from fl_main.errors import RemoteProtocolError, StoreError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
+from fl_main.findings import Transfer
 from fl_main.messages import ALIGNMENT, Chunk, Credit, Hold, Message, Send
 from fl_main.ports import Ports
 from fl_main.session import Incoming
@@ -24,7 +25,7 @@ T = TypeVar("T")
 WINDOW_BYTES = 4 << 20  # what one sender may have under way
 SMALL_BYTES = 1 << 20
 MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is broken
-FULL_DISK_RETRY_S = 5.0
+DISK_RETRY_S = 5.0
 
 
 class Budget:
@@ -69,6 +70,7 @@ class Upload:
         budget: The daemon's receive budget.
         post: Sends a message to the agent.
         tell: Takes the event that ends the upload.
+        set_trouble: Is told what hinders it, and an empty text once nothing does.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Upload:
         budget: Budget,
         post: Callable[[Message], None],
         tell: Callable[[Event], None],
+        set_trouble: Callable[[str, str], None] = lambda what, reason: None,
     ) -> None:
         self.offer = offer
         self._store = store
@@ -86,14 +89,21 @@ class Upload:
         self._budget = budget
         self._post = post
         self._tell = tell
+        self._set_trouble = set_trouble
         self._incoming: Incoming | None = None
         self._chunks: deque[Chunk] = deque()
         self._arrived = asyncio.Event()
+        self._moved_at = ports.monotonic()
+        self._held = ""
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """Bytes of the current payload that are here, and in all."""
-        return (self._incoming.place, self._incoming.size) if self._incoming else (0, 0)
+    def transfer(self) -> Transfer:
+        """How far the current payload is, and what holds it up."""
+        silent_s = self._ports.monotonic() - self._moved_at
+        if (incoming := self._incoming) is None:
+            held = self._held or "it waits for its turn (limits.receive_bytes)"
+            return Transfer("in", 0, 0, silent_s, held)
+        return Transfer("in", incoming.place, incoming.size, silent_s)
 
     @property
     def is_due(self) -> bool:
@@ -114,6 +124,7 @@ class Upload:
         if chunk.transfer != self._incoming.transfer:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
+        self._moved_at = self._ports.monotonic()
         self._chunks.append(chunk)
         self._arrived.set()
         return True
@@ -138,12 +149,15 @@ class Upload:
             while True:
                 try:
                     return await self._staged(name, payload, window)
-                except StoreFullError as error:
+                except StoreError as error:  # a full disk above all
                     self._incoming = None  # what is still on its way will be asked for again
                     self._chunks.clear()
+                    self._held = str(error)
+                    self._set_trouble(name, self._held)
                     self._post(Hold(task_id=self.offer.task_id, reason=str(error)))
-                    await asyncio.sleep(FULL_DISK_RETRY_S)
+                    await asyncio.sleep(DISK_RETRY_S)
         finally:
+            self._set_trouble(name, "")
             self._incoming = None
             self._chunks.clear()
             self._budget.give_back(window)

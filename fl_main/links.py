@@ -5,6 +5,7 @@ operators dial alike; the protocol, the rounds and the strategies do not import 
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 from pathlib import Path
@@ -26,13 +27,21 @@ from websockets.typing import Subprotocol
 from fl_main.errors import ConnectionFailedError
 from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
 from fl_main.ports import LinkClosedError
+from fl_main.proxies import Proxy, explain_proxy, find_proxy, place_of
+
+logger = logging.getLogger("fl_main.links")
 
 READ_QUEUE = 16  # frames that may wait in memory
 CLOSE_S = 2.0  # for the other end to answer a close
+MAX_UNREAD_BYTES = 16 << 20  # more than all senders of a connection write before they wait
 
 
 class Counting(Connection):
-    """A connection that knows how many bytes came, complete frames or not."""
+    """A connection that knows how many bytes came, complete frames or not.
+
+    WebSocket pings are answered without waiting until the other end reads: one that pings and
+    does not read is cut off.
+    """
 
     bytes_received = 0
 
@@ -40,6 +49,9 @@ class Counting(Connection):
         """Count, then go on."""
         self.bytes_received += len(data)
         super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.logger.warning("cut off peer=%s: it does not read what it is sent", self.remote_address)
+            self.transport.abort()
 
 
 class CountingClient(Counting, ClientConnection):
@@ -89,7 +101,7 @@ class WebSocketLink:
 
 
 async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0) -> WebSocketLink:
-    """Open a link to an aggregator.
+    """Open a link to an aggregator, through the environment's proxy if there is one.
 
     Args:
         url: `ws://host:port/path`, or `wss://…` with TLS.
@@ -99,9 +111,12 @@ async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0
     Raises:
         ConnectionFailedError: With the cause and a remedy in one line.
     """
+    _check(url)
+    proxy = find_proxy(url)
     try:
         connection = await connect(
             url,
+            proxy=proxy.url if proxy else None,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,
             max_size=MAX_FRAME_BYTES,
@@ -113,15 +128,23 @@ async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0
             ssl=_tls(url, ca_file),
         )
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
-        raise explain(error, url) from error
+        raise explain(error, url, proxy) from error
     link = WebSocketLink(connection)
     if connection.subprotocol != SUBPROTOCOL:  # before a token is told to a server that is not ours
         await link.close(1002, f"not {SUBPROTOCOL}")
-        place = urlsplit(url).netloc or url
         raise ConnectionFailedError(
-            f"{place} is a WebSocket server, but no fl_main aggregator; check the url", lasting=True
+            f"{place_of(url)} is a WebSocket server, but no fl_main aggregator; check the url", lasting=True
         )
+    if proxy:
+        logger.info("connected to %s through %s", place_of(url), proxy)
     return link
+
+
+def _check(url: str) -> None:
+    try:
+        urlsplit(url).port  # noqa: B018 - raises
+    except ValueError:
+        raise ConnectionFailedError(f"{url!r} is not an address like ws://host:8765", lasting=True) from None
 
 
 def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
@@ -133,13 +156,28 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
         raise ConnectionFailedError(f"ca_file {ca_file}: {error}; give a PEM file", lasting=True) from error
 
 
-def explain(error: BaseException, url: str) -> ConnectionFailedError:
-    """Return why an aggregator cannot be reached, in one line that says what to do."""
-    place = urlsplit(url).netloc or url
+def explain(error: BaseException, url: str, proxy: Proxy | None = None) -> ConnectionFailedError:
+    """Return why an aggregator cannot be reached, in one line that says what to do.
+
+    Args:
+        error: What the try to connect raised.
+        url: Of the aggregator.
+        proxy: On the way to it: people forget that one is set.
+    """
+    if proxy is None:
+        return _explain(error, url)
+    if found := explain_proxy(error, place_of(url), proxy):
+        return found
+    found = _explain(error, url)
+    return ConnectionFailedError(f"{found}; the way leads through {proxy}", lasting=found.lasting)
+
+
+def _explain(error: BaseException, url: str) -> ConnectionFailedError:
+    place = place_of(url)
     if isinstance(error, InvalidStatus):
         return _explain_status(error, place, urlsplit(url).path or "/")
     if isinstance(error, InvalidURI):
-        return ConnectionFailedError(f"{url!r} is not an address like ws://host:8765", lasting=True)
+        return _explain_address(error.uri, url)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
         text = f"the certificate of {place} is not trusted ({reason}); give its authority as ca_file"
@@ -163,13 +201,29 @@ def explain(error: BaseException, url: str) -> ConnectionFailedError:
     return ConnectionFailedError(f"cannot reach {place}: {error}")
 
 
+def _explain_address(refused: str, url: str) -> ConnectionFailedError:
+    place = place_of(url)
+    if place and refused != url:  # a web server in front leads elsewhere
+        better = refused.replace("http", "ws", 1)
+        return ConnectionFailedError(f"{place} redirects to {refused}; give {better} as url", lasting=True)
+    shown = url.replace(urlsplit(url).netloc, place) if place else url
+    return ConnectionFailedError(f"{shown!r} is not an address like ws://host:8765", lasting=True)
+
+
 def _explain_status(error: InvalidStatus, place: str, path: str) -> ConnectionFailedError:
     status, body = error.response.status_code, error.response.body or b""
     text = bytes(body).decode(errors="replace").strip().partition("\n")[0][:300]
     if "fl_main" in text:
         return ConnectionFailedError(f"{place}: {text}", lasting=True)
+    if status in (426, 505) or "did not receive a valid HTTP request" in text:  # says the daemon behind it
+        return ConnectionFailedError(
+            f"{place} passes on no WebSockets (HTTP {status}): the web server there needs "
+            "proxy_http_version 1.1 and the headers Upgrade and Connection",
+            lasting=True,
+        )
     if status >= 500:
-        return ConnectionFailedError(f"{place} answered HTTP {status}; it may come back")
+        why = ": the aggregator behind it cannot be reached" if status in (502, 504) else ""
+        return ConnectionFailedError(f"{place} answered HTTP {status}{why}; it may come back")
     return ConnectionFailedError(
         f"{place} answered HTTP {status} at {path}: no fl_main aggregator is there; check the url",
         lasting=True,

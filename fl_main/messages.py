@@ -5,6 +5,10 @@ each is one msgpack map with the fields of one class below, told apart by `type`
 has a default; a new meaning has a new message; an unknown field is ignored. A change that an
 older peer cannot follow gets a new subprotocol.
 
+Beside its fields a map has `n`: 1 for the first message of its sender on this connection, and
+so on; whoever gets another one than the next closes the connection. Chunks have none: they say
+their place. A peer may leave `n` out everywhere; then it relies on the order of its network.
+
     agent                         aggregator
     Join ───────────────────────▶
          ◀─────────────────────── Welcome, or Refuse
@@ -27,6 +31,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 SUBPROTOCOL = "fl-main.v1"
 
 MAX_FRAME_BYTES = 4 << 20  # a layout of some ten thousand arrays still fits
+MAX_FRAME_VALUES = 1 << 18  # each costs up to 72 bytes of memory, whatever it takes on the wire
+MAX_MAP_ENTRIES = 10_000  # of one map: each wrong one costs kilobytes of errors
 MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
 CHUNK_BYTES = 512 << 10  # what we send: about half of a core's second-level cache
 ALIGNMENT = 8  # offsets are multiples of it, so that no number is cut in two
@@ -78,7 +84,8 @@ class Join(Message):
     Attributes:
         agent_id: Stable identity, kept in the agent's state folder.
         instance_id: Which process this is; a newer instance fences the older one.
-        started_at: When that process began (Unix seconds): which instance is the newer.
+        start_number: How often the agent was started before: which instance is the newer,
+            whatever the clocks say.
         rows: The layout of the model that it can train, if it knows one.
         held: Tasks it still works on or has a finished update of.
         kinds: Kinds of tasks that it can do.
@@ -88,7 +95,7 @@ class Join(Message):
     run: Name
     agent_id: AgentId
     instance_id: AgentId
-    started_at: Finite = 0.0
+    start_number: NonNegativeInt = 0
     name: Name
     token: ShortText = ""
     attributes: Annotated[dict[Name, str | Integer | Finite | bool], Field(max_length=100)] = {}
@@ -162,7 +169,7 @@ class Welcome(Message):
     run_id: Name
     purpose: ShortText = ""
     settings_digest: Digest
-    kinds: list[Name]
+    kinds: Annotated[list[Name], Field(max_length=20)]
     stores_local_models: ShortText = ""
     round_id: int
     rows: LayoutRows | None = None
@@ -198,7 +205,7 @@ class Assign(Message):
     kind: Name
     round_id: int
     model_round: int = 0
-    payloads: list[Payload] = []
+    payloads: Annotated[list[Payload], Field(max_length=20)] = []
     config: dict[str, Any] = {}
     seed: int = 0
     deadline_s: Finite | None = None
@@ -219,6 +226,13 @@ class Hold(Message):
 
     type: Literal["hold"] = "hold"
     task_id: TaskId
+    reason: ShortText
+
+
+class Waiting(Message):
+    """What an agent without a task waits for, whenever that changes; it need do nothing."""
+
+    type: Literal["waiting"] = "waiting"
     reason: ShortText
 
 
@@ -331,12 +345,17 @@ class Operate(Message):
 
 
 class Ask(Message):
-    """One question or order of an operator."""
+    """One question or order of an operator.
+
+    Attributes:
+        about: What `why` is asked of: a run, an agent or a task; empty for everything.
+    """
 
     type: Literal["ask"] = "ask"
     number: PositiveInt
-    order: Literal["status", "create", "stop", "pause", "resume"]
+    order: Literal["status", "why", "create", "stop", "pause", "resume"]
     run: str = ""
+    about: ShortText = ""
     settings: dict[str, Any] = {}
 
 
@@ -357,7 +376,21 @@ class Reply(Message):
 FROM_AGENT: tuple[type[Message], ...] = (Join, Fetch, Offer, Decline, Leave, Chunk, Ping, Pong)
 FROM_OPERATOR: tuple[type[Message], ...] = (Operate, Ask, Ping, Pong)
 FROM_AGGREGATOR: tuple[type[Message], ...] = (
-    *(Welcome, Refuse, Assign, Sending, Chunk, Send, Hold, Credit, Verdict, Counted, Cancel, RunEnded),
+    *(
+        Welcome,
+        Refuse,
+        Assign,
+        Sending,
+        Chunk,
+        Send,
+        Hold,
+        Waiting,
+        Credit,
+        Verdict,
+        Counted,
+        Cancel,
+        RunEnded,
+    ),
     *(Reply, Ping, Pong),
 )
 BY_TYPE: dict[str, type[Message]] = {

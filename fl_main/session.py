@@ -6,7 +6,7 @@ come when; whoever breaks that is told by a `ProtocolError` that names whose fau
 
 from enum import StrEnum
 
-from fl_main.codec import decode, encode
+from fl_main.codec import decode_numbered, encode
 from fl_main.errors import LocalProtocolError, RemoteProtocolError
 from fl_main.messages import (
     ALIGNMENT,
@@ -72,12 +72,15 @@ class Session:
 
     Attributes:
         state: How far the session is; `CLOSED` is for good.
+        messages_sent: How many frames it made, those of transfers not counted.
     """
 
     def __init__(self, side: Side) -> None:
         self.side = side
         self.peer = Side.AGGREGATOR if side is Side.CLIENT else Side.CLIENT
         self.state = State.NEW
+        self.messages_sent = 0
+        self._heard = 0
 
     def send(self, message: Message) -> bytes:
         """Return the frame to send for a message.
@@ -87,7 +90,8 @@ class Session:
         """
         if not isinstance(message, ALLOWED[self.state, self.side]):
             raise LocalProtocolError(f"{message.type!r} cannot be sent in a session that is {self.state}")
-        frame = encode(message)
+        frame = encode(message, self.messages_sent + 1)
+        self.messages_sent += 1
         self._follow(message)
         return frame
 
@@ -98,7 +102,8 @@ class Session:
             RemoteProtocolError: If it is none, or may not be said now; the session is closed.
         """
         try:
-            message = decode(frame)
+            message, number = decode_numbered(frame)
+            self._require_next(number)
             if not isinstance(message, ALLOWED[self.state, self.peer]):
                 raise RemoteProtocolError(f"{message.type!r} in a session that is {self.state}", 1008)
         except RemoteProtocolError:
@@ -106,6 +111,15 @@ class Session:
             raise
         self._follow(message)
         return message
+
+    def _require_next(self, number: int) -> None:
+        """Let nothing pass that came twice, or before what was said before it.
+
+        Chunks are not numbered: they have their place. Nor need other implementations number.
+        """
+        if number and number != self._heard + 1:
+            raise RemoteProtocolError(f"message {number} came where {self._heard + 1} was due")
+        self._heard = number or self._heard
 
     def _follow(self, message: Message) -> None:
         self.state = NEXT.get(type(message), self.state)
@@ -150,12 +164,19 @@ class Incoming:
         self.place = end
 
 
+WAKE_PATIENCE_S = 5.0  # with a peer that was asked because we slept
+
+
 class Liveness:
     """Whether a peer still lives, by the bytes it moves, not by the messages it completes.
 
+    Both ends say something every `interval_s`, if only `Ping`, whatever they hear meanwhile. An
+    answer may have to wait behind megabytes on a slow line; then it is those bytes that are seen.
+
     Args:
-        interval_s: Silence after which the peer is asked for a sign of life.
-        timeout_s: Silence after which it is taken for gone.
+        interval_s: Silence of our own after which the peer is asked for a sign of life; whoever
+            looks does it more often than that.
+        timeout_s: Silence of the peer after which it is taken for gone.
         min_bytes_per_s: What a peer must move, over `timeout_s`, while something is due from it.
     """
 
@@ -163,30 +184,43 @@ class Liveness:
         self.interval_s = interval_s
         self.timeout_s = timeout_s
         self.min_bytes_per_s = min_bytes_per_s
-        self._bytes = -1
-        self._since = 0.0
-        self._asked = False
+        self._bytes = self._said = -1
+        self._heard_at = self._said_at = 0.0
+        self._looked_at: tuple[float, float] | None = None
         self._due: tuple[float, int] | None = None
 
-    def look(self, bytes_moved: int, now: float, *, is_due: bool = False) -> str:
+    def look(
+        self, bytes_moved: int, now: float, *, said: int = 0, wall_time: float = 0.0, is_due: bool = False
+    ) -> str:
         """Return `alive`, `ask` (send a Ping now), `slow` or `gone`.
 
         Args:
             bytes_moved: All bytes moved so far: those that came, and those of transfers that went.
             now: Seconds on a clock that never goes back.
+            said: Messages sent so far.
+            wall_time: Unix seconds. They go on while a machine sleeps, other than `now` on most.
             is_due: Whether the peer has something to send and may send it.
         """
         if bytes_moved != self._bytes:
-            self._bytes, self._since, self._asked = bytes_moved, now, False
-        silence = now - self._since
-        if silence >= self.timeout_s:
+            self._bytes, self._heard_at = bytes_moved, now
+        if said != self._said:
+            self._said, self._said_at = said, now
+        if has_slept := self._has_slept(now, wall_time):  # what we heard last may be long ago
+            self._heard_at = now - self.timeout_s + min(WAKE_PATIENCE_S, self.timeout_s)
+            self._due = None
+        if now - self._heard_at >= self.timeout_s:
             return "gone"
         if self._is_slow(bytes_moved, now, is_due):
             return "slow"
-        if silence >= self.interval_s and not self._asked:
-            self._asked = True
+        if has_slept or now - self._said_at >= self.interval_s:
+            self._said_at = now
             return "ask"
         return "alive"
+
+    def _has_slept(self, now: float, wall_time: float) -> bool:
+        """Return whether more time has passed since the last look than whoever looks would let pass."""
+        before, self._looked_at = self._looked_at or (now, wall_time), (now, wall_time)
+        return max(now - before[0], wall_time - before[1]) > self.interval_s
 
     def _is_slow(self, bytes_moved: int, now: float, is_due: bool) -> bool:
         if not is_due:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fl_main.aggregator.listener import WebSocketListener
 from fl_main.aggregator.server import Daemon
 from fl_main.db import ModelStore
 from fl_main.messages import Ask, Join, Leave, Operate, Ping, Pong, Refuse, Reply, Welcome
@@ -67,7 +68,15 @@ def play(tmp_path: Path) -> Callable[..., None]:
             settings = AggregatorSettings.model_validate({"limits": limits})
             runs = [RunSettings.model_validate({"name": "r"})]
             with ModelStore(tmp_path / "models") as store:
-                daemon = Daemon(settings, runs, store, ports(), join_token="join", operator_token="operate")
+                daemon = Daemon(
+                    settings,
+                    runs,
+                    store,
+                    ports(),
+                    WebSocketListener(settings),
+                    join_token="join",
+                    operator_token="operate",
+                )
                 await daemon.runs.ensure(runs[0])
                 house = House(daemon)
                 try:
@@ -160,12 +169,12 @@ def test_agent_that_answers_pings_stays(play: Callable[..., None]) -> None:
 
 def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
-        older = await house.join(token="join", started_at=1.0)
-        newer = await house.join(token="join", instance_id="2", started_at=2.0)
+        older = await house.join(token="join", start_number=1)
+        newer = await house.join(token="join", instance_id="2", start_number=2)
         assert (await older.hear(Refuse)).code == "fenced"
         assert await closed(older.link) == (1008, "replaced by a newer connection")
         again = house.knock()
-        await again.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", started_at=1.0))
+        await again.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", start_number=1))
         assert (await again.hear(Refuse)).reason == "a newer process with this identity is connected"
         await newer.say(Ping())
         await newer.hear(Pong)
@@ -177,7 +186,7 @@ def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
 def test_many_connections_of_one_identity_leave_one(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         async def join(number: int) -> Talker:
-            return await house.join(token="join", instance_id=str(number), started_at=float(number))
+            return await house.join(token="join", instance_id=str(number), start_number=number)
 
         talkers = await asyncio.gather(*(join(number) for number in range(8)), return_exceptions=True)
         await until(lambda: len(house.daemon.door.sessions) == 1)

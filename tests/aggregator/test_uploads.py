@@ -178,7 +178,7 @@ def test_full_disk_holds_the_agent_until_there_is_room(
 
     real = store.stage
     monkeypatch.setattr(store, "stage", stage)
-    monkeypatch.setattr(uploads, "FULL_DISK_RETRY_S", 0.0)
+    monkeypatch.setattr(uploads, "DISK_RETRY_S", 0.0)
     play(site.serve)
     assert Hold(task_id=TASK, reason="no room") in site.said
     assert_received(site)
@@ -188,7 +188,7 @@ def test_chunk_of_another_upload_is_not_taken(store: ModelStore) -> None:
     site = Site(store, VALUES)
     assert not site.upload.take(Chunk(transfer=f"{'b' * 24}/weights", offset=0, data=bytes(8)))
     assert site.upload.take(Chunk(transfer=f"{TASK}/weights", offset=0, data=bytes(8)))  # early: ignored
-    assert site.upload.progress == (0, 0)
+    assert site.upload.transfer.place == 0
 
 
 def test_chunk_of_a_channel_that_is_not_due_is_an_error(store: ModelStore) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -15,12 +16,15 @@ from fl_main.messages import (
     BY_TYPE,
     MAX_CHUNK_BYTES,
     MAX_FRAME_BYTES,
+    MAX_FRAME_VALUES,
+    MAX_MAP_ENTRIES,
     Assign,
     Chunk,
     Join,
     Message,
     Offer,
     Ping,
+    Welcome,
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -52,6 +56,7 @@ metrics = st.dictionaries(texts, st.floats(allow_nan=False), max_size=3)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "agent_id": agent_ids,
     "instance_id": agent_ids,
+    "start_number": places,
     "attributes": attributes,
     "kinds": st.lists(names, max_size=4),
     "held": st.lists(task_ids, max_size=4),
@@ -79,6 +84,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(["started_at", "seconds", "retry_s", "ping_interval_s"], finite),
     **dict.fromkeys(["run", "run_id", "name", "session_id", "channel", "transfer", "kind", "actor"], names),
     **dict.fromkeys(["token", "software", "reason", "purpose", "stores_local_models", "error"], texts),
+    "about": texts,
 }
 SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "fetch": {"layout": st.none() | digests},
@@ -175,6 +181,10 @@ def fields_of(message: Message, **changes: object) -> bytes:
 JOIN = Join(run="r", agent_id="a", instance_id="i", name="n")
 OFFER = Offer(task_id="0" * 16, num_examples=1)
 CHUNK = Chunk(transfer="t", offset=0, data=b"x")
+ASSIGN = Assign(task_id="0" * 16, kind="train", round_id=1)
+WELCOME = Welcome(
+    session_id="s", run="r", run_id="1", settings_digest="sha256:" + "0" * 64, kinds=[], round_id=0
+)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +208,7 @@ CHUNK = Chunk(transfer="t", offset=0, data=b"x")
         fields_of(JOIN, agent_id="a/b"),
         fields_of(JOIN, agent_id="a" * 65),
         fields_of(JOIN, kinds=["train"] * 21),
-        fields_of(JOIN, started_at=math.nan),
+        fields_of(JOIN, start_number=-1),
         fields_of(JOIN, attributes={"age": math.inf}),
         fields_of(JOIN, rows=[["w", "F32", [-1], "parameter"]]),
         fields_of(OFFER, task_id="not hexadecimal!"),
@@ -236,12 +246,44 @@ def test_oversized_frames_are_refused_before_they_are_read() -> None:
 
 
 def test_a_frame_full_of_wrong_rows_costs_one_error() -> None:
-    frame = fields_of(JOIN, rows=[[]] * 1_000_000)
+    frame = fields_of(JOIN, rows=[[]] * 200_000)
     with pytest.raises(RemoteProtocolError, match=r"join: rows\.0"):
         decode(frame)
 
 
+MANY = MAX_FRAME_VALUES - 100  # as many as a frame may have beside the fields of a message
+
+
+HEAVY: dict[str, dict[str, Any]] = {
+    "empty lists": {"x": [[]] * MANY},
+    "more empty maps than a frame may have": {"x": [{}] * (MAX_FRAME_BYTES - 1000)},
+    "the smallest rows": {**JOIN.model_dump(), "rows": [["", "", [], ""]] * (MANY // 5)},
+    "wrong tasks": {**JOIN.model_dump(), "held": [None] * MANY},
+    "too many attributes": {**JOIN.model_dump(), "attributes": dict.fromkeys(map(str, range(MANY // 2)))},
+    "wrong attributes": {**JOIN.model_dump(), "attributes": dict.fromkeys(map(str, range(MAX_MAP_ENTRIES)))},
+    "wrong metrics": {**OFFER.model_dump(), "metrics": dict.fromkeys(map(str, range(MAX_MAP_ENTRIES)))},
+    "wrong payloads": {**ASSIGN.model_dump(), "payloads": [{}] * MANY},
+    "a large config": {**ASSIGN.model_dump(), "config": {"x": [[]] * MANY}},
+    "wrong kinds": {**WELCOME.model_dump(), "kinds": [None] * MANY},
+    "wrong counts": {**WELCOME.model_dump(), "counted": dict.fromkeys(map(str, range(MAX_MAP_ENTRIES)))},
+}
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_memory_for_a_frame_is_bounded_whatever_is_in_it(what: str) -> None:
+    frame = msgpack.packb({"type": "ping", **HEAVY[what]})
+    tracemalloc.start()
+    with contextlib.suppress(RemoteProtocolError):
+        decode(frame)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 32 << 20
+
+
 def test_what_no_peer_would_take_is_our_own_fault() -> None:
+    values = Assign(task_id="0" * 16, kind="train", round_id=1, config={"x": [0] * MAX_FRAME_VALUES})
+    with pytest.raises(LocalProtocolError, match="values"):
+        encode(values)
     huge = Assign(task_id="0" * 16, kind="train", round_id=1, config={"x": "x" * MAX_FRAME_BYTES})
     with pytest.raises(LocalProtocolError, match="at most"):
         encode(huge)

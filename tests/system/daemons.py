@@ -18,6 +18,7 @@ from fl_main.aggregator import Aggregator
 from fl_main.aggregator.host import RunHost
 from fl_main.db import ModelDB
 from fl_main.settings import AggregatorSettings, RunSettings
+from fl_main.why import waiting_for
 
 T = TypeVar("T")
 
@@ -235,7 +236,7 @@ class DaemonThread:
 
     @property
     def port(self) -> int:
-        return self.aggregator.daemon.port
+        return int(self.url.rpartition(":")[2].partition("/")[0])
 
     def host(self, run: str = "r") -> RunHost:
         found = self.aggregator.daemon.runs.find(run)
@@ -244,7 +245,7 @@ class DaemonThread:
 
     def waiting_for(self, run: str = "r") -> str:
         """What the run waits for, as `fl status` says it."""
-        return self.host(run).machine.waiting_for()
+        return waiting_for(self.host(run).view())
 
     def db(self) -> ModelDB:
         """The database, to look into."""

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from fl_main.agent import TrainResult
 from fl_main.codec import encode
+from fl_main.links import MAX_UNREAD_BYTES
 from fl_main.messages import (
     Assign,
     Chunk,
@@ -207,6 +208,26 @@ def test_flood_of_pings_whose_answers_are_not_read_is_cut_off(start_daemon: Star
             deaf.send(Ping(), 1_000_000)
         until(lambda: not daemon.host().seats)
     assert psutil.Process().memory_info().rss - before < 100 << 20
+
+
+def test_flood_of_websocket_pings_whose_answers_are_not_read_is_cut_off(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(run_of())
+    pings = struct.pack(">BB4x", 0x89, 0x80 | 125) + bytes(125)
+    with Deaf(daemon.port) as deaf:
+        with pytest.raises(ConnectionError):
+            for _ in range(2 * MAX_UNREAD_BYTES // len(pings) // 1000):
+                deaf.socket.sendall(pings * 1000)
+        until(lambda: not daemon.host().seats)
+
+
+def test_message_of_endless_empty_fragments_is_cut_off(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(run_of())
+    with Deaf(daemon.port) as deaf:
+        deaf.socket.sendall(struct.pack(">BB4x", 0x02, 0x80))
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):
+                deaf.socket.sendall(struct.pack(">BB4x", 0x00, 0x80) * 1000)
+        until(lambda: not daemon.host().seats)
 
 
 def test_daemon_stops_in_time_though_a_peer_never_reads(start_daemon: StartDaemon) -> None:

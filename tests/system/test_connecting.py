@@ -379,12 +379,12 @@ def test_older_session_that_comes_back_is_refused(start_daemon: StartDaemon, tmp
         until(lambda: daemon.host().seats)
         shutil.copytree(tmp_path / "first", tmp_path / "copy", ignore=shutil.ignore_patterns("lock"))
         with Agent(daemon.url, "r", "a", state_folder=tmp_path / "copy", progress=False) as newer:
-            assert newer._connected.client._profile.started_at > profile.started_at
+            assert newer._connected.client._profile.start_number > profile.start_number
             with pytest.raises(FencedError):
                 next(older.tasks())
             client = older._connected.client
             client._failure = None  # as if it had not heard of it
-            asyncio.run_coroutine_threadsafe(client.run(), older._connected._network.loop).result(20)
+            older._connected._outside.network.start(client.run()).result(20)
             assert isinstance(client._failure, FencedError)
             until(lambda: newer.state is AgentState.WAITING)
 

@@ -138,14 +138,15 @@ def test_status_says_what_each_agent_does_and_what_is_waited_for(
     def status() -> dict[str, Any]:
         return dict(daemon.call(ask(daemon.url, token, "status"))["runs"][0])
 
-    assert status()["waiting_for"] == "an agent that offers an initial model"
+    assert status()["waiting_for"] == "waits for an agent that offers an initial model"
     gate = Gate(1, 1)
     start_agent(daemon.url, 1, gate)
-    until(lambda: status()["waiting_for"] == "2 agents for train; 1 are here")
+    until(lambda: status()["waiting_for"] == "waits for 2 agents for train; 1 is here")
     start_agent(daemon.url, 2)
     until(lambda: "1 of 2 answered; waiting for site1" in status()["waiting_for"])
     doing = {agent["name"]: agent["doing"] for agent in status()["agents"]}
-    assert doing == {"site1": "training, round 1", "site2": "idle"}
+    assert doing["site1"] == "training, round 1"
+    assert doing["site2"] == "idle: its answer is stored; round 1 waits for the others"
     gate.open.set()
     until(lambda: status()["waiting_for"] == "finished: 3 rounds are done")
 
@@ -165,10 +166,10 @@ def test_health_and_readiness(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(run_of())
     assert get(daemon.url, "/healthz") == (200, "ok\n")
     assert get(daemon.url, "/readyz") == (200, "ready\n")
-    daemon.host().trouble = "no room"
+    daemon.host().troubles["test"] = "no room"
     assert get(daemon.url, "/readyz") == (503, "no room\n")
     daemon.aggregator.daemon.door.is_closing = True
-    daemon.host().trouble = ""
+    daemon.host().troubles.clear()
     assert get(daemon.url, "/readyz") == (503, "stopping\n")
     assert get(daemon.url, "/healthz") == (200, "ok\n")
     assert get(daemon.url, "/other")[0] == 404

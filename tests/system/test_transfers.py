@@ -60,10 +60,9 @@ def test_update_that_is_cut_in_the_middle_goes_on_there(
 def test_update_that_is_cut_goes_on_there_after_a_restart_of_both(
     daemon: DaemonThread, start_agent: StartAgent, start_daemon: StartDaemon
 ) -> None:
-    with Proxy(daemon.url, cut_up=BYTES // 2) as proxy:
+    with Proxy(daemon.url, cut_up=BYTES // 2, for_long=True) as proxy:
         agent = through(proxy, start_agent)
         until(lambda: proxy.cuts)
-        proxy.is_closed = True
         daemon.stop()
         agent.close()
     again = start_daemon()
@@ -86,13 +85,12 @@ def test_agent_that_misses_a_round_while_it_fetches_takes_part_in_the_next(
             round={"min_agents": 2, "min_updates": 1, "rejoin_s": 0.0},
         )
     )
-    with Proxy(daemon.url, cut_down=BYTES // 2) as proxy:
+    with Proxy(daemon.url, cut_down=BYTES // 2, for_long=True) as proxy:
         slow = through(proxy, start_agent)
         until(lambda: daemon.host().seats)
         until(lambda: slow.agent.state is not AgentState.CONNECTING)
         fast = start_agent(daemon.url, 2, train, initial_weights=None)
         until(lambda: proxy.cuts)
-        proxy.is_closed = True
         until(lambda: daemon.host().run.rounds_done == 1)
         proxy.is_closed = False
         assert slow.join().status == fast.join().status == "finished"
