@@ -19,7 +19,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test check format bench docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real check format bench docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,14 @@ test: $(VENV)/.test         ## run all tests but those of the wheel and of the h
 
 wheel-test: $(VENV)/.test   ## build wheel and sdist and try them in an empty environment
 	@$(PY) -m pytest -m wheel
+
+chaos: $(VENV)/.test        ## simulate seeds, e.g. SEEDS=1:1000; one seed tells its story; BUG=… plants one; SECONDS=…
+	@$(PY) -m tests.simulation $(or $(SEEDS),1:300) $(if $(BUG),--bug $(BUG)) $(if $(SECONDS),--seconds $(SECONDS))
+
+chaos-real: $(VENV)/.test   ## kill real daemons and sites for minutes, then check: SEED, KILLS, SECONDS, SITES, ROUNDS, LARGE_MB
+	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SITES),--sites $(SITES)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LARGE_MB),--large-mb $(LARGE_MB))
 
 check: $(VENV)/.check typings ## lint, format, types: what must be clean before a commit
 	@$(PY) -m ruff check .

@@ -1,0 +1,106 @@
+"""`python -m tests.simulation FIRST:COUNT`: simulate seeds, and tell the story of those that fail."""
+
+import sys
+import time
+from argparse import ArgumentParser
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .bugs import BUGS, planted
+from .invariants import violations
+from .scenario import Faults, draw_faults, draw_scenario
+from .world import Ended, scratch, simulate
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a seed.
+
+    Attributes:
+        violations: Promises that were broken.
+        faults: How often each kind of fault struck.
+    """
+
+    seed: int
+    violations: list[str]
+    faults: dict[str, int]
+    seconds: float
+    story: list[str] = field(default_factory=list)
+
+
+def play(seed: int, bug: str = "") -> Result:
+    """Simulate a seed, with a planted bug or without, and hold it against the invariants."""
+    scenario = draw_scenario(seed)
+    with scratch() as folder:
+        ended = _simulated(seed, Path(folder), bug)
+        undisturbed = None
+        if scenario.is_strict and not ended.faults_seen.get("stop"):
+            undisturbed = simulate(scenario, Faults(), Path(folder) / "undisturbed")
+        found = violations(ended, undisturbed)
+    return Result(seed, found, ended.faults_seen, ended.seconds, ended.story)
+
+
+def _simulated(seed: int, folder: Path, bug: str) -> Ended:
+    scenario = draw_scenario(seed)
+    with planted(bug):
+        return simulate(scenario, draw_faults(scenario), folder / "disturbed")
+
+
+def main() -> int:
+    """Simulate what the command line says; the exit code says whether all seeds passed."""
+    parser = ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seeds", help="FIRST:COUNT, or one seed, whose story is told")
+    parser.add_argument("--bug", default="", choices=["", *BUGS], help="plant a bug, and look for it")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no seed after so many seconds")
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    first, _, count = given.seeds.partition(":")
+    if not count:
+        return _tell(play(int(first), given.bug))
+    return _search(range(int(first), int(first) + int(count)), given.bug, given.seconds, given.processes)
+
+
+def _tell(result: Result) -> int:
+    print("\n".join(result.story))
+    print(f"seed {result.seed}: {result.seconds:.0f} virtual seconds, {result.faults}")
+    for violation in result.violations:
+        print(f"BROKEN: {violation}")
+    return 1 if result.violations else 0
+
+
+def _search(seeds: range, bug: str, seconds: float, processes: int) -> int:
+    begun, faults, failed, done = time.monotonic(), Counter[str](), [], 0
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = (pool.submit(_play_until, seed, bug, begun + seconds) for seed in seeds)
+        for job in list(jobs):
+            result = job.result()
+            if result is None:
+                continue
+            done += 1
+            faults.update(result.faults)
+            if result.violations:
+                failed.append(result.seed)
+                print(f"seed {result.seed}: {result.violations[0]}", flush=True)
+                if bug:
+                    pool.shutdown(cancel_futures=True)
+                    break
+    spent = time.monotonic() - begun
+    struck = ", ".join(f"{number} × {kind}" for kind, number in sorted(faults.items()))
+    print(f"{done} seeds from {seeds.start} on, {len(failed)} failed, {spent:.0f} s; {struck}")
+    if failed and not bug:
+        print(f"the story of the first: make chaos SEEDS={failed[0]}")
+    return 1 if failed else 0
+
+
+def _play_until(seed: int, bug: str, end: float) -> Result | None:
+    if time.monotonic() > end:
+        return None
+    result = play(seed, bug)
+    result.story = []
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

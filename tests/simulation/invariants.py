@@ -1,0 +1,152 @@
+"""What must hold after every simulation, whatever went wrong in it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fl_main.db import Model, ModelDB, Run
+from fl_main.db.verify import verify_database
+from fl_main.weights import Array
+
+from .world import Ended
+
+# Why an accepted update may come to nothing: never by a fault of ours.
+GIVEN_UP = re.compile(r"stopped by|round \d+ failed|the run is (finished|stopped|failed)")
+
+
+def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
+    """Return every promise that was broken.
+
+    Args:
+        ended: What is left of the simulation.
+        undisturbed: The same run without faults, where it must have come to the same.
+    """
+    found = list(ended.broken)
+    if not (ended.database / "fl.db").exists():
+        return [*found, "there is no database"]
+    found += [f"fl db verify: {damage}" for damage in verify_database(ended.database)]
+    with ModelDB(ended.database) as db:
+        run = db.run("r")
+        found += _of_run(run, ended)
+        found += _of_updates(run, ended)
+        found += _of_models(run, ended)
+    found += _of_files(ended)
+    found += [f"the stopped daemon still holds {n} {what}" for what, n in ended.left.items() if n]
+    if undisturbed is not None:
+        found += _as_undisturbed(ended, undisturbed)
+    return found
+
+
+def _of_run(run: Run, ended: Ended) -> Iterator[str]:
+    wanted = ended.scenario.run["end"]["rounds"]
+    if str(run.facts.status) != "finished":
+        yield f"the run is {run.facts.status}: {run.facts.reason}"
+    elif run.facts.rounds_done != wanted:
+        yield f"{run.facts.rounds_done} rounds are done, not {wanted}"
+    before = None
+    for made in run.rounds():
+        if made.status == "failed":
+            if ended.scenario.is_strict and not _was_stopped(ended):
+                yield f"round {made.round_id} failed: {made.reason}"
+            continue
+        if made.round_id and made.base_model_id != before:
+            yield f"round {made.round_id} does not begin where the one before ended"
+        before = made.model_id
+    for name, site in ended.sites.items():
+        if site.final is not None and before is not None:
+            stored = run._db.model_by_id(before)
+            if not _equal(site.final.weights, stored):
+                yield f"{name} has another final model"
+
+
+def _was_stopped(ended: Ended) -> bool:
+    return bool(ended.faults_seen.get("stop"))
+
+
+def _of_updates(run: Run, ended: Ended) -> Iterator[str]:
+    updates = run.updates()
+    verdicts = {update.task_id: str(update.verdict) for update in updates if update.verdict == "accepted"}
+    for task_id, count in Counter(u.task_id for u in updates if u.verdict == "accepted").items():
+        if count > 1:
+            yield f"task {task_id} has {count} accepted updates"
+    given_up = {u.task_id for u in updates if u.verdict == "discarded" and GIVEN_UP.match(u.reason)}
+    for task_id in ended.accepted - verdicts.keys() - given_up:
+        yield f"task {task_id} was answered accepted, and is not in the database"
+    for update in updates:
+        if update.verdict == "rejected":
+            yield f"an update of {update.agent_id} was rejected: {update.reason}"
+        is_stored = update.verdict == "accepted" and update.kind == "train"
+        if ended.scenario.is_strict and is_stored and update.counted_in is None:
+            yield f"the update of task {update.task_id} was accepted and never counted"
+
+
+def _of_models(run: Run, ended: Ended) -> Iterator[str]:
+    used: Counter[str] = Counter()
+    for model in run.models("global"):
+        used.update(parent.model_id for parent in model.parents)
+        if not ended.scenario.has_drift and ended.scenario.database["retention"]["keep"] == "all":
+            yield from _recomputed(run, model)
+    for model_id, count in used.items():
+        if count > 1:
+            yield f"the update {model_id} counts in {count} models"
+
+
+def _recomputed(run: Run, model: Model) -> Iterator[str]:
+    """Compare a global model with x̄ += (n / N)(x - x̄) over its updates, in their order."""
+    examples = {update.model_id: update.num_examples for update in run.updates()}
+    mean: dict[str, Array] = {}
+    total = 0
+    for parent in model.parents:
+        count = examples[parent.model_id]
+        total += count
+        for name, array in run._db.model_by_id(parent.model_id).weights().items():
+            before = mean.get(name)
+            step = array.dtype.type(count / total)
+            mean[name] = array if before is None else before + (array - before) * step
+    if not _equal(mean, model):
+        yield f"the model of round {model.round_id} is not the mean of its updates"
+
+
+def _of_files(ended: Ended) -> Iterator[str]:
+    staging = ended.database / "models" / ".staging"
+    for file in staging.iterdir():
+        yield f"{file.name} is left in the staging folder"
+    for name, folder in ended.folders.items():
+        for file in (folder / "outbox").iterdir():
+            yield f"{file.name} is left in the outbox of {name}"
+        if len(list((folder / "state").iterdir())) > 3:
+            yield f"{name} keeps more than three states"
+
+
+def _as_undisturbed(ended: Ended, undisturbed: Ended) -> Iterator[str]:
+    mine, other = _history(ended.database), _history(undisturbed.database)
+    for first, second in zip(mine, other, strict=False):
+        if first != second:
+            yield f"not as without faults: {first} instead of {second}"
+            return
+    if len(mine) != len(other):
+        yield f"{len(mine)} counted updates and models instead of {len(other)}"
+
+
+def _history(database: Path) -> list[tuple[int, str, str]]:
+    """Return what counted in each round and what came of it."""
+    with ModelDB(database) as db:
+        run = db.run("r")
+        names = {agent.agent_id: agent.name for agent in run.agents()}
+        counted = [
+            (update.counted_in, names[update.agent_id], update.digests["weights"])
+            for update in run.updates()
+            if update.counted_in is not None and update.kind == "train"
+        ]
+        models = [(model.round_id, "~", model.digest) for model in run.models("global")]
+        return sorted(counted + models)
+
+
+def _equal(mine: Mapping[str, Array], model: Model) -> bool:
+    other = model.weights()
+    return mine.keys() == other.keys() and all(
+        np.asarray(mine[name]).tobytes() == np.asarray(other[name]).tobytes() for name in mine
+    )

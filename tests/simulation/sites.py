@@ -1,0 +1,173 @@
+"""The programs of the sites: the real `AsyncAgent` in a simulated process."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fl_main.agent import AsyncAgent, Evaluation, Final
+from fl_main.agent import connection as real
+from fl_main.agent.connection import Outside
+from fl_main.agent.state_folder import OutboxEntry
+from fl_main.plan import derive_seed
+from fl_main.training import NamedArrays
+from fl_main.weights import Array
+
+from .machine import Machine, SimDisk
+from .network import Network
+from .process import Process
+from .scenario import Scenario, SiteFacts
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class SiteRecord:
+    """What a site saw, over all of its processes.
+
+    Attributes:
+        stored: Tasks whose update was whole in the outbox.
+        trained: Tasks in the order in which they were trained.
+        verdicts: What it was told of its updates, by task.
+        final: What the run came to.
+    """
+
+    stored: set[str] = field(default_factory=set)
+    trained: list[str] = field(default_factory=list)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    final: Final | None = None
+
+
+class _SimNetworkThread:
+    """Beside the program, in the same loop; see `fl_main.agent.connection.Network`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._started: list[Future[Any]] = []
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        started = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._started = [future for future in self._started if not future.done()]
+        self._started.append(started)
+        return started
+
+    def stop(self) -> None:
+        for future in self._started:
+            future.cancel()
+
+
+class SimAgent(AsyncAgent):
+    """An `AsyncAgent` whose outside is simulated."""
+
+    process: Process
+    machine: Machine
+    network: Network
+    on_stored: Callable[[str], None]
+
+    def _make_outside(self) -> Outside:
+        return Outside(
+            self.process.ports(),
+            SimDisk(self.machine, self.process),
+            _SimNetworkThread(),
+            lambda: self.network.dial(self.process),
+            lambda: None,
+        )
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await self.process.ports().run_in_thread(function)
+
+    async def _store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
+        entry = await super()._store(write)
+        self.on_stored(entry.task_id)
+        return entry
+
+
+def first_weights(scenario: Scenario) -> dict[str, Array]:
+    """Return the weights that every site offers to begin with."""
+    random = np.random.default_rng(scenario.seed)
+    return {"w": random.standard_normal(scenario.size).astype(np.float32), "b": np.zeros(3)}
+
+
+def train(
+    scenario: Scenario, site: SiteFacts, weights: Mapping[str, Array], seed: int, state: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Return the arguments of `submit`: what a site makes of a task follows from the task alone."""
+    noise = np.random.default_rng(0 if site.is_constant else seed)
+    count = int(state.get("count", np.array(0)))
+    made = {
+        name: (
+            (array * 0.0 if site.is_constant else array * 0.9)
+            + site.number
+            + (count if scenario.keeps_state else 0)
+            + noise.standard_normal(array.shape)
+        ).astype(array.dtype)
+        for name, array in weights.items()
+    }
+    drift = {name: (array * 0.01).astype(array.dtype) for name, array in made.items()}
+    return {
+        "weights": made,
+        "num_examples": 10 * site.number,
+        "metrics": {"loss": 1.0 / site.number},
+        "num_steps": site.number if scenario.has_drift else None,
+        "channels": {"drift": drift} if scenario.has_drift else None,
+        "state": {"count": np.array(count + 1)} if scenario.keeps_state else None,
+    }
+
+
+async def attend(
+    scenario: Scenario,
+    site: SiteFacts,
+    record: SiteRecord,
+    process: Process,
+    machine: Machine,
+    network: Network,
+) -> None:
+    """Take part until the run ends: the program of a site."""
+
+    def on_stored(task_id: str) -> None:
+        record.stored.add(task_id)
+
+    def statistics() -> NamedArrays:
+        return NamedArrays({"sum": np.array([float(site.number)])})
+
+    path = machine.folder.resolve()
+    process.at_the_end(lambda: _forget(path))
+    while record.final is None or record.final.status == "stopped":  # it may be resumed
+        agent = SimAgent(
+            "ws://simulated",
+            "r",
+            site.name,
+            initial_weights=lambda: first_weights(scenario),
+            evaluate=lambda weights: Evaluation({"loss": float(np.mean(weights["w"]))}, site.number),
+            statistics=statistics if scenario.run["statistics"] else None,
+            state_folder=path,
+            durability=scenario.database["durability"],
+            progress=False,
+        )
+        agent.process, agent.machine, agent.network, agent.on_stored = process, machine, network, on_stored
+        await _take_part(agent, scenario, site, record)
+        await asyncio.sleep(5.0)
+
+
+async def _take_part(agent: SimAgent, scenario: Scenario, site: SiteFacts, record: SiteRecord) -> None:
+    async with agent:
+        async for task in agent.tasks():
+            assert task.task_id not in record.stored, f"{task.task_id} is trained though it was stored"
+            record.trained.append(task.task_id)
+            await asyncio.sleep(
+                site.train_s * (0.5 + derive_seed(task.seed, len(record.trained)) % 100 / 100)
+            )
+            made = train(scenario, site, task.weights, task.seed, task.state)
+            receipt = await task.submit(**made)
+            assert receipt is not None
+            record.verdicts[task.task_id] = receipt.verdict
+    record.final = agent.final
+
+
+def _forget(path: Path) -> None:
+    """A dead process's connection is not there to be replaced in good order."""
+    real._OPEN.pop(path, None)
