@@ -12,6 +12,7 @@ EXTRAS_test := test,sklearn
 EXTRAS_check := dev
 EXTRAS_bench := test
 EXTRAS_docs := docs
+EXTRAS_fuzz := fuzz
 
 # Where the Python of .venv was removed or replaced, nothing counts as installed.
 $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
@@ -19,7 +20,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real check format bench docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +41,9 @@ chaos-real: $(VENV)/.test   ## kill real daemons and sites for minutes, then che
 	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SITES),--sites $(SITES)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LARGE_MB),--large-mb $(LARGE_MB))
+
+fuzz: $(VENV)/.fuzz         ## give codec, session, an agent and a daemon hostile inputs, e.g. INPUTS=1000000 SEED=1 TARGETS=codec
+	@$(PY) -m fuzz $(TARGETS) --inputs $(or $(INPUTS),100000) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.check typings ## lint, format, types: what must be clean before a commit
 	@$(PY) -m ruff check .

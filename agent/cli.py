@@ -101,6 +101,7 @@ def make_agent(settings: AgentSettings, handlers: dict[str, Any]) -> Agent:
         state_folder=settings.state_folder,
         tell_errors=settings.tell_errors,
         progress=settings.progress,
+        durability=settings.durability,
         **handlers,
     )
 

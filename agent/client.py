@@ -61,7 +61,6 @@ PING_INTERVAL_S = 20.0  # until the aggregator has told its own
 LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
 JOIN_S = 30.0  # for the aggregator to answer a join
 FULL_DISK_RETRY_S = 5.0
-MAX_REMEMBERED = 1000  # judged tasks: should one be assigned once more, it is not done again
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
 
@@ -188,7 +187,6 @@ class Client:
         self._handed_out: set[str] = set()
         self._outbox = {entry.task_id: entry for entry in folder.entries()}
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
-        self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._counted: dict[str, None] = {}  # tasks whose kept arrays are to be made current
         self._downloads: dict[str, Download] = {}
         self._models: dict[str, tuple[Layout, bytearray]] = {}
@@ -375,7 +373,7 @@ class Client:
 
     def _join(self) -> Join:
         profile = self._profile
-        held = {*self._assigned, *self._handed_out, *self._outbox, *self._folder.pending_state()}
+        held = {*self._assigned, *self._handed_out, *self._outbox}
         return Join(
             run=profile.run,
             agent_id=self._folder.agent_id,
@@ -387,6 +385,7 @@ class Client:
             kinds=[str(kind) for kind in profile.kinds],
             rows=profile.layout.to_wire() if profile.layout else None,
             held=sorted(held),
+            uncounted=self._folder.pending_state(),
             software=f"fl_main {__version__}",
         )
 
@@ -508,8 +507,6 @@ class Client:
         task_id = assign.task_id
         if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
             return  # said again after a reconnection
-        if task_id in self._over:
-            return
         self._assigned[task_id] = assign
         self._preparing[task_id] = self._spawn(self._prepare(assign))
 
@@ -655,7 +652,6 @@ class Client:
             self._senders.pop(transfer)[1].cancel()
         self._outbox.pop(verdict.task_id, None)
         self._handed_out.discard(verdict.task_id)
-        self._over.append(verdict.task_id)
         self._folder.drop(verdict.task_id, keep_state=verdict.verdict == "accepted")
         if waiter := self._verdicts.pop(verdict.task_id, None):
             if not waiter.done():

@@ -134,7 +134,12 @@ class StateFolder:
                 f"{file} is damaged; delete it, and this site joins as a new agent"
             ) from error
         text = json.dumps({"agent_id": self.agent_id, "starts": self.start_number + 1})
-        write_whole(self._disk, file, text.encode(), durable=True)
+        try:
+            write_whole(self._disk, file, text.encode(), durable=True)
+        except OSError as error:
+            if not self._disk.has(file):
+                raise
+            logger.warning("cannot write %s: %s; what is in the outbox can be sent all the same", file, error)
 
     def _sweep(self) -> None:
         """Delete what an earlier process did not finish, and what was overtaken."""

@@ -1,6 +1,7 @@
 """The door: who may come in, as what, and the clear words for those who may not."""
 
 import asyncio
+import contextlib
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -8,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fl_main import __version__, findings
-from fl_main.errors import FLError, RemoteProtocolError, StoreError, WeightsError
+from fl_main.errors import FLError, LocalProtocolError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentJoined, AgentRefused
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import Link, LinkClosedError
@@ -78,7 +79,8 @@ class Door:
             await link.close(error.code, str(error))
         except Refusal as refusal:
             logger.warning("refused peer=%s: %s", link.peer, refusal)
-            await link.send(session.send(refusal.message))
+            with contextlib.suppress(LinkClosedError):  # it may have hung up already
+                await link.send(session.send(refusal.message))
             await link.close(1008, str(refusal))
 
     async def _greet(self, link: Link, session: Session) -> None:
@@ -202,7 +204,7 @@ class Door:
     async def _counted(self, join: Join) -> dict[str, int]:
         """Return in which rounds the updates counted whose fate the agent does not know."""
         counted: dict[str, int] = {}
-        for task_id in join.held:
+        for task_id in (*join.held, *join.uncounted):
             found = await self._shared.ports.run_in_writer(self._shared.store.find_task, task_id)
             if found and found[1] and found[1].counted_in is not None:
                 counted[task_id] = found[1].counted_in
@@ -220,7 +222,7 @@ class Door:
             async with asyncio.timeout(self._shared.limits.ping_timeout_s):
                 message = session.receive(await link.receive())
             if isinstance(message, Ask):
-                await link.send(session.send(await self._reply(operate.actor, message)))
+                await link.send(self._said(session, await self._reply(operate.actor, message)))
             elif isinstance(message, Ping):
                 await link.send(session.send(Pong()))
 
@@ -229,6 +231,13 @@ class Door:
             return Reply(number=ask.number, content=await self._carry_out(actor, ask))
         except FLError as error:
             return Reply(number=ask.number, error=str(error))
+
+    def _said(self, session: Session, reply: Reply) -> bytes:
+        """Return the frame of a reply, or of the reason why there is none."""
+        try:
+            return session.send(reply)
+        except LocalProtocolError as error:
+            return session.send(Reply(number=reply.number, error=str(error)))
 
     # --- closing --------------------------------------------------------------------------
 

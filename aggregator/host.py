@@ -38,6 +38,7 @@ from fl_main.store import (
     ModelKind,
     ModelRecord,
     PastEvent,
+    Phase,
     Record,
     RunRecord,
     RunSnapshot,
@@ -58,6 +59,7 @@ STORE_RETRY_S = 5.0
 RECORDS, FOLD = "records", "fold"  # what can be in trouble, beside uploads by their task
 MAX_UNSTORED = 1000  # decisions that wait for a database in trouble before nobody is listened to
 PRUNE_EVERY_S = 1.0
+KEEP_TIME_S = 60.0  # of run time that a crash may let pass once more
 TELL_EVERY_S = 0.5
 MAX_TOLD_PER_S = 500  # agents
 
@@ -137,6 +139,7 @@ class RunHost:
         self._has_room.set()
         self._background: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._timer: asyncio.TimerHandle | None = None
+        self._kept_time_s = snapshot.run.run_time_s
         self._is_pruning = False
 
     @property
@@ -186,8 +189,14 @@ class RunHost:
             self._timer = None
         due = self.machine.next_wakeup()
         if due is not None:
-            delay = max(0.0, due - self.clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.tell, TimePassed())
+            delay = max(0.0, min(due - self.clock.now(), KEEP_TIME_S))
+            self._timer = asyncio.get_running_loop().call_later(delay, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        """Let the machine see the time, and keep it: a crash shall not put off a deadline for long."""
+        self.tell(TimePassed())
+        if self.run.phase is Phase.COLLECTING and self.run.run_time_s - self._kept_time_s >= KEEP_TIME_S:
+            self._put(Outcome([self.run]))
 
     # --- carrying out ---------------------------------------------------------------------
 
@@ -247,6 +256,8 @@ class RunHost:
                 await asyncio.sleep(STORE_RETRY_S)
             else:
                 break
+        if last_run is not None:
+            self._kept_time_s = last_run.run_time_s
         self.set_trouble(RECORDS, "")
         for record in records:
             self._log(record)

@@ -26,7 +26,7 @@ An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Re
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 SUBPROTOCOL = "fl-main.v1"
 
@@ -42,8 +42,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 ShortText = Annotated[str, StringConstraints(max_length=2000)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{3,12}:[0-9a-f]{32,128}$")]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]  # what msgpack can say again, and a file can have
 # One error is enough: a frame full of wrong rows must not cost memory for a million errors.
-LayoutRows = Annotated[list[tuple[str, str, list[NonNegativeInt], str]], Field(fail_fast=True)]
+LayoutRows = Annotated[list[tuple[str, str, list[Natural], str]], Field(fail_fast=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what the database can hold
 Metrics = Annotated[dict[str, float], Field(max_length=1000)]
@@ -71,7 +72,7 @@ class Payload(BaseModel):
     channel: Name = "weights"
     layout: Digest
     digest: Digest
-    size: NonNegativeInt
+    size: Natural
     rows: LayoutRows | None = None
 
 
@@ -88,6 +89,7 @@ class Join(Message):
             whatever the clocks say.
         rows: The layout of the model that it can train, if it knows one.
         held: Tasks it still works on or has a finished update of.
+        uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
     """
 
@@ -95,13 +97,14 @@ class Join(Message):
     run: Name
     agent_id: AgentId
     instance_id: AgentId
-    start_number: NonNegativeInt = 0
+    start_number: Natural = 0
     name: Name
     token: ShortText = ""
     attributes: Annotated[dict[Name, str | Integer | Finite | bool], Field(max_length=100)] = {}
     kinds: Annotated[list[Name], Field(max_length=20)] = ["train"]
     rows: LayoutRows | None = None
     held: Annotated[list[TaskId], Field(max_length=10_000)] = []
+    uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
     software: ShortText = ""
 
 
@@ -114,7 +117,7 @@ class Fetch(Message):
 
     type: Literal["fetch"] = "fetch"
     digest: Digest
-    offset: NonNegativeInt = 0
+    offset: Natural = 0
     layout: Digest | None = None
 
 
@@ -125,7 +128,7 @@ class Offer(Message):
     task_id: TaskId
     payloads: Annotated[list[Payload], Field(max_length=20)] = []
     num_examples: Integer  # judged by the round machine, so that a wrong one is recorded as rejected
-    num_steps: Annotated[NonNegativeInt, Field(lt=2**63)] | None = None
+    num_steps: Natural | None = None
     metrics: Metrics = {}
     seconds: Finite = 0.0  # that the work took
 
@@ -217,8 +220,8 @@ class Send(Message):
     type: Literal["send"] = "send"
     task_id: TaskId
     channel: Name
-    offset: NonNegativeInt
-    credit: NonNegativeInt
+    offset: Natural
+    credit: Natural
 
 
 class Hold(Message):
@@ -294,8 +297,8 @@ class Sending(Message):
 
     type: Literal["sending"] = "sending"
     transfer: Name
-    offset: NonNegativeInt
-    size: NonNegativeInt
+    offset: Natural
+    size: Natural
     rows: LayoutRows | None = None
 
 
@@ -309,7 +312,7 @@ class Chunk(Message):
 
     type: Literal["chunk"] = "chunk"
     transfer: Name
-    offset: NonNegativeInt
+    offset: Natural
     data: Annotated[bytes, Field(max_length=MAX_CHUNK_BYTES)]
 
 
@@ -318,7 +321,7 @@ class Credit(Message):
 
     type: Literal["credit"] = "credit"
     transfer: Name
-    credit: NonNegativeInt
+    credit: Natural
 
 
 class Ping(Message):
@@ -352,7 +355,7 @@ class Ask(Message):
     """
 
     type: Literal["ask"] = "ask"
-    number: PositiveInt
+    number: Natural
     order: Literal["status", "why", "create", "stop", "pause", "resume"]
     run: str = ""
     about: ShortText = ""
@@ -368,7 +371,7 @@ class Reply(Message):
     """
 
     type: Literal["reply"] = "reply"
-    number: NonNegativeInt
+    number: Natural
     error: str = ""
     content: dict[str, Any] = {}
 

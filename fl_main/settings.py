@@ -360,3 +360,8 @@ class AgentSettings(Section):
         "it may quote data, so without this only type and place are sent",
     )
     progress: bool = Field(default=True, description="one line of status on a terminal")
+    durability: Literal["process", "power"] = Field(
+        default="process",
+        description="process: a finished update survives the death of any process; "
+        "power: of the machine, at a cost",
+    )

@@ -10,7 +10,7 @@ import pytest
 from fl_main.aggregator.listener import WebSocketListener
 from fl_main.aggregator.server import Daemon
 from fl_main.db import ModelStore
-from fl_main.messages import Ask, Join, Leave, Operate, Ping, Pong, Refuse, Reply, Welcome
+from fl_main.messages import MAX_FRAME_BYTES, Ask, Join, Leave, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.session import Session, Side
 from fl_main.settings import AggregatorSettings, RunSettings
 from tests.aggregator.memory_link import MemoryLink, Talker, link_pair, ports
@@ -123,6 +123,29 @@ def test_operator_is_not_let_in_with_the_join_token(play: Callable[..., None]) -
         talker = house.knock()
         await talker.say(Operate(token="join"))
         assert (await talker.hear(Refuse)).code == "bad_token"
+
+    play(story)
+
+
+def test_peer_that_is_refused_may_have_hung_up(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = house.knock()
+        await asyncio.gather(talker.say(Operate(token="wrong")), talker.link.close())
+        await house.served[0]  # raises what nobody caught
+
+    play(story)
+
+
+def test_reply_that_no_frame_holds_is_an_error_in_one_line(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        async def status(actor: str, ask: Ask) -> dict[str, Any]:
+            return {"agents": "x" * MAX_FRAME_BYTES}
+
+        house.daemon.door._carry_out = status
+        talker = house.knock()
+        await talker.say(Operate(token="operate"))
+        await talker.say(Ask(number=1, order="status"))
+        assert "at most 4194304 can be sent" in (await talker.hear(Reply)).error
 
     play(story)
 

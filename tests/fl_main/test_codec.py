@@ -20,6 +20,7 @@ from fl_main.messages import (
     MAX_MAP_ENTRIES,
     Assign,
     Chunk,
+    Fetch,
     Join,
     Message,
     Offer,
@@ -60,6 +61,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "attributes": attributes,
     "kinds": st.lists(names, max_size=4),
     "held": st.lists(task_ids, max_size=4),
+    "uncounted": st.lists(task_ids, max_size=4),
     "rows": rows,
     "payloads": st.lists(payloads, max_size=2),
     "final": st.none() | payloads,
@@ -181,6 +183,7 @@ def fields_of(message: Message, **changes: object) -> bytes:
 JOIN = Join(run="r", agent_id="a", instance_id="i", name="n")
 OFFER = Offer(task_id="0" * 16, num_examples=1)
 CHUNK = Chunk(transfer="t", offset=0, data=b"x")
+FETCH = Fetch(digest="sha256:" + "0" * 64)
 ASSIGN = Assign(task_id="0" * 16, kind="train", round_id=1)
 WELCOME = Welcome(
     session_id="s", run="r", run_id="1", settings_digest="sha256:" + "0" * 64, kinds=[], round_id=0
@@ -220,6 +223,8 @@ WELCOME = Welcome(
         fields_of(OFFER, seconds=math.nan),
         fields_of(OFFER, metrics={"loss": "low"}),
         fields_of(OFFER, metrics={str(i): 0.0 for i in range(1001)}),
+        fields_of(FETCH, offset=2**63),
+        fields_of(FETCH, offset="9" * 30),
         fields_of(CHUNK, data="text"),
         fields_of(CHUNK, offset=0.0),
         fields_of(CHUNK, data=bytes(MAX_CHUNK_BYTES + 1)),

@@ -135,7 +135,7 @@ AFTER_JOIN: dict[str, tuple[Callable[[Peer, Assign], None], int, str]] = {
     ),
     "a layout of impossible shapes": (
         lambda peer, assign: peer.say(
-            Offer(**claim(rows=[("w", "F32", [2**40, 2**40], "parameter")], size=2**63))
+            Offer(**claim(rows=[("w", "F32", [2**40, 2**40], "parameter")], size=2**62))
         ),
         1002,
         "offer: ",

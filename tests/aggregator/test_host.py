@@ -1,0 +1,146 @@
+"""A run's host: what it keeps though nothing happens, and what it does while nothing can be stored."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from fl_main.aggregator.host import KEEP_TIME_S, MAX_UNSTORED, RunHost
+from fl_main.db import ModelStore
+from fl_main.errors import StoreFullError
+from fl_main.events import AgentJoined, AgentLeft, Steered
+from fl_main.messages import Message
+from fl_main.ports import Ports
+from fl_main.settings import RunSettings
+from fl_main.store import Phase, RunRecord, RunSnapshot, RunStatus
+from tests.simulation.loop import VirtualLoop
+
+T = TypeVar("T")
+SETTINGS = RunSettings.model_validate({"name": "r", "round": {"min_agents": 1, "min_updates": 1}})
+
+
+async def at_once(function: Callable[..., T], /, *args: Any) -> T:
+    await asyncio.sleep(0)
+    return function(*args)
+
+
+def play(store: ModelStore, story: Callable[[RunHost], Coroutine[Any, Any, None]]) -> None:
+    """Let a host live in virtual time."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ports = Ports(loop.time, loop.time, at_once, at_once, lambda: "id", lambda: 0.5)
+        run = RunRecord(
+            "run", "r", SETTINGS.model_dump(mode="json"), SETTINGS.digest, RunStatus.RUNNING, Phase.WAITING
+        )
+        store.commit([run], 0.0)
+        host = RunHost(SETTINGS, RunSnapshot(run, None, None, (), (), {}, ()), store, ports)
+        worker = asyncio.create_task(host.work())
+        host.start()
+        await story(host)
+        await host.stop()
+        worker.cancel()
+        await asyncio.sleep(0)
+
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ModelStore]:
+    with ModelStore(tmp_path / "models") as opened:
+        yield opened
+
+
+@contextmanager
+def full_disk(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def full(*args: object) -> None:
+        raise StoreFullError("no room left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "commit", full)
+        yield
+
+
+def join(agent_id: str) -> AgentJoined:
+    return AgentJoined(agent_id, agent_id, ("train", "initialise"))
+
+
+def test_time_of_a_round_is_kept_though_nothing_happens(store: ModelStore) -> None:
+    async def story(host: RunHost) -> None:
+        host.tell(join("a"))
+        await asyncio.sleep(500.0)
+        [snapshot] = store.snapshots()
+        assert 500.0 - snapshot.run.run_time_s <= KEEP_TIME_S + 1.0
+        assert snapshot.step is not None
+
+    play(store, story)
+
+
+def test_what_is_decided_while_the_disk_is_full_is_stored_once_there_is_room(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(host: RunHost) -> None:
+        with full_disk(store, monkeypatch):
+            host.tell(join("a"))
+            assert not await host.flush_or_trouble()
+            assert host.trouble == "no room left"
+            assert store.snapshots()[0].agents == ()
+        await host.flush()
+        assert host.trouble == ""
+        assert [agent.agent_id for agent in store.snapshots()[0].agents] == ["a"]
+
+    play(store, story)
+
+
+def test_nobody_is_listened_to_while_too_much_waits_for_the_disk(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(host: RunHost) -> None:
+        with full_disk(store, monkeypatch):
+            host.tell(join("a"))
+            await host.flush_or_trouble()
+            for _ in range(MAX_UNSTORED):
+                host.tell(AgentLeft("a"))
+                host.tell(join("a"))
+            assert host.is_stuck
+            room = asyncio.create_task(host.room())
+            await asyncio.sleep(60.0)
+            assert not room.done()
+        await room
+        await host.flush()
+        assert not host.is_stuck
+
+    play(store, story)
+
+
+def test_run_that_was_stopped_and_resumed_before_that_was_stored_goes_on(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Message] = []
+
+    class Seat:
+        transfer = None
+
+        def post(self, message: Message) -> None:
+            said.append(message)
+
+    async def story(host: RunHost) -> None:
+        host.seats["a"] = Seat()  # type: ignore[assignment]
+        host.tell(join("a"))
+        await host.flush()
+        with full_disk(store, monkeypatch):
+            host.tell(Steered("stop", "me"))
+            await host.flush_or_trouble()
+            host.tell(Steered("resume", "me"))
+        await host.flush()
+        await asyncio.sleep(1.0)
+        assert "run_ended" not in [message.type for message in said]
+
+    play(store, story)
