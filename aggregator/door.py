@@ -101,8 +101,9 @@ class Door:
 
     async def _agent(self, link: Link, session: Session, join: Join) -> None:
         host, layout = self._admit(join)
-        if host.is_stuck:
-            raise Refusal("trouble", f"nothing can be stored at the moment: {host.trouble}", lasting=False)
+        if host.journal.is_full:
+            trouble = f"nothing can be stored at the moment: {host.journal.trouble}"
+            raise Refusal("trouble", trouble, lasting=False)
         key = (join.run, join.agent_id)
         async with self._entering.setdefault(key, asyncio.Lock()):
             await self._fence(key, join)

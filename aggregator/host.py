@@ -2,15 +2,12 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from fl_main.errors import FLError, StoreDamagedError, StoreError
 from fl_main.events import (
     Answer,
-    Assign,
-    Cancel,
     Effect,
     EndRun,
     Event,
@@ -21,14 +18,11 @@ from fl_main.events import (
     Prune,
     Receive,
     StepFolded,
-    TellCounted,
     TimePassed,
 )
 from fl_main.findings import Outage, Transfer, Trouble, View
 from fl_main.ledger import Outcome
-from fl_main.messages import Assign as AssignMessage
-from fl_main.messages import Cancel as CancelMessage
-from fl_main.messages import Counted, Hold, Message, Payload, RunEnded, Verdict, Waiting
+from fl_main.messages import Hold, Message, Waiting
 from fl_main.ports import Ports
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -52,12 +46,12 @@ from fl_main.training import Kind
 from fl_main.why_agents import find_agent
 
 from .folding import fold_step, staging_name
+from .journal import RETRY_S, Journal
+from .wording import ending_of, message_of
 
 logger = logging.getLogger("fl_main.aggregator")
 
-STORE_RETRY_S = 5.0
-RECORDS, FOLD = "records", "fold"  # what can be in trouble, beside uploads by their task
-MAX_UNSTORED = 1000  # decisions that wait for a database in trouble before nobody is listened to
+FOLD = "fold"  # what of it can be in trouble, see `Journal`
 PRUNE_EVERY_S = 1.0
 KEEP_TIME_S = 60.0  # of run time that a crash may let pass once more
 TELL_EVERY_S = 0.5
@@ -109,7 +103,7 @@ class RunHost:
     Attributes:
         machine: The run itself.
         seats: Connected agents by id.
-        troubles: What the database cannot do at the moment, by what is tried.
+        journal: What was decided and waits to be stored.
     """
 
     def __init__(
@@ -123,20 +117,13 @@ class RunHost:
         self.settings = settings
         self.machine = RoundMachine(settings, strategy_of(settings), snapshot)
         self.seats: dict[str, Seat] = {}
-        self.troubles: dict[str, str] = {}
-        self._trouble_since = 0.0
+        self.journal = Journal(lambda: self.run, store, ports, self._hold)
         self._told: dict[str, str] = {}  # what idle agents were told that they wait for
         self._is_telling = False
         self.clock = RunClock(ports, snapshot.run.run_time_s)
         self._store = store
         self._ports = ports
         self._on_progress = on_progress
-        self._queue: deque[Outcome] = deque()
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._troubled = asyncio.Event()
-        self._has_room = asyncio.Event()
-        self._has_room.set()
         self._background: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._timer: asyncio.TimerHandle | None = None
         self._kept_time_s = snapshot.run.run_time_s
@@ -173,14 +160,7 @@ class RunHost:
         self.clock.set_running(self.run.status is RunStatus.RUNNING)
 
     def _put(self, outcome: Outcome) -> None:
-        if outcome.records or outcome.effects:
-            self._queue.append(outcome)
-            self._idle.clear()
-            self._wake.set()
-            if len(self._queue) >= MAX_UNSTORED:
-                self._has_room.clear()
-            if RECORDS in self.troubles:
-                self._hold(outcome)
+        self.journal.put(outcome)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -203,102 +183,32 @@ class RunHost:
     async def work(self) -> None:
         """Store and carry out until cancelled."""
         while True:
-            if not self._queue:
-                self._idle.set()
-            await self._wake.wait()
-            self._wake.clear()
-            outcomes, self._queue = list(self._queue), deque()
-            self._has_room.set()
-            await self._commit(outcomes)
-            for outcome in outcomes:
-                for effect in outcome.effects:
-                    self._perform(effect)
-            if over := _over(outcomes):
+            decided = await self.journal.stored()
+            for record in decided.records:
+                self._see(record)
+            for effect in decided.effects:
+                self._perform(effect)
+            if over := _over(decided):
                 self._spawn(self._unstage(over))
             if not self._is_telling:
                 self._is_telling = True
                 self._spawn(self._tell_idle())
 
-    async def flush(self) -> None:
-        """Wait until everything decided so far is stored and done."""
-        await self._idle.wait()
-
-    async def flush_or_trouble(self) -> bool:
-        """Wait as `flush` does, but not for a database in trouble; return whether all is stored."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._troubled)]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return waits[0] in done  # what was decided since then is another matter
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether so much waits for the database that nothing more can be decided."""
-        return not self._has_room.is_set()
-
-    async def room(self) -> None:
-        """Wait while too much waits for the database: memory is bounded also in trouble."""
-        await self._has_room.wait()
-
-    async def _commit(self, outcomes: list[Outcome]) -> None:
-        records = [record for outcome in outcomes for record in outcome.records]
-        last_run = next((record for record in reversed(records) if isinstance(record, RunRecord)), None)
-        records = [record for record in records if not isinstance(record, RunRecord) or record is last_run]
-        while records:
-            try:
-                await self._ports.run_in_writer(self._store.commit, records, self._ports.wall_time())
-            except StoreError as error:
-                self.set_trouble(RECORDS, str(error))
-                for outcome in outcomes:
-                    self._hold(outcome)
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                break
-        if last_run is not None:
-            self._kept_time_s = last_run.run_time_s
-        self.set_trouble(RECORDS, "")
-        for record in records:
-            self._log(record)
-            if self._on_progress:
-                self._on_progress(self, record)
-
-    @property
-    def trouble(self) -> str:
-        """What the database cannot do at the moment, or an empty text."""
-        return next(iter(self.troubles.values()), "")
-
-    def set_trouble(self, what: str, reason: str) -> None:
-        """Note that something cannot be stored or read at the moment; an empty reason: it can again."""
-        before = self.trouble
-        self.troubles.pop(what, None)
-        if reason:
-            self.troubles[what] = reason
-            self._troubled.set()
-        elif not self.troubles:
-            self._troubled.clear()
-        if self.trouble and not before:
-            self._trouble_since = self._ports.wall_time()
-        if self.trouble and not before:
-            logger.error("%s; it is tried again, what was acknowledged is safe run=%s", reason, self.run.name)
-        elif before and not self.trouble:
-            logger.info("the database works again run=%s", self.run.name)
-            self._put(Outcome([self._past_trouble(before)]))
-
-    def _past_trouble(self, reason: str) -> EventRecord:
-        """Return what is stored of a trouble once it is over: while it lasts nothing can be."""
-        lasted_s = self._ports.wall_time() - self._trouble_since
-        details = {"reason": reason, "since_at": self._trouble_since, "seconds": round(lasted_s, 3)}
-        return EventRecord(self.run.run_id, "database_trouble", self.run.round_id, details=details)
+    def _see(self, record: Record) -> None:
+        """Let people see what was stored."""
+        if isinstance(record, RunRecord):
+            self._kept_time_s = record.run_time_s
+        _log(self.run.name, record)
+        if self._on_progress:
+            self._on_progress(self, record)
 
     def _hold(self, outcome: Outcome) -> None:
         """Tell the agents that wait for something which cannot be stored yet."""
         for effect in outcome.effects:
-            if isinstance(effect, Answer):
-                self._post(effect.agent_id, Hold(task_id=effect.task_id, reason=self.trouble))
-            elif isinstance(effect, Receive):
-                self._post(effect.offer.agent_id, Hold(task_id=effect.offer.task_id, reason=self.trouble))
+            waiting = effect.offer if isinstance(effect, Receive) else effect
+            if isinstance(waiting, Answer | Offered):
+                hold = Hold(task_id=waiting.task_id, reason=self.journal.trouble)
+                self._post(waiting.agent_id, hold)
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Fold):
@@ -309,7 +219,7 @@ class RunHost:
             if not self.run.status.is_over:  # resumed before the end could be stored
                 return
             for agent_id in [effect.agent_id] if effect.agent_id else list(self.seats):
-                self._post(agent_id, self._ended())
+                self._post(agent_id, ending_of(self.machine))
         elif isinstance(effect, Receive):
             if seat := self.seats.get(effect.offer.agent_id):
                 seat.receive(effect.offer)
@@ -317,7 +227,7 @@ class RunHost:
             if seat := self.seats.get(effect.agent_id):
                 seat.expel(effect.code, effect.reason)
         else:
-            self._post(*self._message(effect))
+            self._post(*message_of(self.machine, effect))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work go on beside the records; `stop` cancels it."""
@@ -329,53 +239,6 @@ class RunHost:
         if seat := self.seats.get(agent_id):
             seat.post(message)
 
-    def _message(self, effect: Assign | Answer | TellCounted | Cancel) -> tuple[str, Message]:
-        if isinstance(effect, Assign):
-            return effect.task.agent_id, self._assignment(effect)
-        if isinstance(effect, Answer):
-            return effect.agent_id, Verdict(
-                task_id=effect.task_id, verdict=effect.verdict.value, reason=effect.reason, late=effect.late
-            )
-        if isinstance(effect, TellCounted):
-            return effect.agent_id, Counted(task_id=effect.task_id, round_id=effect.round_id)
-        return effect.agent_id, CancelMessage(task_id=effect.task_id, reason=effect.reason)
-
-    def _assignment(self, effect: Assign) -> AssignMessage:
-        task = effect.task
-        models = {"weights": task.model_id} if task.kind in (Kind.TRAIN, Kind.EVALUATE) else {}
-        if task.kind is Kind.TRAIN:
-            models |= {name: self.run.state_ids.get(name) for name in self.machine.strategy.down}
-        if task.kind in (Kind.TRAIN, Kind.EVALUATE):
-            models["statistics"] = self.run.statistics_id
-        return AssignMessage(
-            task_id=task.task_id,
-            kind=task.kind,
-            round_id=task.round_id,
-            model_round=task.model_round,
-            payloads=[
-                payload for channel, model in models.items() if (payload := self._payload(channel, model))
-            ],
-            config=self.settings.config if task.kind is Kind.TRAIN else {},
-            seed=task.seed,
-            deadline_s=effect.deadline_s,
-        )
-
-    def _payload(self, channel: str, model_id: str | None) -> Payload | None:
-        model = self.machine.models.get(model_id or "")
-        if model is None:
-            return None
-        stored = model.payload
-        return Payload(channel=channel, layout=stored.layout.digest, digest=stored.digest, size=stored.size)
-
-    def _ended(self) -> RunEnded:
-        return RunEnded(
-            status=self.run.status,
-            reason=self.run.reason,
-            round_id=self.run.round_id,
-            final=self._payload("weights", self.run.model_id),
-            statistics=self._payload("statistics", self.run.statistics_id),
-        )
-
     def view(self, history: Sequence[PastEvent] = (), outage: Outage | None = None) -> View:
         """Return what `fl why` looks at; history and outage are of the database."""
         still = ("run_pause", "run_ended") if self.run.status is not RunStatus.RUNNING else ()
@@ -385,7 +248,7 @@ class RunHost:
             self._ports.wall_time(),
             history,
             {agent: transfer for agent, seat in self.seats.items() if (transfer := seat.transfer)},
-            Trouble(self.trouble, self._trouble_since) if self.trouble else None,
+            Trouble(self.journal.trouble, self.journal.trouble_since) if self.journal.trouble else None,
             outage,
             still_since=next((past.at for past in reversed(history) if past.event.kind in still), None),
         )
@@ -418,9 +281,9 @@ class RunHost:
     async def _fold(self, effect: Fold) -> None:
         event = await self._folded(effect)
         while event is None and self.machine.is_wanted(effect):
-            await asyncio.sleep(STORE_RETRY_S)
+            await asyncio.sleep(RETRY_S)
             event = await self._folded(effect)
-        self.set_trouble(FOLD, "")
+        self.journal.set_trouble(FOLD, "")
         if not isinstance(event, StepFolded) or not self.machine.is_wanted(effect):
             await self._unstage([staging_name(self.run.run_id, effect)])
         if event is not None:
@@ -435,7 +298,7 @@ class RunHost:
         except StoreDamagedError as error:
             return FoldFailed(effect, str(error))
         except StoreError as error:
-            self.set_trouble(FOLD, str(error))
+            self.journal.set_trouble(FOLD, str(error))
             return None
         except FLError as error:
             return FoldFailed(effect, str(error))
@@ -465,54 +328,44 @@ class RunHost:
         if freed:
             logger.debug("pruned bytes=%d", freed)
 
-    # --- telling people -------------------------------------------------------------------
-
-    def _log(self, record: Record) -> None:
-        name = self.run.name
-        if isinstance(record, EventRecord):
-            details = " ".join(f"{key}={value}" for key, value in record.details.items() if key != "notes")
-            logger.info(
-                "%s run=%s round=%s agent=%s %s",
-                record.kind.replace("_", " "),
-                name,
-                record.round_id,
-                record.agent_id or "-",
-                details,
-            )
-        elif isinstance(record, MetricRecord) and record.agent_id is None:
-            logger.info(
-                "metric run=%s round=%d %s_%s=%.6g agents=%d",
-                name,
-                record.round_id,
-                record.source,
-                record.name,
-                record.value,
-                record.agents,
-            )
-
     async def stop(self) -> None:
         """Store what was decided and end; the machine goes on from there at the next start."""
         if self._timer:
             self._timer.cancel()
         try:
-            await self.flush()
+            await self.journal.flush()
         finally:
             for task in self._background:
                 task.cancel()
 
 
-def _over(outcomes: list[Outcome]) -> list[str]:
+def _over(decided: Outcome) -> list[str]:
     """Return the tasks whose staged bytes, if there are some, will never be used."""
-    found = []
-    for outcome in outcomes:
-        found += [
-            record.task_id
-            for record in outcome.records
-            if isinstance(record, TaskRecord) and record.status.is_given_up
-        ]
-        found += [
-            effect.task_id
-            for effect in outcome.effects
-            if isinstance(effect, Answer) and effect.verdict != "accepted"
-        ]
-    return found
+    closed = [record for record in decided.records if isinstance(record, TaskRecord)]
+    answers = [effect for effect in decided.effects if isinstance(effect, Answer)]
+    return [task.task_id for task in closed if task.status.is_given_up] + [
+        answer.task_id for answer in answers if answer.verdict != "accepted"
+    ]
+
+
+def _log(name: str, record: Record) -> None:
+    if isinstance(record, EventRecord):
+        details = " ".join(f"{key}={value}" for key, value in record.details.items() if key != "notes")
+        logger.info(
+            "%s run=%s round=%s agent=%s %s",
+            record.kind.replace("_", " "),
+            name,
+            record.round_id,
+            record.agent_id or "-",
+            details,
+        )
+    elif isinstance(record, MetricRecord) and record.agent_id is None:
+        logger.info(
+            "metric run=%s round=%d %s_%s=%.6g agents=%d",
+            name,
+            record.round_id,
+            record.source,
+            record.name,
+            record.value,
+            record.agents,
+        )

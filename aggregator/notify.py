@@ -146,7 +146,7 @@ def _of_run(host: RunHost) -> str:
 
 
 def _trouble(daemon: Daemon) -> str:
-    return next((host.trouble for host in daemon.runs if host.trouble), "")
+    return next((host.journal.trouble for host in daemon.runs if host.journal.trouble), "")
 
 
 def _address(name: str) -> str:

@@ -111,7 +111,7 @@ class Daemon:
         """Return why the daemon is not ready, or an empty text."""
         if self.door.is_closing:
             return "stopping"
-        return next((host.trouble for host in self.runs if host.trouble), "")
+        return next((host.journal.trouble for host in self.runs if host.journal.trouble), "")
 
     async def _watch_disk(self) -> None:
         """Warn before the disk is full, once each time it becomes scarce."""
@@ -150,9 +150,10 @@ class Daemon:
         if objection := host.machine.objection(ask.order):
             raise SettingsError(objection)
         host.tell(Steered(ask.order, actor))
-        if not await host.flush_or_trouble():
+        if not await host.journal.flush_or_trouble():
+            trouble = host.journal.trouble
             raise StoreError(
-                f"{ask.order} is decided, and takes effect once the database can be written: {host.trouble}"
+                f"{ask.order} is decided, and takes effect once the database can be written: {trouble}"
             )
         return status_of(host)
 

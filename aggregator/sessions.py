@@ -104,7 +104,7 @@ class AgentSession:
             self._shared.budget,
             self.post,
             self.host.tell,
-            self.host.set_trouble,
+            self.host.journal.set_trouble,
         )
         task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
         self._uploads[offer.task_id] = (upload, task)
@@ -131,7 +131,7 @@ class AgentSession:
         try:
             while True:
                 self._take(self._session.receive(await self._link.receive()))
-                await self.host.room()
+                await self.host.journal.room()
         except RemoteProtocolError as error:
             reason = str(error)
             logger.warning("protocol error agent=%s run=%s: %s", self.join.name, self.host.run.name, error)
@@ -278,7 +278,7 @@ class AgentSession:
 
     async def _offer_of_old(self, facts: Offered) -> None:
         """Look up a task that the round machine has forgotten."""
-        await self.host.flush()  # what was decided last must be there
+        await self.host.journal.flush()  # what was decided last must be there
         earlier = await self._ports.run_in_writer(self._shared.store.find_task, facts.task_id)
         self.host.tell(UpdateOffered(facts, earlier))
 

@@ -78,7 +78,7 @@ def decode_numbered(frame: bytes | str) -> tuple[Message, int]:
 def _number(fields: dict[str, Any]) -> int:
     number = fields.get(NUMBER, 0)
     if type(number) is not int or number < 0:
-        raise RemoteProtocolError(f"the number of a message is {str(number)[:40]!r}")
+        raise RemoteProtocolError("the number of a message is no whole number from 0 on")
     return number
 
 

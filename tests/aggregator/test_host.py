@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fl_main.aggregator.host import KEEP_TIME_S, MAX_UNSTORED, RunHost
+from fl_main.aggregator.host import KEEP_TIME_S, RunHost
+from fl_main.aggregator.journal import MAX_UNSTORED
 from fl_main.db import ModelStore
 from fl_main.errors import StoreFullError
 from fl_main.events import AgentJoined, AgentLeft, Steered
@@ -89,11 +90,11 @@ def test_what_is_decided_while_the_disk_is_full_is_stored_once_there_is_room(
     async def story(host: RunHost) -> None:
         with full_disk(store, monkeypatch):
             host.tell(join("a"))
-            assert not await host.flush_or_trouble()
-            assert host.trouble == "no room left"
+            assert not await host.journal.flush_or_trouble()
+            assert host.journal.trouble == "no room left"
             assert store.snapshots()[0].agents == ()
-        await host.flush()
-        assert host.trouble == ""
+        await host.journal.flush()
+        assert host.journal.trouble == ""
         assert [agent.agent_id for agent in store.snapshots()[0].agents] == ["a"]
 
     play(store, story)
@@ -105,17 +106,17 @@ def test_nobody_is_listened_to_while_too_much_waits_for_the_disk(
     async def story(host: RunHost) -> None:
         with full_disk(store, monkeypatch):
             host.tell(join("a"))
-            await host.flush_or_trouble()
+            await host.journal.flush_or_trouble()
             for _ in range(MAX_UNSTORED):
                 host.tell(AgentLeft("a"))
                 host.tell(join("a"))
-            assert host.is_stuck
-            room = asyncio.create_task(host.room())
+            assert host.journal.is_full
+            room = asyncio.create_task(host.journal.room())
             await asyncio.sleep(60.0)
             assert not room.done()
         await room
-        await host.flush()
-        assert not host.is_stuck
+        await host.journal.flush()
+        assert not host.journal.is_full
 
     play(store, story)
 
@@ -134,12 +135,12 @@ def test_run_that_was_stopped_and_resumed_before_that_was_stored_goes_on(
     async def story(host: RunHost) -> None:
         host.seats["a"] = Seat()  # type: ignore[assignment]
         host.tell(join("a"))
-        await host.flush()
+        await host.journal.flush()
         with full_disk(store, monkeypatch):
             host.tell(Steered("stop", "me"))
-            await host.flush_or_trouble()
+            await host.journal.flush_or_trouble()
             host.tell(Steered("resume", "me"))
-        await host.flush()
+        await host.journal.flush()
         await asyncio.sleep(1.0)
         assert "run_ended" not in [message.type for message in said]
 

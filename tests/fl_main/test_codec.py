@@ -200,6 +200,7 @@ WELCOME = Welcome(
         b"\xa2\xff\xff",  # text that is none
         b"\x91" * 100_000 + b"\x00",
         b"\x81\xa4type" + b"\x91" * 900 + b"\x00",  # deep enough for repr to give up
+        b"\x82\xa4type\xa4ping\xa1n" + b"\x91" * 900 + b"\x00",
         msgpack.packb([1, 2]),
         msgpack.packb("ping"),
         msgpack.packb({1: 2}, use_bin_type=True),

@@ -10,10 +10,10 @@ from typing import Any
 from unittest.mock import patch
 
 from fl_main.agent import client
-from fl_main.agent.state_folder import StateFolder
 from fl_main.aggregator import host
 from fl_main.aggregator.door import Door
 from fl_main.aggregator.host import RunHost
+from fl_main.aggregator.journal import Journal
 from fl_main.aggregator.uploads import Upload
 from fl_main.db import ModelStore
 from fl_main.db.files import StagedFile
@@ -45,32 +45,30 @@ def planted(name: str) -> Iterator[None]:
 @bug
 def ack_before_commit(stack: ExitStack) -> None:
     """*Accepted* is said before the update is stored."""
-    commit = RunHost._commit
+    put = RunHost._put
 
-    async def acknowledged(self: RunHost, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            for effect in outcome.effects:
-                if isinstance(effect, Answer):
-                    self._perform(effect)
-        await commit(self, outcomes)
+    def acknowledged(self: RunHost, outcome: Outcome) -> None:
+        for effect in outcome.effects:
+            if isinstance(effect, Answer):
+                self._perform(effect)
+        put(self, outcome)
 
-    stack.enter_context(patch.object(RunHost, "_commit", acknowledged))
+    stack.enter_context(patch.object(RunHost, "_put", acknowledged))
 
 
 @bug
 def rename_before_transaction(stack: ExitStack) -> None:
     """Files are moved into their places before, not within, the transaction that names them."""
-    commit = RunHost._commit
+    commit = Journal._commit
 
-    async def moved_first(self: RunHost, outcomes: list[Outcome]) -> None:
-        records = [record for outcome in outcomes for record in outcome.records]
-        payloads = [record.payload for record in records if isinstance(record, ModelRecord)]
+    async def moved_first(self: Journal, decided: Outcome) -> None:
+        payloads = [record.payload for record in decided.records if isinstance(record, ModelRecord)]
         moves = [(payload.staged, payload.digest) for payload in payloads if payload.staged]
         if moves:
             await self._ports.run_in_thread(self._store._files.place, moves)  # type: ignore[attr-defined]
-        await commit(self, outcomes)
+        await commit(self, decided)
 
-    stack.enter_context(patch.object(RunHost, "_commit", moved_first))
+    stack.enter_context(patch.object(Journal, "_commit", moved_first))
 
 
 @bug
@@ -86,6 +84,19 @@ def rename_after_transaction(stack: ExitStack) -> None:
         place(moves)
 
     stack.enter_context(patch.object(ModelStore, "commit", committed_first))
+
+
+@bug
+def unlink_before_transaction(stack: ExitStack) -> None:
+    """Files that retention lets go are deleted before the rows say so."""
+    mark = ModelStore._mark_removed
+
+    def deleted_first(self: ModelStore, connection: Any, batch: Any, gone: Any, digests: list[str]) -> None:
+        for digest in digests:
+            self._files.set_aside(digest)
+        mark(self, connection, batch, gone, digests)
+
+    stack.enter_context(patch.object(ModelStore, "_mark_removed", deleted_first))
 
 
 @bug
@@ -134,20 +145,6 @@ def counted_said_once(stack: ExitStack) -> None:
 
 
 @bug
-def half_update_is_held(stack: ExitStack) -> None:
-    """An agent says that it holds an update of which only its own arrays were written."""
-
-    def pending(self: StateFolder) -> list[str]:
-        return sorted(kept.task_id for kept in self._kept() if not kept.is_current)
-
-    def sweep(self: StateFolder) -> None:
-        self._drop_overtaken()
-
-    stack.enter_context(patch.object(StateFolder, "pending_state", pending))
-    stack.enter_context(patch.object(StateFolder, "_sweep", sweep))
-
-
-@bug
 def leaking_budget(stack: ExitStack) -> None:
     """An upload that is cut keeps its credit for ever."""
     receive = Upload._receive
@@ -171,7 +168,7 @@ def join_without_deadline(stack: ExitStack) -> None:
 @bug
 def staging_left_behind(stack: ExitStack) -> None:
     """What came of an update that is not wanted any more stays on the disk."""
-    stack.enter_context(patch.object(host, "_over", lambda outcomes: []))
+    stack.enter_context(patch.object(host, "_over", lambda decided: []))
 
 
 @bug

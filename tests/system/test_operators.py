@@ -166,10 +166,10 @@ def test_health_and_readiness(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(run_of())
     assert get(daemon.url, "/healthz") == (200, "ok\n")
     assert get(daemon.url, "/readyz") == (200, "ready\n")
-    daemon.host().troubles["test"] = "no room"
+    daemon.host().journal.troubles["test"] = "no room"
     assert get(daemon.url, "/readyz") == (503, "no room\n")
     daemon.aggregator.daemon.door.is_closing = True
-    daemon.host().troubles.clear()
+    daemon.host().journal.troubles.clear()
     assert get(daemon.url, "/readyz") == (503, "stopping\n")
     assert get(daemon.url, "/healthz") == (200, "ok\n")
     assert get(daemon.url, "/other")[0] == 404

@@ -150,7 +150,7 @@ def test_paused_run_ends_its_step_and_goes_on_from_there(
     go_on()
     until(lambda: not [agent for agent in agents if agent.agent.state is not AgentState.WAITING])
     until(lambda: daemon.host().run.phase is not Phase.AGGREGATING)
-    daemon.call(daemon.host().flush())
+    daemon.call(daemon.host().journal.flush())
     assert daemon.host().run.status is RunStatus.PAUSED
     assert daemon.host().run.run_time_s == before.run_time_s  # its time stands still
     assert daemon.host().run.round_id == before.round_id

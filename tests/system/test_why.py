@@ -139,9 +139,9 @@ def test_a_database_in_trouble_and_its_end_are_told(start_daemon: StartDaemon) -
     host = daemon.host()
 
     async def change(reason: str) -> None:
-        host.set_trouble("test", reason)
+        host.journal.set_trouble("test", reason)
         if not reason:
-            await host.flush()
+            await host.journal.flush()
 
     daemon.call(change("no room"))
     found = only(why(daemon), "database")
