@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -20,8 +20,6 @@ from fl_main.errors import (
     FLError,
     RefusedError,
     RemoteProtocolError,
-    StateFolderError,
-    StateFolderFullError,
 )
 from fl_main.messages import (
     Assign,
@@ -34,7 +32,6 @@ from fl_main.messages import (
     Join,
     Leave,
     Message,
-    Offer,
     Payload,
     Ping,
     Pong,
@@ -51,8 +48,9 @@ from fl_main.session import Liveness, Session, Side, State
 from fl_main.training import Kind
 from fl_main.weights import Array, Layout, views
 
+from .models import Models
+from .outbox import Outbox
 from .state_folder import OutboxEntry, StateFolder
-from .transfers import Download, Sender
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -60,7 +58,6 @@ SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
 PING_INTERVAL_S = 20.0  # until the aggregator has told its own
 LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
 JOIN_S = 30.0  # for the aggregator to answer a join
-FULL_DISK_RETRY_S = 5.0
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
 
@@ -183,14 +180,9 @@ class Client:
         self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
         self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
         self._preparing: dict[str, asyncio.Task[None]] = {}  # what is fetched on this connection
-        self._asked: set[str] = set()  # digests that were asked for on this connection
         self._handed_out: set[str] = set()
-        self._outbox = {entry.task_id: entry for entry in folder.entries()}
-        self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
-        self._counted: dict[str, None] = {}  # tasks whose kept arrays are to be made current
-        self._downloads: dict[str, Download] = {}
-        self._models: dict[str, tuple[Layout, bytearray]] = {}
-        self._senders: dict[str, tuple[Sender, asyncio.Task[None]]] = {}
+        self._outbox = Outbox(folder, ports, self._say_trouble)
+        self._models = Models(self._say)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: FLError | None = None
 
@@ -210,53 +202,26 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
-            await self._promoted()
+            await self._outbox.promoted()
             if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
                 self._handed_out.add(found.assign.task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
                 return found
 
     async def store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
-        """Write a finished update to the outbox; while there is no room, wait for some.
+        """Write a finished update to the outbox; see `Outbox.store`."""
+        return await self._outbox.store(write)
 
-        Raises:
-            WeightsError: If its arrays cannot be sent.
-            StateFolderError: If it cannot be written, and waiting does not help.
-        """
-        while True:
-            try:
-                return await self._ports.run_in_thread(write)
-            except StateFolderFullError as error:
-                await self._wait_for_room(error)
-
-    async def _wait_for_room(self, error: FLError) -> None:
-        if str(error) not in self.line:
-            logger.error("%s; what is to be written stays in memory until then", error)
-        self._show(self.state, f"waiting for room on the disk: {error}")
-        await asyncio.sleep(FULL_DISK_RETRY_S)
-
-    def _promote(self, task_ids: Iterable[str] = ()) -> StateFolderError | None:
-        """Make what was kept with counted updates current; return what hinders it."""
-        self._counted.update(dict.fromkeys(task_ids))
-        try:
-            for task_id in list(self._counted):
-                self._folder.promote_state(task_id)
-                del self._counted[task_id]
-        except StateFolderError as error:
-            return error
-        return None
-
-    async def _promoted(self) -> None:
-        """Wait until what was kept with counted updates is what the next task begins with."""
-        while error := self._promote():
-            await self._wait_for_room(error)
+    def _say_trouble(self, reason: str) -> None:
+        if reason not in self.line:
+            logger.error("%s; what is to be written stays in memory until then", reason)
+        self._show(self.state, f"waiting for the disk: {reason}")
 
     async def hand_in(self, entry: OutboxEntry) -> Verdict:
         """Offer a finished update that is in the outbox; return what became of it."""
-        self._outbox[entry.task_id] = entry
-        verdict = self._verdicts.setdefault(entry.task_id, asyncio.get_running_loop().create_future())
+        verdict = self._outbox.put(entry)
         self._show(AgentState.SENDING, "sending an update")
-        await self._say(self._offer(entry))
+        await self._say(self._outbox.offer(entry, self.layout))
         if self._failure and not verdict.done():
             raise self._failure
         return await asyncio.shield(verdict)
@@ -330,10 +295,7 @@ class Client:
         self._failure = error
         self._show(AgentState.ENDED, str(error))
         self._work.put_nowait(error)
-        for verdict in self._verdicts.values():
-            if not verdict.done():
-                verdict.set_exception(error)
-                verdict.exception()  # seen; whoever waits gets it all the same
+        self._outbox.fail(error)
 
     async def _converse(self, link: Link) -> NoReturn:
         """Talk until the connection ends, which is always an error of some kind."""
@@ -354,9 +316,8 @@ class Client:
         finally:
             self._link = self._session = None
             watcher.cancel()
-            for _, task in self._senders.values():
-                task.cancel()
-            self._senders.clear()
+            self._outbox.stop_sending()
+            self._models.pause()
             self._stop_preparing()
             await link.close()
 
@@ -369,11 +330,10 @@ class Client:
             task.cancel()
             self._assigned.pop(task_id, None)
         self._preparing.clear()
-        self._asked.clear()
 
     def _join(self) -> Join:
         profile = self._profile
-        held = {*self._assigned, *self._handed_out, *self._outbox}
+        held = {*self._assigned, *self._handed_out, *self._outbox.task_ids}
         return Join(
             run=profile.run,
             agent_id=self._folder.agent_id,
@@ -411,7 +371,7 @@ class Client:
         self._has_joined = True
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
-        self._promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
+        self._outbox.promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
         if self.state is AgentState.CONNECTING:
             busy = bool(self._handed_out)
             self._show(
@@ -421,8 +381,8 @@ class Client:
         for message in list(self._unsent):
             await self._say(message)
         self._unsent.clear()
-        for entry in self._outbox.values():
-            await self._say(self._offer(entry))
+        for offer in self._outbox.offers(self.layout):
+            await self._say(offer)
 
     async def _watch(self, link: Link, session: Session, interval_s: float) -> None:
         """End a connection that dies without a word."""
@@ -472,21 +432,19 @@ class Client:
 
     async def _take(self, message: Message) -> None:
         if isinstance(message, Chunk):
-            await self._chunk(message)
+            await self._models.take(message)
         elif isinstance(message, Assign):
             self._assign(message)
         elif isinstance(message, Sending):
-            self._download(message.transfer).begin(message)
-            await self._advance(message.transfer)
+            await self._models.begin(message)
         elif isinstance(message, Send):
-            self._send(message)
+            self._outbox.send(message, self._send_frame)
         elif isinstance(message, Credit):
-            if pair := self._senders.get(message.transfer):
-                pair[0].allow(message.credit)
+            self._outbox.allow(message)
         elif isinstance(message, Verdict):
             self._judged(message)
         elif isinstance(message, Counted):
-            self._promote([message.task_id])
+            self._outbox.promote([message.task_id])
         elif isinstance(message, Hold):
             self._show(self.state, f"the aggregator asks to wait: {message.reason}")
         elif isinstance(message, Waiting):
@@ -520,7 +478,7 @@ class Client:
             return
         if assign.payloads:
             self._show(AgentState.FETCHING, f"round {assign.round_id}: fetching the model")
-        self._forget_models({payload.digest for payload in assign.payloads})
+        self._models.forget_all_but({payload.digest for payload in assign.payloads})
         arrays = {payload.channel: await self._fetch(payload) for payload in assign.payloads}
         self._preparing.pop(assign.task_id, None)
         self._work.put_nowait(Work(assign, arrays))
@@ -550,119 +508,21 @@ class Client:
         self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
         self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))
 
-    # --- models in ------------------------------------------------------------------------
-
     async def _fetch(self, payload: Payload) -> dict[str, Array]:
-        """Return the arrays of a payload, from memory if it is there."""
-        held = self._models.get(payload.digest)
-        if held is None:
-            download = self._downloads.get(payload.digest)
-            if download is None:
-                download = self._downloads[payload.digest] = Download(
-                    payload, self.layout or self._profile.layout
-                )
-            if payload.digest not in self._asked:
-                self._asked.add(payload.digest)
-                await self._say(download.request())
-            held = await asyncio.shield(download.done)
-            self._models[payload.digest] = held
+        """Return the arrays of a payload."""
+        layout, data = await self._models.fetch(payload, self.layout or self._profile.layout)
         if payload.channel == "weights":
-            self.layout = held[0]
-        return views(*held)
-
-    def _download(self, transfer: str) -> Download:
-        try:
-            return self._downloads[transfer]
-        except KeyError:
-            raise RemoteProtocolError(f"{transfer[:80]!r} was not asked for") from None
-
-    async def _chunk(self, chunk: Chunk) -> None:
-        self._download(chunk.transfer).take(chunk)
-        await self._advance(chunk.transfer)
-
-    async def _advance(self, transfer: str) -> None:
-        download = self._downloads[transfer]
-        if download.finish():
-            del self._downloads[transfer]
-            self._asked.discard(transfer)
-        elif download.must_ask_again:
-            await self._say(download.request())
-
-    def _forget_models(self, current: set[str]) -> None:
-        for digest in [digest for digest in self._models if digest not in current]:
-            del self._models[digest]
-        for digest in [digest for digest in self._downloads if digest not in current | self._asked]:
-            del self._downloads[digest]
-
-    # --- updates out ----------------------------------------------------------------------
-
-    def _offer(self, entry: OutboxEntry) -> Offer:
-        known = self.layout.digest if self.layout else ""
-        payloads = [
-            Payload(
-                channel=payload.channel,
-                layout=payload.layout,
-                digest=payload.digest,
-                size=payload.size,
-                rows=None if payload.layout == known else payload.rows,
-            )
-            for payload in entry.payloads
-        ]
-        return Offer(
-            task_id=entry.task_id,
-            payloads=payloads,
-            num_examples=entry.num_examples,
-            num_steps=entry.num_steps,
-            metrics=dict(entry.metrics),
-            seconds=entry.seconds,
-        )
-
-    def _send(self, send: Send) -> None:
-        entry = self._outbox.get(send.task_id)
-        payload = next((p for p in entry.payloads if p.channel == send.channel), None) if entry else None
-        if payload is None:
-            raise RemoteProtocolError(f"an update of task {send.task_id} was not offered")
-        transfer = f"{send.task_id}/{send.channel}"
-        if older := self._senders.pop(transfer, None):
-            older[1].cancel()
-        sender = Sender(
-            transfer,
-            lambda: self._folder.open_payload(send.task_id, send.channel),
-            payload.size,
-            self._send_frame,
-        )
-        sender.allow(send.credit)
-        self._senders[transfer] = (sender, asyncio.create_task(self._sent(sender, send.offset)))
+            self.layout = layout
+        return views(layout, data)
 
     async def _send_frame(self, frame: bytes) -> None:
         if self._link is None:
             raise LinkClosedError(1006, "connection lost")
         await self._link.send(frame)
 
-    async def _sent(self, sender: Sender, offset: int) -> None:
-        try:
-            await sender.run(offset)
-        except LinkClosedError:
-            pass  # it goes on after the next Send
-        except OSError as error:
-            logger.error("cannot read the outbox: %s", error)
-
     def _judged(self, verdict: Verdict) -> None:
-        for transfer in [name for name in self._senders if name.startswith(verdict.task_id)]:
-            self._senders.pop(transfer)[1].cancel()
-        self._outbox.pop(verdict.task_id, None)
+        self._outbox.judged(verdict)
         self._handed_out.discard(verdict.task_id)
-        self._folder.drop(verdict.task_id, keep_state=verdict.verdict == "accepted")
-        if waiter := self._verdicts.pop(verdict.task_id, None):
-            if not waiter.done():
-                waiter.set_result(verdict)
-        else:
-            logger.info(
-                "update from an earlier time was %s task=%s %s",
-                verdict.verdict,
-                verdict.task_id,
-                verdict.reason,
-            )
         if self.state is AgentState.SENDING:
             self._show(AgentState.WAITING, f"update {verdict.verdict}; waiting for a task")
 
