@@ -1,4 +1,4 @@
-"""A run's host: what it keeps though nothing happens, and what it does while nothing can be stored."""
+"""What a run decided is stored in order, whatever the disk does, and its time though nothing happens."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
