@@ -37,7 +37,7 @@ wheel-test: $(VENV)/.test   ## build wheel and sdist and try them in an empty en
 chaos: $(VENV)/.test        ## simulate seeds, e.g. SEEDS=1:1000; one seed tells its story; BUG=… plants one; SECONDS=…
 	@$(PY) -m tests.simulation $(or $(SEEDS),1:300) $(if $(BUG),--bug $(BUG)) $(if $(SECONDS),--seconds $(SECONDS))
 
-chaos-real: $(VENV)/.test   ## kill real daemons and sites for minutes, then check: SEED, KILLS, SECONDS, SITES, ROUNDS, LARGE_MB
+chaos-real: $(VENV)/.test   ## kill real daemons and sites, then check all: SEED KILLS SECONDS SITES ROUNDS LARGE_MB
 	@$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SITES),--sites $(SITES)) \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LARGE_MB),--large-mb $(LARGE_MB))

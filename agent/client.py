@@ -57,6 +57,7 @@ logger = logging.getLogger("fl_main.agent")
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
 PING_INTERVAL_S = 20.0  # until the aggregator has told its own
 LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
+LAST_VERDICTS_S = 10.0  # on updates that were offered when the run was over
 JOIN_S = 30.0  # for the aggregator to answer a join
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
@@ -504,6 +505,9 @@ class Client:
         """Fetch what the run came to, and tell the program."""
         weights = await self._fetch(ended.final) if ended.final else {}
         statistics = await self._fetch(ended.statistics) if ended.statistics else {}
+        with contextlib.suppress(TimeoutError):  # else the next start offers again what is left
+            async with asyncio.timeout(LAST_VERDICTS_S):
+                await self._outbox.all_judged()
         self._preparing.pop("", None)
         self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
         self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))

@@ -39,6 +39,7 @@ class Outbox:
         self._entries = {entry.task_id: entry for entry in folder.entries()}
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
         self._senders: dict[str, tuple[Sender, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
         self._counted: dict[str, None] = {}  # tasks whose kept arrays are to be made current
 
     def __contains__(self, task_id: str) -> bool:
@@ -143,6 +144,7 @@ class Outbox:
         """Take what became of an update, and forget it."""
         self.stop_sending(verdict.task_id)
         self._entries.pop(verdict.task_id, None)
+        self._changed.set()
         self._folder.drop(verdict.task_id, keep_state=verdict.verdict == "accepted")
         if waiter := self._verdicts.pop(verdict.task_id, None):
             if not waiter.done():
@@ -154,6 +156,12 @@ class Outbox:
                 verdict.task_id,
                 verdict.reason,
             )
+
+    async def all_judged(self) -> None:
+        """Wait until nothing is left that the aggregator has not answered."""
+        while self._entries:
+            self._changed.clear()
+            await self._changed.wait()
 
     def fail(self, error: FLError) -> None:
         """Tell everybody who waits for a verdict that there will be none."""

@@ -117,8 +117,10 @@ def _of_files(run: Run, ended: Ended) -> Iterator[str]:
         yield f"{file.name} is left in the staging folder"
     for name, folder in ended.folders.items():
         for file in (folder / "outbox").iterdir():
-            # A loss of power may undo a deletion; the next start offers it again, which changes nothing.
-            if not (ended.faults_seen.get("loss of power") and file.name.partition(".")[0] in answered):
+            # A loss of power may undo a deletion, a disk that fails may refuse it. The next start
+            # offers the update again, which changes nothing.
+            excuse = {"loss of power", "disk trouble"} & ended.faults_seen.keys()
+            if not (excuse and file.name.partition(".")[0] in answered):
                 yield f"{file.name} is left in the outbox of {name}"
         if len(list((folder / "state").iterdir())) > 3:
             yield f"{name} keeps more than three states"
