@@ -59,6 +59,7 @@ PING_INTERVAL_S = 20.0  # until the aggregator has told its own
 LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
 LAST_VERDICTS_S = 10.0  # on updates that were offered when the run was over
 JOIN_S = 30.0  # for the aggregator to answer a join
+SHORTEST_PING_S = 0.01  # whatever the aggregator says: the watch must not go round without a rest
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
 
 
@@ -307,7 +308,9 @@ class Client:
             welcome = await self._welcomed(link, session)
             self._link, self._session = link, session
             watcher.cancel()
-            watcher = asyncio.create_task(self._watch(link, session, welcome.ping_interval_s))
+            watcher = asyncio.create_task(
+                self._watch(link, session, max(welcome.ping_interval_s, SHORTEST_PING_S))
+            )
             await self._resume(welcome)
             while True:
                 await self._take(session.receive(await link.receive()))

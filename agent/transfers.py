@@ -49,8 +49,6 @@ class Download:
             raise RemoteProtocolError("a model of another size than announced")
         if sending.offset != self._place:
             raise RemoteProtocolError(f"a model from byte {sending.offset}, asked for was {self._place}")
-        if not self._buffer:
-            self._buffer = bytearray(sending.size)
         if self._place == 0:
             self._digest = file_digest(self._layout)
         self._incoming = Incoming(sending.transfer, sending.size, self._place, sending.size)
@@ -73,7 +71,7 @@ class Download:
         if self._incoming is None:
             raise RemoteProtocolError("a chunk before its announcement")
         self._incoming.take(chunk)
-        self._buffer[self._place : self._incoming.place] = chunk.data
+        self._buffer[self._place :] = chunk.data  # it grows by what came, not by what was announced
         self._digest.update(chunk.data)
         self._place = self._incoming.place
 

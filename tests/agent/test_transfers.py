@@ -150,6 +150,18 @@ def test_announcement_that_does_not_fit_is_an_error(changes: dict[str, Any], wor
     play(story)
 
 
+def test_memory_is_taken_for_what_came_not_for_what_was_announced() -> None:
+    async def story() -> None:
+        layout = Layout.free(1 << 59)
+        huge = payload().model_copy(update={"layout": layout.digest, "size": layout.nbytes})
+        download = Download(huge, None)
+        download.begin(sending(size=layout.nbytes, rows=layout.to_wire()))
+        download.take(Chunk(transfer="t", offset=0, data=DATA[:CHUNK_BYTES]))
+        assert not download.finish()
+
+    play(story)
+
+
 def test_wrong_digest_begins_anew_twice_at_most() -> None:
     async def story() -> None:
         download = Download(payload("sha256:" + "0" * 64), LAYOUT)
