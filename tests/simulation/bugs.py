@@ -13,10 +13,10 @@ from fl_main.agent import client
 from fl_main.aggregator import host
 from fl_main.aggregator.door import Door
 from fl_main.aggregator.host import RunHost
-from fl_main.aggregator.journal import Journal
 from fl_main.aggregator.uploads import Upload
 from fl_main.db import ModelStore
 from fl_main.db.files import StagedFile
+from fl_main.errors import StoreError
 from fl_main.events import Answer
 from fl_main.ledger import Outcome
 from fl_main.messages import Join
@@ -58,17 +58,22 @@ def ack_before_commit(stack: ExitStack) -> None:
 
 @bug
 def rename_before_transaction(stack: ExitStack) -> None:
-    """Files are moved into their places before, not within, the transaction that names them."""
-    commit = Journal._commit
+    """Files are moved into their places before the transaction, and deleted again if that fails."""
+    commit = ModelStore.commit
 
-    async def moved_first(self: Journal, decided: Outcome) -> None:
-        payloads = [record.payload for record in decided.records if isinstance(record, ModelRecord)]
+    def moved_first(self: ModelStore, records: Sequence[Record], at: float) -> None:
+        payloads = [record.payload for record in records if isinstance(record, ModelRecord)]
         moves = [(payload.staged, payload.digest) for payload in payloads if payload.staged]
-        if moves:
-            await self._ports.run_in_thread(self._store._files.place, moves)  # type: ignore[attr-defined]
-        await commit(self, decided)
+        self._files.place(moves)
+        try:
+            with patch.object(self._files, "place", lambda moves: None):
+                commit(self, records, at)
+        except StoreError:
+            for _, digest in moves:
+                self._files.remove(digest)
+            raise
 
-    stack.enter_context(patch.object(Journal, "_commit", moved_first))
+    stack.enter_context(patch.object(ModelStore, "commit", moved_first))
 
 
 @bug

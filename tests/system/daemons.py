@@ -149,10 +149,11 @@ class DaemonProcess(Process):
         self.folder = folder
         self.models = folder / "models"
         listen = {"port": port} | settings.pop("listen", {})
+        database = {"folder": str(self.models)} | settings.pop("database", {})
         files = [str(write_yaml(folder / f"{run['name']}.yaml", run)) for run in runs]
         self.settings = write_yaml(
             folder / "aggregator.yaml",
-            {"listen": listen, "database": {"folder": str(self.models)}, "runs": files, **settings},
+            {"listen": listen, "database": database, "runs": files, **settings},
         )
         super().__init__(
             folder / "daemon.log", "-m", "fl_main.aggregator", "--settings", self.settings, *options

@@ -1,6 +1,5 @@
 """What can go wrong between an agent and its aggregator: one line that names cause and remedy."""
 
-import asyncio
 import http.server
 import logging
 import shutil
