@@ -165,9 +165,10 @@ def leaking_budget(stack: ExitStack) -> None:
 
 
 @bug
-def join_without_deadline(stack: ExitStack) -> None:
-    """An agent whose join gets no answer waits for ever."""
+def endless_join(stack: ExitStack) -> None:
+    """An agent whose connection dies before it was welcomed waits for ever."""
     stack.enter_context(patch.object(client, "JOIN_S", 1e9))
+    stack.enter_context(patch.object(client, "PING_INTERVAL_S", 1e9))
 
 
 @bug
