@@ -57,7 +57,8 @@ def agent(
     configure_logging(log_format, verbose)
     for handler in logging.getLogger().handlers:
         handler.addFilter(make_way)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # also a service manager's, and in a shell's background
+        signal.signal(number, signal.default_int_handler)
     if settings.name:  # the module may choose its data by it
         os.environ["FL_AGENT_NAME"] = settings.name
     train, handlers = find_function(function)

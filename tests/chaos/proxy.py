@@ -18,6 +18,7 @@ class Network:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
         self._thread.start()
 
@@ -29,6 +30,12 @@ class Network:
         """Run a coroutine there to its end."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(10.0)
 
+    async def listen(self, connected: Callable[..., Coroutine[Any, Any, None]]) -> asyncio.Server:
+        """Accept connections on a free port until the network ends."""
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        self._servers.append(server)
+        return server
+
     def close(self) -> None:
         """Cut everything and end the thread."""
         self.result(self._settled())
@@ -37,10 +44,14 @@ class Network:
         self.loop.close()
 
     async def _settled(self) -> None:
+        for server in self._servers:
+            server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # for the system to take back the sockets of what was aborted
+        await asyncio.sleep(0)
 
 
 class _Pair:
@@ -92,7 +103,7 @@ class Line:
 
     async def _listen(self) -> asyncio.Server:
         self._flows.set()
-        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return await self._network.listen(self._connected)
 
     # --- what can happen to it ----------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class Line:
     # --- carrying -----------------------------------------------------------------------------
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled: the network ends
             if self.is_closed:
                 return writer.transport.abort()
             try:
