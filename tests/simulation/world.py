@@ -89,6 +89,7 @@ class World:
         self._is_calm = self._is_over = False
         self._daemon: Daemon | None = None
         self._stop_daemon = asyncio.Event()
+        self._operator = asyncio.Lock()
         self._processes: dict[str, Process] = {}
         self.ended = Ended(
             scenario,
@@ -295,10 +296,11 @@ class World:
         if order == "restart":
             self._stop_daemon.set()
             return
-        while not await self._ordered(order):
-            await asyncio.sleep(10.0)
-            if self._is_calm and order != "resume":
-                return
+        async with self._operator:  # one order after the other, each until it is answered
+            while not await self._ordered(order):
+                await asyncio.sleep(10.0)
+                if self._is_calm and order != "resume":
+                    return
 
     async def _ordered(self, order: Any) -> bool:
         process = Process("operator", Random(0), None, lambda *_: None)
