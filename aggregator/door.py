@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from fl_main import __version__, findings
+from fl_main import __version__
 from fl_main.errors import FLError, LocalProtocolError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentJoined, AgentRefused
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import Link, LinkClosedError
 from fl_main.session import Session, Side, State
 from fl_main.weights import Layout
+from fl_main.why import findings
 
 from .host import RunHost
 from .runs import Runs

@@ -20,7 +20,6 @@ from fl_main.events import (
     StepFolded,
     TimePassed,
 )
-from fl_main.findings import Outage, Transfer, Trouble, View
 from fl_main.ledger import Outcome
 from fl_main.messages import Hold, Message, Waiting
 from fl_main.ports import Ports
@@ -43,7 +42,8 @@ from fl_main.store import (
 )
 from fl_main.strategies import strategy_of
 from fl_main.training import Kind
-from fl_main.why_agents import find_agent
+from fl_main.why.agents import find_agent
+from fl_main.why.findings import Outage, Transfer, Trouble, View
 
 from .folding import fold_step, staging_name
 from .journal import RETRY_S, Journal

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from fl_main.printable import printable
-from fl_main.why_runs import find_run
+from fl_main.why.runs import find_run
 
 from .host import RunHost
 from .server import Daemon

@@ -8,7 +8,6 @@ from typing import Any
 
 from fl_main.errors import FLError, RemoteProtocolError, WeightsError
 from fl_main.events import AgentLeft, Offered, TaskDeclined, UpdateOffered
-from fl_main.findings import Transfer
 from fl_main.messages import (
     Chunk,
     Decline,
@@ -28,6 +27,7 @@ from fl_main.session import Liveness, Session, State
 from fl_main.settings import LimitSettings
 from fl_main.store import Store, StoredPayload
 from fl_main.weights import Layout
+from fl_main.why.findings import Transfer
 
 from .downloads import Frames
 from .host import RunHost

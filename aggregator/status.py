@@ -4,7 +4,7 @@ from typing import Any
 
 from fl_main.store import RunStatus
 from fl_main.why import waiting_for
-from fl_main.why_agents import find_agent
+from fl_main.why.agents import find_agent
 
 from .host import RunHost
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
-from fl_main.findings import Transfer
 from fl_main.messages import ALIGNMENT, Chunk, Credit, Hold, Message, Send
 from fl_main.ports import Ports
 from fl_main.session import Incoming
 from fl_main.store import StagingFile, Store, StoredPayload
 from fl_main.weights import FiniteCheck
+from fl_main.why.findings import Transfer
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from fl_main.errors import StoreError
-from fl_main.findings import MEGABYTE, Finding, Outage, Standing, Subject, View
 from fl_main.ports import Ports
 from fl_main.settings import DatabaseSettings
 from fl_main.store import EventRecord, PastEvent, Record, Store, TaskRecord, UpdateRecord
 from fl_main.why import HISTORY, MOST, about, everything
+from fl_main.why.findings import MEGABYTE, Finding, Outage, Standing, Subject, View
 
 from .door import SOFTWARE, Door
 from .host import RunHost

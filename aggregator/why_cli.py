@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from fl_main.errors import ConnectionFailedError, StoreError
-from fl_main.findings import Finding, seconds
 from fl_main.printable import printable
 from fl_main.settings_files import load_aggregator
+from fl_main.why.findings import Finding, seconds
 
 from .app import ask_database
 from .cli import ask_daemon, operator_options

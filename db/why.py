@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
 from fl_main.errors import FLError
-from fl_main.findings import Finding, Standing, Subject, View, seconds
 from fl_main.ledger import Ledger
 from fl_main.settings import RunSettings
 from fl_main.store import PastEvent, RunSnapshot
 from fl_main.strategies import FedAvg, Strategy, strategy_of
 from fl_main.why import HISTORY, MOST, about, everything
+from fl_main.why.findings import Finding, Standing, Subject, View, seconds
 
 from . import schema, snapshots
 from .model_db import ModelDB

@@ -23,7 +23,6 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.findings import View
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -42,6 +41,7 @@ from fl_main.store import (
 from fl_main.strategies import FedAvg, Strategy
 from fl_main.training import Kind
 from fl_main.weights import ArraySpec, DType, Layout
+from fl_main.why.findings import View
 from tests.fl_main.memory_store import MemoryStore
 
 E = TypeVar("E")

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fl_main.events import Answer, Assign, Cancel, Effect, Offered, Receive, UpdateReceived
-from fl_main.findings import Standing, Subject
 from fl_main.plan import next_step
 from fl_main.store import ModelKind, Phase, RunStatus, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
 from fl_main.why import of_run
-from fl_main.why_agents import find_agent, find_task
+from fl_main.why.agents import find_agent, find_task
+from fl_main.why.findings import Standing, Subject
 from tests.fl_main.story import Story, payload, run_settings
 
 AGENTS = "abcd"

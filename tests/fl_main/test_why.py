@@ -6,12 +6,12 @@ import pytest
 
 from fl_main.errors import UnknownNameError
 from fl_main.events import AgentJoined, AgentLeft, AgentRefused
-from fl_main.findings import Finding, Outage, Refusal, Standing, Subject, Transfer, Trouble, View
 from fl_main.store import TaskRecord, UpdateRecord
 from fl_main.training import Kind
 from fl_main.why import about, everything, of_run
-from fl_main.why_agents import find_agent, find_task, find_update
-from fl_main.why_runs import find_run
+from fl_main.why.agents import find_agent, find_task, find_update
+from fl_main.why.findings import Finding, Outage, Refusal, Standing, Subject, Transfer, Trouble, View
+from fl_main.why.runs import find_run
 from tests.fl_main.story import Story, run_settings
 
 

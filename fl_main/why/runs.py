@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-from fl_main.findings import Finding, Standing, Subject, View, plural, seconds, short
 from fl_main.ledger import NEVER, Need
 from fl_main.store import Phase, RunStatus, StepRecord, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
-from fl_main.why_agents import left_because, progress
+from fl_main.why.agents import left_because, progress
+from fl_main.why.findings import Finding, Standing, Subject, View, plural, seconds, short
 
 AGENTS = 20  # told of one by one in the evidence of a run
 FAILURES = 3  # rounds that failed last

@@ -1,6 +1,5 @@
 """Why an agent waits, and what became of a task and of the update that answered it."""
 
-from fl_main.findings import Finding, Refusal, Standing, Subject, View, megabytes, seconds, short
 from fl_main.ledger import NEVER, Member
 from fl_main.store import (
     Phase,
@@ -12,6 +11,7 @@ from fl_main.store import (
     Verdict,
 )
 from fl_main.training import Kind
+from fl_main.why.findings import Finding, Refusal, Standing, Subject, View, megabytes, seconds, short
 
 WORK = {
     Kind.INITIALISE: "making the initial model",

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from fl_main.answers import LATE
 from fl_main.errors import UnknownNameError
-from fl_main.findings import Finding, Refusal, Standing, View, listed, short
 from fl_main.store import TaskRecord, TaskStatus, UpdateRecord, Verdict
-from fl_main.why_agents import find_agent, find_refusal, find_task, find_update
-from fl_main.why_runs import find_run, find_trouble
+from fl_main.why.agents import find_agent, find_refusal, find_task, find_update
+from fl_main.why.findings import Finding, Refusal, Standing, View, listed, short
+from fl_main.why.runs import find_run, find_trouble
 
 HISTORY = 500  # events of a run that are looked at
 MOST = 200  # findings of one answer: it must fit a frame, and a screen
