@@ -307,7 +307,8 @@ class StateFolder:
 
     def pending_state(self) -> list[str]:
         """Return the tasks whose kept arrays wait for their accepted update to be counted."""
-        return sorted(kept.task_id for kept in self._kept() if kept.is_accepted)
+        accepted = {task_id for task_id, keep_state in self._to_drop.items() if keep_state}
+        return sorted(kept.task_id for kept in self._kept() if kept.is_accepted or kept.task_id in accepted)
 
     def promote_state(self, task_id: str) -> None:
         """Make the arrays kept with a task current: its update was counted.

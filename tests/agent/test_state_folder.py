@@ -151,6 +151,25 @@ def test_state_of_an_update_that_was_never_whole_is_not_held(path: Path) -> None
     again.close()
 
 
+def test_state_waits_for_its_count_though_the_disk_could_not_write_that_it_was_accepted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = StateFolder(path)
+    entry = put(folder, state=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        folder.drop(entry.task_id, keep_state=True)
+    assert folder.pending_state() == [entry.task_id]
+    folder.drop("b" * 24, keep_state=False)  # with the next one it is tried again
+    assert folder.entries() == []
+    folder.promote_state(entry.task_id)
+    assert folder.state()["s"] == 7
+    folder.close()
+
+
 @pytest.mark.parametrize("harm", ["shorter", "other", "gone"])
 def test_update_that_a_loss_of_power_damaged_is_made_again(path: Path, harm: str) -> None:
     folder = StateFolder(path)
