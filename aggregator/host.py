@@ -128,6 +128,8 @@ class RunHost:
         self._timer: asyncio.TimerHandle | None = None
         self._kept_time_s = snapshot.run.run_time_s
         self._is_pruning = False
+        self._left_over: dict[str, None] = {}  # staged files to be deleted
+        self._is_sweeping = False
 
     @property
     def run(self) -> RunRecord:
@@ -189,7 +191,7 @@ class RunHost:
             for effect in decided.effects:
                 self._perform(effect)
             if over := _over(decided):
-                self._spawn(self._unstage(over))
+                self._unstage(over)
             if not self._is_telling:
                 self._is_telling = True
                 self._spawn(self._tell_idle())
@@ -285,7 +287,7 @@ class RunHost:
             event = await self._folded(effect)
         self.journal.set_trouble(FOLD, "")
         if not isinstance(event, StepFolded) or not self.machine.is_wanted(effect):
-            await self._unstage([staging_name(self.run.run_id, effect)])
+            self._unstage([staging_name(self.run.run_id, effect)])
         if event is not None:
             self.tell(event)
 
@@ -306,12 +308,23 @@ class RunHost:
             logger.exception("the strategy failed run=%s round=%d", self.run.name, effect.round_id)
             return FoldFailed(effect, f"{type(error).__name__}: {error}")
 
-    async def _unstage(self, task_ids: list[str]) -> None:
-        """Delete what came of updates, or of a fold, that nobody waits for any more."""
-        try:
-            await self._ports.run_in_thread(self._store.unstage, task_ids)
-        except StoreError as error:
-            logger.warning("the next start deletes what is left in models/.staging: %s", error)
+    def _unstage(self, names: list[str]) -> None:
+        """Delete, in the background, what came of updates or a fold that nobody waits for any more."""
+        self._left_over |= dict.fromkeys(names)
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self._spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        while names := list(self._left_over):
+            try:
+                await self._ports.run_in_thread(self._store.unstage, names)
+            except StoreError as error:
+                logger.debug("cannot delete what is left in models/.staging yet: %s", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._left_over = {name: None for name in self._left_over if name not in names}
+        self._is_sweeping = False
 
     async def _prune(self) -> None:
         """Apply the retention settings, at most once a second however short the rounds are."""
@@ -323,7 +336,9 @@ class RunHost:
         try:
             freed = await self._ports.run_in_thread(self._store.prune)
         except StoreError as error:
-            logger.warning("pruning failed: %s", error)
+            logger.warning("pruning failed, it is tried again: %s", error)
+            await asyncio.sleep(RETRY_S)
+            self._spawn(self._prune())
             return
         if freed:
             logger.debug("pruned bytes=%d", freed)

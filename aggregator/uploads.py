@@ -267,4 +267,6 @@ async def _unbroken(work: Awaitable[T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: nobody waits for it any more
         raise

@@ -62,6 +62,7 @@ class ModelStore:
         self._writing = threading.Lock()
         self._heads: dict[str, Head] = {}
         self._layouts: dict[str, Layout] = {}
+        self._let_go: dict[str, None] = {}  # digests of files that are to be deleted
         self._is_open = False
         disk.prepare(self.folder)
         self._lock = disk.lock(self.folder, files_on)
@@ -124,6 +125,8 @@ class ModelStore:
     def _committed(self, batch: Batch) -> None:
         self._heads.update(batch.heads)
         self._layouts.update(batch.layouts)
+        for _, digest in batch.moves:
+            self._let_go.pop(digest, None)  # it is needed again
 
     def _insert(self, connection: Connection, batch: Batch) -> None:
         for table, table_rows in batch.tables.items():
@@ -151,12 +154,21 @@ class ModelStore:
                     self._mark_removed(connection, batch, gone, list(chosen))
                 self._insert(connection, batch)
             self._committed(batch)
-            with translated(self._files.folder, "delete model files"):
-                aside = [self._files.set_aside(digest) for digest in chosen]
+            self._let_go |= dict.fromkeys(chosen)
+            aside = self._set_aside()
         with translated(self._files.folder, "delete model files"):
             for name in aside:
                 self._files.unstage(name)
         return sum(group[0].size for group in chosen.values())
+
+    def _set_aside(self) -> list[str]:
+        """Move files that no row needs any more out of their places; what fails is tried the next time."""
+        aside: list[str] = []
+        with translated(self._files.folder, "delete model files"):
+            for digest in list(self._let_go):
+                aside.append(self._files.set_aside(digest))
+                del self._let_go[digest]
+        return aside
 
     def _mark_removed(
         self, connection: Connection, batch: Batch, model_ids: list[str], digests: list[str]

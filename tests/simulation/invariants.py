@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_main.db import Model, ModelDB, Run
+from fl_main.db import Model, ModelDB, ModelStore, Run
 from fl_main.db.verify import verify_database
 from fl_main.weights import Array
 
@@ -27,6 +27,8 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
     found = list(ended.broken)
     if not (ended.database / "fl.db").exists():
         return [*found, "there is no database"]
+    if "disk trouble" in ended.faults_seen:
+        ModelStore(ended.database).close()  # a start deletes what could not be deleted before
     found += [f"fl db verify: {damage}" for damage in verify_database(ended.database)]
     with ModelDB(ended.database) as db:
         run = db.run("r")
