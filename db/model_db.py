@@ -216,7 +216,7 @@ class Run:
         for column, value in wanted.items():
             if value is not None:
                 query = query.where(table.c[column] == value)
-        return self._db.select_models(query.order_by(table.c.created_at, schema.rowid(table)))
+        return self._db.select_models(query.order_by(schema.rowid(table)))
 
     def updates(self, round_id: int | None = None, agent_id: str | None = None) -> list[Update]:
         """Return its updates in the order in which they came, those that were refused too."""

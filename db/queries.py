@@ -17,7 +17,7 @@ def runs(connection: Connection) -> list[RunFacts]:
     """Return all runs, the oldest first."""
     table, members = schema.runs, schema.agents
     count = select(func.count()).where(members.c.run_id == table.c.run_id).scalar_subquery()
-    query = select(table, count.label("agents")).order_by(table.c.created_at, schema.rowid(table))
+    query = select(table, count.label("agents")).order_by(schema.rowid(table))
     return [_run(row) for row in connection.execute(query).mappings()]
 
 
@@ -96,7 +96,7 @@ def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
         func.json_array_length(table.c.eligible).label("eligible"),
         func.json_array_length(table.c.invited).label("invited"),
     ).where(table.c.run_id == run_id, table.c.kind != Kind.EVALUATE.value)
-    found = connection.execute(query.order_by(table.c.changed_at, schema.rowid(table))).mappings()
+    found = connection.execute(query.order_by(table.c.started_s, schema.rowid(table))).mappings()
     return {row["round_id"]: dict(row) for row in found}
 
 
@@ -176,7 +176,7 @@ def agents(connection: Connection, run_id: str) -> list[Agent]:
     counts = {
         row[0]: (row[1], row[2] - row[1]) for row in connection.execute(counted.group_by(answers.c.agent_id))
     }
-    query = select(table).where(table.c.run_id == run_id).order_by(table.c.joined_at, schema.rowid(table))
+    query = select(table).where(table.c.run_id == run_id).order_by(schema.rowid(table))
     return [_agent(row, *counts.get(row["agent_id"], (0, 0))) for row in connection.execute(query).mappings()]
 
 

@@ -10,7 +10,7 @@ from fl_main.errors import StoreError
 
 from . import queries
 from .records import RunFacts
-from .schema import models, rounds
+from .schema import models, rounds, rowid
 
 _WAYS = "give a model id, the beginning of a digest, or run:ROUND, run:best, run:last"
 _HEXADECIMAL = re.compile(r"(sha256:)?[0-9a-f]{4,64}")
@@ -62,7 +62,7 @@ def _by_beginning(connection: Connection, start: str) -> str | None:
 def _starting(connection: Connection, column: Column[str], text: str) -> list[tuple[str, str]]:
     """Return the ids and digests of models; those whose file is there, and older ones, first."""
     query = select(models.c.model_id, models.c.digest).where(column >= text, column < text + "g")
-    query = query.order_by(models.c.is_stored.desc(), models.c.created_at)
+    query = query.order_by(models.c.is_stored.desc(), rowid(models))
     return [(row.model_id, row.digest) for row in connection.execute(query)]
 
 

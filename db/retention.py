@@ -27,6 +27,7 @@ class Stored:
 
     Attributes:
         size: Bytes of its file's data.
+        order: A larger number was stored later, whatever the clocks said.
         may_go: Whether anything still needs it.
         age: Rounds since its own, in its run.
     """
@@ -34,7 +35,7 @@ class Stored:
     model_id: str
     digest: str
     size: int
-    created_at: float
+    order: int
     may_go: bool
     age: int
 
@@ -57,7 +58,7 @@ def choose(stored: Iterable[Stored], settings: RetentionSettings) -> dict[str, l
 def _oldest(groups: list[list[Stored]], excess: int) -> list[list[Stored]]:
     """Return the oldest files that together are at least as large as what is too much."""
     chosen: list[list[Stored]] = []
-    for group in sorted(groups, key=lambda group: max(model.created_at for model in group)):
+    for group in sorted(groups, key=lambda group: max(model.order for model in group)):
         if excess <= 0:
             break
         chosen.append(group)
@@ -71,19 +72,19 @@ def stored_models(connection: Connection) -> list[Stored]:
     theirs = models.c.kind.in_(FROM_AGENTS) & (models.c.is_stored == 1)
     digests = select(models.c.digest).where(theirs)
     query = select(models).where(models.c.is_stored == 1, models.c.digest.in_(digests))
-    query = query.order_by(models.c.created_at, rowid(models))
+    query = query.order_by(rowid(models))
     return [
         Stored(
             row.model_id,
             row.digest,
             row.size,
-            row.created_at,
+            order,
             row.kind in FROM_AGENTS
             and row.model_id not in needed
             and (row.run_id, row.round_id, row.agent_id) not in uncounted,
             now.get(row.run_id, 0) - row.round_id,
         )
-        for row in connection.execute(query)
+        for order, row in enumerate(connection.execute(query))
     ]
 
 

@@ -42,7 +42,7 @@ UNCOUNTED: ColumnElement[bool] = and_(
 
 def read_all(connection: Connection, layout_of: LayoutOf) -> list[RunSnapshot]:
     """Return all runs as they stand, the oldest first."""
-    query = select(runs).order_by(runs.c.created_at, runs.c.run_id)
+    query = select(runs).order_by(rowid(runs))
     found = [rows.RUN.read(row) for row in connection.execute(query).mappings().all()]
     return [_snapshot(connection, run, layout_of) for run in found]
 
@@ -64,13 +64,13 @@ def _snapshot(connection: Connection, run: RunRecord, layout_of: LayoutOf) -> Ru
 
 
 def _step(connection: Connection, run: RunRecord) -> StepRecord | None:
+    """Return the step that is under way: by what its row says, for a clock may have gone back."""
     query = (
         select(steps)
-        .where(steps.c.run_id == run.run_id, steps.c.round_id == run.round_id)
-        .order_by(steps.c.changed_at.desc(), steps.c.started_s.desc(), rowid(steps).desc())
+        .where(steps.c.run_id == run.run_id, steps.c.round_id == run.round_id, steps.c.status.in_(UNDER_WAY))
+        .order_by(steps.c.started_s.desc(), rowid(steps).desc())
     )
-    latest: StepRecord | None = next(iter(_records(connection, rows.STEP, query.limit(1))), None)
-    return latest if latest is not None and latest.status in UNDER_WAY else None
+    return next(iter(_records(connection, rows.STEP, query.limit(1))), None)
 
 
 def _tasks(connection: Connection, run: RunRecord, step: StepRecord | None) -> tuple[TaskRecord, ...]:

@@ -25,7 +25,7 @@ def stored_ids(folder: Path) -> set[str]:
         return {found.model_id for found in db.run().models() if found.is_stored}
 
 
-def stored(model_id: str, digest: str = "", may_go: bool = True, at: float = 0.0, age: int = 9) -> Stored:
+def stored(model_id: str, digest: str = "", may_go: bool = True, at: int = 0, age: int = 9) -> Stored:
     return Stored(model_id, digest or model_id, 10, at, may_go, age)
 
 

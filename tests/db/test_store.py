@@ -26,7 +26,7 @@ from fl_main.errors import (
     StoreVersionError,
 )
 from fl_main.settings import DatabaseSettings
-from fl_main.store import EventRecord, MetricRecord, ModelKind, Record, Store, TaskStatus, Verdict
+from fl_main.store import EventRecord, MetricRecord, ModelKind, Phase, Record, Store, TaskStatus, Verdict
 from fl_main.training import Kind
 from fl_main.weights import Layout, pack
 from tests.db.building import (
@@ -93,6 +93,16 @@ def test_a_frozen_step_is_still_under_way(folder: Path) -> None:
         assert snapshot.updates == tuple(found)
         digests = {found.digests["weights"] for found in snapshot.updates}
         assert {store.read(digest).layout for digest in digests} == {LAYOUT}
+
+
+def test_a_clock_that_went_back_does_not_hide_the_step_under_way(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        begin(store)
+        store.commit([step(1, ("a",), attempt=0, status="failed", ended_s=1.0)], 5000.0)
+        current = step(1, ("a", "b"), attempt=1, started_s=2.0)
+        store.commit([round_record(1), current, replace(RUN, round_id=1, phase=Phase.COLLECTING)], 110.0)
+    with ModelStore(folder) as store:
+        assert store.snapshots()[0].step == current
 
 
 def test_between_rounds_there_is_no_step(store: ModelStore) -> None:
