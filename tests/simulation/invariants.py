@@ -27,7 +27,7 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
     found = list(ended.broken)
     if not (ended.database / "fl.db").exists():
         return [*found, "there is no database"]
-    if "disk trouble" in ended.faults_seen:
+    if {"disk trouble", "kill"} & ended.faults_seen.keys():
         ModelStore(ended.database).close()  # a start deletes what could not be deleted before
     found += [f"fl db verify: {damage}" for damage in verify_database(ended.database)]
     with ModelDB(ended.database) as db:
