@@ -450,7 +450,7 @@ class Client:
         elif isinstance(message, Counted):
             self._outbox.promote([message.task_id])
         elif isinstance(message, Hold):
-            self._show(self.state, f"the aggregator asks to wait: {message.reason}")
+            self._hold(message)
         elif isinstance(message, Waiting):
             if self.state is AgentState.WAITING:
                 self._show(self.state, f"waiting for a task: {message.reason}")
@@ -462,6 +462,12 @@ class Client:
             await self._say(Pong())
         elif isinstance(message, Refuse):
             raise _refused(message)
+
+    def _hold(self, hold: Hold) -> None:
+        line = f"the aggregator asks to wait: {hold.reason}"
+        if line != self.line:
+            logger.warning("%s; nothing is lost", line)
+        self._show(self.state, line)
 
     # --- tasks ----------------------------------------------------------------------------
 

@@ -24,6 +24,10 @@ from .sessions import AgentSession, Shared
 logger = logging.getLogger("fl_main.aggregator")
 
 MAX_REFUSALS = 1000
+TAKEN_OVER = (
+    "a newer process took over this agent's identity: two programs use one state folder, or copies of it; "
+    "give each one of its own"
+)
 SOFTWARE = f"fl_main {__version__}"
 
 # Carries out an operator's order: (actor, ask) -> content of the reply.
@@ -180,9 +184,9 @@ class Door:
         if older is None:
             return
         if older.join.instance_id != join.instance_id and older.join.start_number > join.start_number:
-            raise Refusal("fenced", "a newer process with this identity is connected")
+            raise Refusal("fenced", TAKEN_OVER)
         same = older.join.instance_id == join.instance_id
-        notice = Refuse(code="fenced", reason="a newer process took over this agent's identity")
+        notice = Refuse(code="fenced", reason=TAKEN_OVER)
         await older.close(1008, "replaced by a newer connection", None if same else notice)
 
     async def _welcome(self, host: RunHost, join: Join) -> Welcome:

@@ -32,6 +32,14 @@ class Frames:
         self._reading: dict[tuple[str, int], asyncio.Task[list[bytes]]] = {}
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
+    async def require(self, payload: StoredPayload) -> None:
+        """Open a payload's file, if it is not open.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        await self._ports.run_in_thread(self._opened(payload).open)
+
     async def send(self, link: Outlet, payload: StoredPayload, offset: int) -> None:
         """Send a payload's chunks from a byte on.
 
@@ -94,12 +102,17 @@ class _OpenFile:
         self._payload = payload
         self._file: DataFile | None = None
 
+    def open(self) -> DataFile:
+        """Open the file, if it is not open."""
+        if self._file is None:
+            self._file = self._store.read(self._payload.digest, self._payload.layout)
+        return self._file
+
     def frames(self, start: int, end: int) -> list[bytes]:
         """Return the chunks from one byte to another as they go over the wire."""
         with self._lock:
-            if self._file is None:
-                self._file = self._store.read(self._payload.digest, self._payload.layout)
-            return [self._frame(self._file, place, end) for place in range(start, end, CHUNK_BYTES)]
+            file = self.open()
+            return [self._frame(file, place, end) for place in range(start, end, CHUNK_BYTES)]
 
     def _frame(self, file: DataFile, place: int, end: int) -> bytes:
         data = bytearray(min(CHUNK_BYTES, end - place))

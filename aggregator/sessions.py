@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fl_main.errors import FLError, RemoteProtocolError, WeightsError
+from fl_main.errors import FLError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentLeft, Offered, TaskDeclined, UpdateOffered
 from fl_main.messages import (
     Chunk,
@@ -31,6 +31,7 @@ from fl_main.why.findings import Transfer
 
 from .downloads import Frames
 from .host import RunHost
+from .journal import RETRY_S
 from .uploads import Budget, Upload
 
 logger = logging.getLogger("fl_main.aggregator")
@@ -245,6 +246,7 @@ class AgentSession:
         payload = self.host.fetchable(fetch.digest)
         if payload is None:
             raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
+        await self._readable(payload)
         known = fetch.layout == payload.layout.digest
         announcement = Sending(
             transfer=fetch.digest,
@@ -254,6 +256,19 @@ class AgentSession:
         )
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
         await self._shared.frames.send(self, payload, fetch.offset)
+
+    async def _readable(self, payload: StoredPayload) -> None:
+        """Wait while a model cannot be read: its round's deadline goes on, and people are told."""
+        what = f"model {payload.digest}"
+        try:
+            while True:
+                try:
+                    return await self._shared.frames.require(payload)
+                except StoreError as error:
+                    self.host.journal.set_trouble(what, str(error))
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            self.host.journal.set_trouble(what, "")
 
     def _chunk(self, chunk: Chunk) -> None:
         if any(upload.take(chunk) for upload, _ in self._uploads.values()):

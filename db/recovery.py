@@ -4,10 +4,13 @@ import logging
 
 from sqlalchemy import Connection, select
 
+from fl_main.errors import StoreDamagedError
+
+from . import engine
 from .faults import translated
 from .files import ModelFiles
 from .schema import files as files_table
-from .schema import tasks
+from .schema import runs, tasks
 from .snapshots import UNANSWERED
 
 logger = logging.getLogger("fl_main.db")
@@ -36,10 +39,27 @@ def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
 def _sweep_stored(connection: Connection, files: ModelFiles) -> list[str]:
     query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
     known = set(connection.execute(query).scalars())
-    for digest in list(files.digests()):
+    found = list(files.digests())
+    _require_records(connection, files, len(found))
+    for digest in found:
         if digest in known:
             known.discard(digest)
         else:
             logger.info("deleted a model file that no record names digest=%s", digest)
             files.remove(digest)
     return [f"model file {files.path(digest)} is missing" for digest in sorted(known)]
+
+
+def _require_records(connection: Connection, files: ModelFiles, found: int) -> None:
+    """Refuse to take models for left-overs where it is the records that are missing.
+
+    One file without any run may be left by a crash while the first run was made.
+
+    Raises:
+        StoreDamagedError: If there are models, and not one run.
+    """
+    if found > 1 and connection.execute(select(runs.c.run_id).limit(1)).first() is None:
+        raise StoreDamagedError(
+            f"{files.folder} has {found} model files, and the database knows of no run: {engine.FILE} is "
+            "lost or another one; put a backup of it there, or move the model files away"
+        )

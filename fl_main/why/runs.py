@@ -32,9 +32,9 @@ def find_trouble(view: View) -> Iterator[Finding]:
             view.name,
             view.name,
             Standing.FAILED,
-            f"nothing can be stored, and no update is acknowledged: {trouble.reason}",
-            "free space on the disk of the model database, or mend what the error names; "
-            "it is tried again every few seconds and goes on by itself",
+            f"the model database is in trouble: {trouble.reason}",
+            "free space on its disk, or mend what the error names; until then no update is acknowledged "
+            "that is not stored; it is tried again every few seconds and goes on by itself",
             trouble.since_at,
             (f"tried in vain for {seconds(view.now - trouble.since_at)}",),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fl_main.aggregator.door import TAKEN_OVER
 from fl_main.aggregator.listener import WebSocketListener
 from fl_main.aggregator.server import Daemon
 from fl_main.db import ModelStore
@@ -198,7 +199,7 @@ def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
         assert await closed(older.link) == (1008, "replaced by a newer connection")
         again = house.knock()
         await again.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", start_number=1))
-        assert (await again.hear(Refuse)).reason == "a newer process with this identity is connected"
+        assert (await again.hear(Refuse)).reason == TAKEN_OVER
         await newer.say(Ping())
         await newer.hear(Pong)
         assert house.is_here()

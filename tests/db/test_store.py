@@ -424,6 +424,19 @@ def test_a_file_without_a_row_is_deleted_and_a_row_without_a_file_reported(folde
             store.read(lost.payload.digest)
 
 
+def test_models_are_kept_where_their_records_are_lost(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=2)
+    there = sorted((folder / "models").rglob("*.safetensors"))
+    for name in ("fl.db", "fl.db-wal", "fl.db-shm"):
+        (folder / name).unlink(missing_ok=True)
+    for _ in range(2):
+        with pytest.raises(StoreDamagedError, match=r"knows of no run: fl\.db is lost"):
+            ModelStore(folder)
+    assert sorted((folder / "models").rglob("*.safetensors")) == there
+    assert not disk_is_locked(folder)
+
+
 def test_a_second_writer_is_refused(store: ModelStore, folder: Path) -> None:
     with pytest.raises(StoreLockedError, match=r"in use by another aggregator; stop that one, or give"):
         ModelStore(folder)

@@ -1,6 +1,7 @@
 """`python -m tests.simulation FIRST:COUNT`: simulate seeds, and tell the story of those that fail."""
 
 import math
+import re
 import sys
 import time
 from argparse import ArgumentParser
@@ -58,10 +59,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no seed after so many seconds")
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    first, _, count = given.seeds.partition(":")
-    if not count:
-        return _tell(play(int(first), given.bug))
-    seeds = range(int(first), int(first) + int(count))
+    if given.seeds.isdecimal():
+        return _tell(play(int(given.seeds), given.bug))
+    if not (found := re.fullmatch(r"(\d+):([1-9]\d*)", given.seeds)):
+        parser.error(f"{given.seeds!r} is not FIRST:COUNT, e.g. 1:100, nor one seed")
+    seeds = range(int(found[1]), int(found[1]) + int(found[2]))
     if given.bug == "all":
         return _hunt(seeds, given.processes)
     return _search(seeds, given.bug, given.seconds, given.processes)

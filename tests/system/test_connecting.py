@@ -23,6 +23,7 @@ from fl_main.agent import (
     RefusedError,
     StateFolderError,
 )
+from fl_main.aggregator.door import TAKEN_OVER
 from fl_main.errors import SettingsError, StoreLockedError
 from tests.system.agents import AgentThread, initial
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess, StartPython
@@ -361,7 +362,7 @@ def test_newer_session_fences_the_older_one_which_stops(start_daemon: StartDaemo
     newer = AgentThread(daemon.url, "a", tmp_path / "copy")
     error = older.failed()
     assert isinstance(error, FencedError)
-    assert str(error) == "a newer process took over this agent's identity"
+    assert str(error) == TAKEN_OVER
     assert newer.is_running
     until(lambda: newer.agent.state is AgentState.WAITING)
     again = AgentThread(daemon.url, "b", tmp_path / "b")

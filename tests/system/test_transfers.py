@@ -141,3 +141,21 @@ def test_task_that_is_cancelled_before_the_program_takes_it_is_not_given(
             task.submit(task.weights, 1)
     quick.join()
     assert 1 not in given
+
+
+def test_model_whose_file_is_missing_is_waited_for_and_told_of(
+    start_daemon: StartDaemon, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_main.aggregator.sessions.RETRY_S", 0.02)
+    daemon = start_daemon(run_of(end={"rounds": 1}, round={"min_agents": 1, "min_updates": 1}))
+    final = start_agent(daemon.url, 1).join()
+    file = daemon.db().model("r:final").path
+    daemon.stop()
+    file.rename(file.with_suffix(".away"))
+    again = start_daemon()
+    late = start_agent(again.url, 2)
+    until(lambda: "is missing" in again.host().journal.trouble)
+    assert late.is_running
+    file.with_suffix(".away").rename(file)
+    assert_equal(late.join().weights, final.weights)
+    assert again.host().journal.trouble == ""

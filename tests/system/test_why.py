@@ -145,7 +145,7 @@ def test_a_database_in_trouble_and_its_end_are_told(start_daemon: StartDaemon) -
 
     daemon.call(change("no room"))
     found = only(why(daemon), "database")
-    assert found["what"] == "nothing can be stored, and no update is acknowledged: no room"
+    assert found["what"] == "the model database is in trouble: no room"
     assert found["since_at"] > 0
     daemon.call(change(""))
     assert not [finding for finding in why(daemon) if finding["subject"] == "database"]
