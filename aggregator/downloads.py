@@ -38,7 +38,9 @@ class Frames:
         Raises:
             StoreError: If it cannot be read.
         """
-        await self._ports.run_in_thread(self._opened(payload).open)
+        opened = self._opened(payload)
+        if not opened.is_open:
+            await self._ports.run_in_thread(opened.open)
 
     async def send(self, link: Outlet, payload: StoredPayload, offset: int) -> None:
         """Send a payload's chunks from a byte on.
@@ -102,8 +104,17 @@ class _OpenFile:
         self._payload = payload
         self._file: DataFile | None = None
 
-    def open(self) -> DataFile:
+    @property
+    def is_open(self) -> bool:
+        """Whether some thread has opened the file."""
+        return self._file is not None
+
+    def open(self) -> None:
         """Open the file, if it is not open."""
+        with self._lock:
+            self._data()
+
+    def _data(self) -> DataFile:
         if self._file is None:
             self._file = self._store.read(self._payload.digest, self._payload.layout)
         return self._file
@@ -111,7 +122,7 @@ class _OpenFile:
     def frames(self, start: int, end: int) -> list[bytes]:
         """Return the chunks from one byte to another as they go over the wire."""
         with self._lock:
-            file = self.open()
+            file = self._data()
             return [self._frame(file, place, end) for place in range(start, end, CHUNK_BYTES)]
 
     def _frame(self, file: DataFile, place: int, end: int) -> bytes:

@@ -39,6 +39,7 @@ from fl_main.store import (
     Store,
     StoredPayload,
     TaskRecord,
+    Verdict,
 )
 from fl_main.strategies import strategy_of
 from fl_main.training import Kind
@@ -359,7 +360,7 @@ def _over(decided: Outcome) -> list[str]:
     closed = [record for record in decided.records if isinstance(record, TaskRecord)]
     answers = [effect for effect in decided.effects if isinstance(effect, Answer)]
     return [task.task_id for task in closed if task.status.is_given_up] + [
-        answer.task_id for answer in answers if answer.verdict != "accepted"
+        answer.task_id for answer in answers if answer.verdict is not Verdict.ACCEPTED
     ]
 
 

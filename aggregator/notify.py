@@ -80,7 +80,7 @@ class Notifier:
         period_s = min(STATUS_EVERY_S, (self._watchdog_s or STATUS_EVERY_S) / 2)
         while True:
             await asyncio.sleep(period_s)
-            stuck_s = 0.0 if _trouble(self._daemon) else self._stuck_s()
+            stuck_s = 0.0 if self._daemon.runs.trouble else self._stuck_s()
             self._say_stuck(stuck_s)
             if self._watchdog_s and not stuck_s:
                 self._send("WATCHDOG=1")
@@ -127,7 +127,7 @@ class Notifier:
 
 def status_line(daemon: Daemon) -> str:
     """Return in one line what the runs wait for, and before that what keeps them from being stored."""
-    if trouble := _trouble(daemon):
+    if trouble := daemon.runs.trouble:
         return f"nothing can be stored: {trouble}"
     under_way = [host for host in daemon.runs if not host.run.status.is_over]
     more = len(under_way) - MAX_RUNS
@@ -143,10 +143,6 @@ def status_line(daemon: Daemon) -> str:
 def _of_run(host: RunHost) -> str:
     waiting = find_run(host.view()).what
     return f"{host.run.name}: {host.run.rounds_done} of {host.settings.end.rounds} rounds, {waiting}"
-
-
-def _trouble(daemon: Daemon) -> str:
-    return next((host.journal.trouble for host in daemon.runs if host.journal.trouble), "")
 
 
 def _address(name: str) -> str:

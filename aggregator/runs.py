@@ -59,6 +59,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self._hosts)
 
+    @property
+    def trouble(self) -> str:
+        """What the database cannot do for a run at the moment, or an empty text."""
+        return next((host.journal.trouble for host in self if host.journal.trouble), "")
+
     def find(self, name: str) -> RunHost | None:
         """Return a run by its name."""
         return self._hosts.get(name)

@@ -109,9 +109,7 @@ class Daemon:
 
     def _trouble(self) -> str:
         """Return why the daemon is not ready, or an empty text."""
-        if self.door.is_closing:
-            return "stopping"
-        return next((host.journal.trouble for host in self.runs if host.journal.trouble), "")
+        return "stopping" if self.door.is_closing else self.runs.trouble
 
     async def _watch_disk(self) -> None:
         """Warn before the disk is full, once each time it becomes scarce."""

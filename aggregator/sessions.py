@@ -259,7 +259,7 @@ class AgentSession:
 
     async def _readable(self, payload: StoredPayload) -> None:
         """Wait while a model cannot be read: its round's deadline goes on, and people are told."""
-        what = f"model {payload.digest}"
+        what = f"model {payload.digest} for {self.join.agent_id}"  # others may wait for it, too
         try:
             while True:
                 try:
