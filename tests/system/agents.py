@@ -21,6 +21,18 @@ def initial() -> dict[str, Array]:
     return {"w": np.linspace(-1, 1, SIZE, dtype=np.float32), "b": np.zeros(3, np.float64)}
 
 
+def first_weights(folder: Path, values: int) -> dict[str, str]:
+    """The settings of first weights from a file: noise that takes a while to send and to fold."""
+    file = folder / "initial.npz"
+    np.savez(file, w=np.random.default_rng(0).standard_normal(values))
+    return {"file": str(file)}
+
+
+def doubled(task: TrainingTask) -> TrainResult:
+    """Training for them."""
+    return TrainResult({"w": task.weights["w"] * 2}, 1)
+
+
 def site(number: int) -> Callable[[TrainingTask], TrainResult]:
     """A training function whose result follows from the weights and the seed of the task alone."""
 

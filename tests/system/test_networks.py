@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from fl_main.agent import Agent, TrainResult
+from fl_main.agent import Agent
 from fl_main.messages import CHUNK_BYTES
-from fl_main.training import TrainingTask
+from tests.system.agents import doubled, first_weights
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess, StartPython
 from tests.system.daemons import DaemonThread, Process, run_of, until
 from tests.system.proxy import Proxy
@@ -25,17 +24,13 @@ BYTES = 4 * CHUNK_BYTES
 @pytest.fixture
 def large(start_daemon: StartDaemon, tmp_path: Path) -> Callable[..., DaemonThread]:
     """A daemon that is impatient with silence, and a run of one round of a model of 2 MB."""
-    np.savez(tmp_path / "initial.npz", w=np.random.default_rng(0).standard_normal(BYTES // 8))
+    initial = first_weights(tmp_path, BYTES // 8)
 
     def start(**changes: object) -> DaemonThread:
-        run = {"initial": {"file": str(tmp_path / "initial.npz")}, "end": {"rounds": 1}, "round": ALONE}
+        run = {"initial": initial, "end": {"rounds": 1}, "round": ALONE}
         return start_daemon(run_of(**run | changes), limits=QUICK_PINGS)
 
     return start
-
-
-def doubled(task: TrainingTask) -> TrainResult:
-    return TrainResult({"w": task.weights["w"] * 2}, 1)
 
 
 def joins(daemon: DaemonThread) -> int:
@@ -111,7 +106,7 @@ def test_connection_that_dies_silently_in_a_transfer_is_replaced_and_the_transfe
 def test_connection_that_dies_silently_before_the_welcome_is_replaced(
     start_daemon: StartDaemon, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_main.agent.client.PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr("fl_main.agent.client.PING_INTERVAL_S", 0.5)
     daemon = start_daemon(run_of(round=ALONE))
     with Proxy(daemon.url, cut_down=1, silently=True) as proxy:  # after the answer to the handshake
         assert start_agent(proxy.url, 1).join().status == "finished"

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 import trustme
 
-from fl_main.agent import Agent, AgentState, ConnectionFailedError, TrainResult
+from fl_main.agent import Agent, AgentState, ConnectionFailedError
 from fl_main.messages import CHUNK_BYTES
-from fl_main.training import TrainingTask
-from tests.system.agents import AgentThread, site
+from tests.system.agents import AgentThread, doubled, first_weights, site
 from tests.system.conftest import StartAgent, StartDaemon
 from tests.system.daemons import ROOT, DaemonThread, run_of, until
 from tests.system.nginx import NGINX, Nginx
@@ -193,18 +191,13 @@ BYTES = 8 * VALUES
 @pytest.fixture
 def large(start_daemon: StartDaemon, tmp_path: Path) -> DaemonThread:
     """A run of one round of a model of 2 MB, for one agent."""
-    np.savez(tmp_path / "initial.npz", w=np.random.default_rng(0).standard_normal(VALUES))
     return start_daemon(
         run_of(
-            initial={"file": str(tmp_path / "initial.npz")},
+            initial=first_weights(tmp_path, VALUES),
             end={"rounds": 1},
             round={"min_agents": 1, "min_updates": 1},
         )
     )
-
-
-def doubled(task: TrainingTask) -> TrainResult:
-    return TrainResult({"w": task.weights["w"] * 2}, 1)
 
 
 def midway(proxy: Proxy, way: str) -> None:

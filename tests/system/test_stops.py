@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fl_main.agent import AgentState
 from fl_main.db import ModelDB, verify_database
 from fl_main.errors import StoreLockedError
-from tests.system.agents import AgentThread, assert_equal
+from tests.system.agents import AgentThread, assert_equal, first_weights
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess, StartPython
 from tests.system.daemons import DaemonProcess, run_of, until, write_yaml
 from tests.system.locks import locked
@@ -24,9 +23,7 @@ VALUES = 1 << 20
 @pytest.fixture
 def large(tmp_path: Path) -> dict[str, str]:
     """The settings of first weights of 8 MB, so that transfers and folds take a while."""
-    file = tmp_path / "initial.npz"
-    np.savez(file, w=np.random.default_rng(0).standard_normal(VALUES))
-    return {"file": str(file)}
+    return first_weights(tmp_path, VALUES)
 
 
 @pytest.fixture

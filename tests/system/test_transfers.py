@@ -3,11 +3,10 @@
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import pytest
 
 from fl_main.agent import Agent, AgentState, Task, TrainResult
-from tests.system.agents import AgentThread, assert_equal
+from tests.system.agents import AgentThread, assert_equal, doubled, first_weights
 from tests.system.conftest import StartAgent, StartDaemon
 from tests.system.daemons import DaemonThread, run_of, until
 from tests.system.proxy import Proxy
@@ -19,22 +18,17 @@ BYTES = 8 * VALUES
 @pytest.fixture
 def daemon(start_daemon: StartDaemon, tmp_path: Path) -> DaemonThread:
     """A run of one round of a model of 8 MB, for one agent."""
-    np.savez(tmp_path / "initial.npz", w=np.random.default_rng(0).standard_normal(VALUES))
     return start_daemon(
         run_of(
-            initial={"file": str(tmp_path / "initial.npz")},
+            initial=first_weights(tmp_path, VALUES),
             end={"rounds": 1},
             round={"min_agents": 1, "min_updates": 1},
         )
     )
 
 
-def train(task: Task) -> TrainResult:
-    return TrainResult({"w": task.weights["w"] * 2}, 1)
-
-
 def through(proxy: Proxy, start_agent: StartAgent) -> AgentThread:
-    return start_agent(proxy.url, 1, train, initial_weights=None)
+    return start_agent(proxy.url, 1, doubled, initial_weights=None)
 
 
 def test_model_that_is_cut_in_the_middle_goes_on_there(daemon: DaemonThread, start_agent: StartAgent) -> None:
@@ -77,10 +71,9 @@ def test_update_that_is_cut_goes_on_there_after_a_restart_of_both(
 def test_agent_that_misses_a_round_while_it_fetches_takes_part_in_the_next(
     start_daemon: StartDaemon, start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    np.savez(tmp_path / "initial.npz", w=np.random.default_rng(0).standard_normal(VALUES))
     daemon = start_daemon(
         run_of(
-            initial={"file": str(tmp_path / "initial.npz")},
+            initial=first_weights(tmp_path, VALUES),
             end={"rounds": 3},
             round={"min_agents": 2, "min_updates": 1, "rejoin_s": 0.0},
         )
@@ -89,7 +82,7 @@ def test_agent_that_misses_a_round_while_it_fetches_takes_part_in_the_next(
         slow = through(proxy, start_agent)
         until(lambda: daemon.host().seats)
         until(lambda: slow.agent.state is not AgentState.CONNECTING)
-        fast = start_agent(daemon.url, 2, train, initial_weights=None)
+        fast = start_agent(daemon.url, 2, doubled, initial_weights=None)
         until(lambda: proxy.cuts)
         until(lambda: daemon.host().run.rounds_done == 1)
         proxy.is_closed = False
