@@ -45,7 +45,8 @@ class Journal:
         self._hold = hold
         self._queue: deque[Outcome] = deque()
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._decided = self._taken = self._done = 0  # outcomes: put, taken by a transaction, carried out
+        self._flushers: deque[tuple[int, asyncio.Event]] = deque()
         self._troubled = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -57,7 +58,7 @@ class Journal:
         if not (outcome.records or outcome.effects):
             return
         self._queue.append(outcome)
-        self._idle.clear()
+        self._decided += 1
         self._wake.set()
         if len(self._queue) >= MAX_UNSTORED:
             self._has_room.clear()
@@ -69,11 +70,13 @@ class Journal:
 
         Whoever calls it again has carried out the effects of the last time.
         """
-        if not self._queue:
-            self._idle.set()
+        self._done = self._taken
+        while self._flushers and self._flushers[0][0] <= self._done:
+            self._flushers.popleft()[1].set()
         await self._wake.wait()
         self._wake.clear()
         outcomes, self._queue = list(self._queue), deque()
+        self._taken = self._decided
         self._has_room.set()
         decided = Outcome(
             _last_run_only([record for outcome in outcomes for record in outcome.records]),
@@ -96,12 +99,15 @@ class Journal:
     # --- waiting --------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Wait until everything decided so far is stored and done."""
-        await self._idle.wait()
+        """Wait until everything decided so far is stored and done, however much is decided meanwhile."""
+        if self._done < self._decided:
+            turn = asyncio.Event()
+            self._flushers.append((self._decided, turn))
+            await turn.wait()
 
     async def flush_or_trouble(self) -> bool:
         """Wait as `flush` does, but not for a database in trouble; return whether all is stored."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._troubled)]
+        waits = [asyncio.create_task(self.flush()), asyncio.create_task(self._troubled.wait())]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

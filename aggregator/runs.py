@@ -64,6 +64,10 @@ class Runs:
         """What the database cannot do for a run at the moment, or an empty text."""
         return next((host.journal.trouble for host in self if host.journal.trouble), "")
 
+    async def settle(self) -> None:
+        """Wait until what the runs decided so far is stored, except where the database is in trouble."""
+        await asyncio.gather(*(host.journal.flush_or_trouble() for host in self))
+
     def find(self, name: str) -> RunHost | None:
         """Return a run by its name."""
         return self._hosts.get(name)

@@ -135,10 +135,9 @@ class Daemon:
     # --- operators ------------------------------------------------------------------------
 
     async def _carry_out(self, actor: str, ask: Ask) -> dict[str, Any]:
-        if ask.order == "status":
-            return self.status()
-        if ask.order == "why":
-            return await self._why.answer(ask.about)
+        if ask.order in ("status", "why"):
+            await self.runs.settle()  # people, too, hear only what a crash cannot undo
+            return self.status() if ask.order == "status" else await self._why.answer(ask.about)
         if ask.order == "create":
             return status_of(await self.runs.create(_parsed(ask.settings), actor))
         host = self.runs.find(ask.run)

@@ -145,3 +145,22 @@ def test_run_that_was_stopped_and_resumed_before_that_was_stored_goes_on(
         assert "run_ended" not in [message.type for message in said]
 
     play(store, story)
+
+
+def test_flush_waits_for_what_was_decided_before_and_for_nothing_after(store: ModelStore) -> None:
+    async def story(host: RunHost) -> None:
+        joins = 0
+
+        def join_again(_: Any = None) -> None:
+            nonlocal joins
+            if joins < 50:  # each transaction finds another decision waiting
+                joins += 1
+                host.tell(AgentJoined(f"a{joins}", f"site{joins}", ("train",)))
+                asyncio.get_running_loop().call_later(0.0, join_again)
+
+        join_again()
+        await host.journal.flush()
+        stored = store.snapshots()[0].agents
+        assert 1 <= len(stored) < 50
+
+    play(store, story)
