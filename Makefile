@@ -11,7 +11,9 @@ EXTRAS_demo := sklearn
 EXTRAS_test := test,sklearn
 EXTRAS_check := dev
 EXTRAS_bench := test
+EXTRAS_soak := test
 EXTRAS_docs := docs
+EXTRAS_modes := sklearn,figures
 EXTRAS_fuzz := fuzz
 
 # Where the Python of .venv was removed or replaced, nothing counts as installed.
@@ -20,7 +22,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench modes soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +59,14 @@ bench: $(VENV)/.bench       ## time rounds beside a bare durable round: megabyte
 	@$(PY) bench/rounds.py 1 2 20
 	@$(PY) bench/rounds.py 1 50 10
 	@$(PY) bench/rounds.py 100 10 3
+
+modes: $(VENV)/.modes       ## draw accuracy over virtual time in the modes sync, semi-sync and async
+	@$(PY) bench/modes.py
+
+soak: $(VENV)/.soak         ## let many real agents come and go at a real daemon: AGENTS MINUTES MODE POLL CHURN OUTPUT FIGURE
+	@$(PY) -m bench.soak $(if $(AGENTS),--agents $(AGENTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(MODE),--mode $(MODE)) $(if $(POLL),--poll $(POLL)) $(if $(CHURN),--churn $(CHURN)) \
+	  $(if $(OUTPUT),--output $(OUTPUT)) $(if $(FIGURE),--figure $(FIGURE))
 
 docs: $(VENV)/.docs         ## build the documentation into site/
 	@rm -rf build/docs && mkdir -p build/docs/fl_main  # all packages in one folder, as installed

@@ -16,8 +16,8 @@ from fl_main.weights import Role
 
 from .asynchronous import AsyncAgent, AsyncTask
 from .blocking import Agent, Task
-from .client import AgentState, Invitation
 from .connection import Final, Receipt
+from .exchange import AgentState, Invitation
 
 __all__ = [
     "Agent",

@@ -13,8 +13,8 @@ from fl_main.errors import ConnectionFailedError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
-from .client import Ending, Work
 from .connection import GOODBYE_S, Final, Receipt, final_of, receipt_of
+from .exchange import Ending, Work
 from .state_folder import OutboxEntry
 from .tasks import Answering, TaskFacts, facts_of, submission
 
@@ -42,8 +42,8 @@ class AsyncTask(TaskFacts):
         """Hand in the local model; see `Task.submit`."""
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
-        assign, seconds, connection = answering.work.assign, answering.seconds, self._agent._connected
-        entry = await self._agent._store(lambda: connection.entry_of(assign, result, seconds))
+        work, seconds, connection = answering.work, answering.seconds, self._agent._connected
+        entry = await self._agent._store(lambda: connection.entry_of(work, result, seconds))
         answering.is_answered = True
         return await self._agent._hand_in(entry, wait=wait)
 

@@ -9,7 +9,6 @@ from fl_main.errors import LocalProtocolError
 from fl_main.training import Kind
 from fl_main.weights import Layout, Role, as_arrays
 
-from .client import AgentState, Policy, Work
 from .connection import (
     AgentOptions,
     Connection,
@@ -21,6 +20,7 @@ from .connection import (
     real_outside,
     roles_of,
 )
+from .exchange import AgentState, Policy, Work
 from .state_folder import OutboxEntry
 from .tasks import Answering
 
@@ -56,6 +56,8 @@ class AgentBase:
         tell_errors: bool = False,
         progress: bool = True,
         durability: Literal["process", "power"] = "process",
+        connection: Literal["stay", "poll"] = "stay",
+        poll_s: float = 60.0,
     ) -> None:
         self._options = AgentOptions(
             url,
@@ -70,6 +72,8 @@ class AgentBase:
             tell_errors,
             progress,
             durability,
+            connection,
+            poll_s,
         )
         self._initial_weights = initial_weights
         self._evaluate = evaluate

@@ -10,8 +10,8 @@ from fl_main.errors import ConnectionFailedError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
-from .client import Ending, Work
 from .connection import Final, Receipt, final_of, receipt_of
+from .exchange import Ending, Work
 from .state_folder import OutboxEntry
 from .tasks import Answering, TaskFacts, facts_of, submission
 
@@ -54,8 +54,8 @@ class Task(TaskFacts):
         """
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
-        assign, seconds, connection = answering.work.assign, answering.seconds, self._agent._connected
-        entry = self._agent._store(lambda: connection.entry_of(assign, result, seconds))
+        work, seconds, connection = answering.work, answering.seconds, self._agent._connected
+        entry = self._agent._store(lambda: connection.entry_of(work, result, seconds))
         answering.is_answered = True
         return self._agent._hand_in(entry, wait=wait)
 
@@ -91,6 +91,12 @@ class Agent(AgentBase):
         progress: Show one line of status on a terminal or in a notebook.
         durability: `process`: a finished update outlives the death of any process; `power`: of
             the machine too, at the cost of waiting for the disk.
+        connection: `stay`: one lasting connection; `poll`: connect only to fetch a task or to
+            hand in an update, then hang up.
+        poll_s: Seconds between two visits at most, for `poll`; not more than a round may last.
+
+    Raises:
+        SettingsError: If `connection` or `poll_s` is none.
 
     Attributes:
         final: What the run came to, once it ended.

@@ -103,6 +103,8 @@ def make_agent(settings: AgentSettings, handlers: dict[str, Any]) -> Agent:
         tell_errors=settings.tell_errors,
         progress=settings.progress,
         durability=settings.durability,
+        connection=settings.connection,
+        poll_s=settings.poll_s,
         **handlers,
     )
 

@@ -7,11 +7,10 @@ long as it likes. The programs' side of it is `fl_main.agent.blocking` and `.asy
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from fl_main import __version__
 from fl_main.errors import (
@@ -32,8 +31,10 @@ from fl_main.messages import (
     Join,
     Leave,
     Message,
+    Nothing,
     Payload,
     Ping,
+    Poll,
     Pong,
     Refuse,
     RunEnded,
@@ -45,98 +46,22 @@ from fl_main.messages import (
 )
 from fl_main.ports import Link, LinkClosedError, Ports
 from fl_main.session import Liveness, Session, Side, State
-from fl_main.training import Kind
 from fl_main.weights import Array, Layout, views
 
+from .exchange import AgentState, Ending, Invitation, Policy, Profile, Work
 from .models import Models
 from .outbox import Outbox
 from .state_folder import OutboxEntry, StateFolder
+from .visits import LOOKS, Retries, Trouble, Visits
 
 logger = logging.getLogger("fl_main.agent")
 
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0  # between two tries to connect
 PING_INTERVAL_S = 20.0  # until the aggregator has told its own
-LOOKS = 8  # in one ping interval: how soon a laptop notices that it slept
 LAST_VERDICTS_S = 10.0  # on updates that were offered when the run was over
 JOIN_S = 30.0  # for the aggregator to answer a join
+LEAVE_S = 1.0  # to say goodbye
 SHORTEST_PING_S = 0.01  # whatever the aggregator says: the watch must not go round without a rest
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
-
-
-class AgentState(StrEnum):
-    """What an agent is doing."""
-
-    CONNECTING = "connecting"
-    WAITING = "waiting for a task"
-    FETCHING = "fetching a model"
-    WORKING = "working on a task"
-    SENDING = "sending an update"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """What an agent is asked to take part in: the aggregator's answer to its join.
-
-    Attributes:
-        purpose: One sentence of those who run it.
-        settings_digest: Of the run's settings: what a custodian agreed to.
-        kinds: Kinds of tasks that may come.
-        stores_local_models: Whether and how long the aggregator keeps updates, in words.
-    """
-
-    run: str
-    purpose: str
-    settings_digest: str
-    kinds: tuple[str, ...]
-    stores_local_models: str
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A task that is ready to be worked on.
-
-    Attributes:
-        arrays: Fetched payloads by channel, read-only.
-    """
-
-    assign: Assign
-    arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How the run ended for this agent."""
-
-    status: str
-    reason: str
-    round_id: int
-    weights: Mapping[str, Array]
-    statistics: Mapping[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Who the agent is and what it can do.
-
-    Attributes:
-        layout: Of the model that it can train, if it knows one.
-        kinds: Kinds of tasks that it can do.
-        instance_id: Of this process.
-        start_number: How often the agent was started before.
-    """
-
-    run: str
-    name: str
-    instance_id: str
-    start_number: int
-    token: str = ""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    kinds: tuple[str, ...] = (Kind.TRAIN,)
-    layout: Layout | None = None
-
-
-Policy = Callable[[Invitation | Assign], "bool | str | None"]
 
 
 class Client:
@@ -178,6 +103,7 @@ class Client:
         self._link: Link | None = None
         self._session: Session | None = None
         self._has_joined = False
+        self._visits = Visits(ports, profile.poll_s)
         self._unsent: deque[Message] = deque()
         self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
         self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
@@ -223,6 +149,7 @@ class Client:
         """Offer a finished update that is in the outbox; return what became of it."""
         verdict = self._outbox.put(entry)
         self._show(AgentState.SENDING, "sending an update")
+        self._visits.wake()
         await self._say(self._outbox.offer(entry, self.layout))
         if self._failure and not verdict.done():
             raise self._failure
@@ -237,14 +164,28 @@ class Client:
 
     async def leave(self, reason: str) -> None:
         """Say goodbye if there is somebody to say it to, and end."""
+        is_away = self._visits.is_pausing and self._failure is None
         self._failure = self._failure or RefusedError(reason, "closed")
-        if (link := self._link) is not None:
-            try:
-                async with asyncio.timeout(1.0):
+        self._visits.wake()
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                if (link := self._link) is not None:
                     await self._say(Leave(reason=reason))
                     await link.close(1000, reason)
-            except (TimeoutError, FLError):
-                logger.debug("left without a goodbye")
+                elif is_away:
+                    await self._come_to_leave(reason)
+        except (TimeoutError, FLError):
+            logger.debug("left without a goodbye")
+
+    async def _come_to_leave(self, reason: str) -> None:
+        """Say goodbye on a connection of its own, so that nobody waits for the next visit."""
+        link, session = await self._dial(), Session(Side.CLIENT)
+        try:
+            await link.send(session.send(self._join()))
+            await self._welcomed(link, session)
+            await link.send(session.send(Leave(reason=reason)))
+        finally:
+            await link.close(1000, reason)
 
     # --- connecting -----------------------------------------------------------------------
 
@@ -256,35 +197,49 @@ class Client:
             self._break(error)
 
     async def _keep_talking(self) -> None:
-        wait_s, said = SHORTEST_WAIT_S, ""
+        retries, said = Retries(self._ports.chance), ""
         while self._failure is None:
             begun = self._ports.monotonic()
-            try:
-                await self._converse(await self._dial())
-            except ConnectionFailedError as error:
-                if error.lasting and not self._has_joined:
-                    self._fail(error)
-                    break
-                reason = str(error)
-            except LinkClosedError as error:
-                reason = f"the connection was lost: {error}"
-            except RemoteProtocolError as error:
-                reason = f"the aggregator broke the protocol: {error}"
-            except RefusedError as error:
-                if error.is_lasting:
-                    self._fail(error)
-                    break
-                reason = str(error)
+            trouble = await self._visit()
             if self._failure is not None:
                 break
-            if self._ports.monotonic() - begun > REAL_CONVERSATION_S:
-                wait_s, said = SHORTEST_WAIT_S, ""
-            if reason != said:
-                logger.warning("%s; trying again until it works", reason)
-                said = reason
-            self._show(AgentState.CONNECTING, f"{reason}; trying again")
-            await asyncio.sleep(wait_s * (1 + self._ports.chance()) / 2)
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            if trouble is None or self._ports.monotonic() - begun > REAL_CONVERSATION_S:
+                retries.begin_anew()
+                said = ""
+            if trouble is not None:
+                said = await self._wait_out(trouble, retries, said)
+            elif self.state is AgentState.ENDED:
+                await self._visits.wait()  # for an update of a program that is still at work
+            else:
+                await self._visits.pause()
+
+    async def _visit(self) -> Trouble | None:
+        """Have one conversation; return what ended it, None if there was nothing left to say."""
+        try:
+            await self._converse(await self._dial())
+        except ConnectionFailedError as error:
+            if error.lasting and not self._has_joined:
+                self._fail(error)
+            return Trouble(str(error))
+        except LinkClosedError as error:
+            return Trouble(f"the connection was lost: {error}")
+        except RemoteProtocolError as error:
+            return Trouble(f"the aggregator broke the protocol: {error}")
+        except RefusedError as error:
+            if error.is_lasting:
+                self._fail(error)
+            return Trouble(str(error), error.retry_s)
+        return None
+
+    async def _wait_out(self, trouble: Trouble, retries: Retries, said: str) -> str:
+        """Wait until it is time to try again; return what people were told."""
+        if trouble.reason != said:
+            logger.warning("%s; trying again until it works", trouble.reason)
+        pause_s = retries.pause_s(trouble)
+        when = "" if trouble.retry_s is None else f" in {math.ceil(pause_s)} s"
+        self._show(AgentState.CONNECTING, f"{trouble.reason}; trying again{when}")
+        await asyncio.sleep(pause_s)
+        return trouble.reason
 
     def _break(self, error: BaseException) -> None:
         """Fail by an error that nobody foresaw."""
@@ -299,8 +254,8 @@ class Client:
         self._work.put_nowait(error)
         self._outbox.fail(error)
 
-    async def _converse(self, link: Link) -> NoReturn:
-        """Talk until the connection ends, which is always an error of some kind."""
+    async def _converse(self, link: Link) -> None:
+        """Talk until the connection ends: by an error of some kind, or as an agent that polls hangs up."""
         session = Session(Side.CLIENT)
         watcher = asyncio.create_task(self._watch(link, session, PING_INTERVAL_S))
         try:
@@ -312,8 +267,12 @@ class Client:
                 self._watch(link, session, max(welcome.ping_interval_s, SHORTEST_PING_S))
             )
             await self._resume(welcome)
-            while True:
+            self._ask_for_work()
+            while not self._visits.is_over:
                 await self._take(session.receive(await link.receive()))
+                self._ask_for_work()
+            self._link = self._session = None  # what is handed in from here on is for the next visit
+            await link.close(1000, "polled")
         except RemoteProtocolError as error:
             await link.close(error.code, str(error))
             raise
@@ -351,6 +310,7 @@ class Client:
             held=sorted(held),
             uncounted=self._folder.pending_state(),
             software=f"fl_main {__version__}",
+            poll_s=profile.poll_s,
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -371,7 +331,14 @@ class Client:
 
     async def _resume(self, welcome: Welcome) -> None:
         """Take up on a new connection what the last one left."""
-        logger.info("joined run=%s round=%d", welcome.run, welcome.round_id)
+        is_news = not self._visits.is_over  # else it was away as it should be
+        logger.log(
+            logging.INFO if is_news else logging.DEBUG,
+            "joined run=%s round=%d",
+            welcome.run,
+            welcome.round_id,
+        )
+        self._visits.begin()
         self._has_joined = True
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
@@ -420,6 +387,7 @@ class Client:
         """Send a message now, or on the next connection."""
         if self._link is None:
             self._unsent.append(message)
+            self._visits.wake()
         else:
             self._spawn(self._say(message))
 
@@ -433,6 +401,41 @@ class Client:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._break(error)
+        self._ask_for_work()
+
+    # --- polling --------------------------------------------------------------------------
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether something is under way on this connection, or still to be said."""
+        return bool(self._tasks or self._unsent or self._outbox.task_ids)
+
+    def _ask_for_work(self) -> None:
+        """Poll, if this is an agent that does and it has nothing else to do here."""
+        if self._link is not None and self._visits.may_ask and not self._is_busy:
+            self._visits.asking = asyncio.create_task(self._poll())
+            self._visits.asking.add_done_callback(self._spawned)
+
+    async def _poll(self) -> None:
+        if self._failure is None:  # else it left meanwhile
+            await self._say(Poll())
+
+    def _hang_up(self, nothing: Nothing) -> None:
+        """Go until the next visit, unless something came up after the question."""
+        self._visits.asking = None
+        if self._is_busy or self._profile.poll_s is None:
+            return  # it is asked again once that is done
+        self._visits.end()
+        if self.state is AgentState.ENDED:
+            return
+        every = f"{self._profile.poll_s:g} s"
+        if self._handed_out or self._assigned:
+            self._show(AgentState.WORKING, f"working on a task; next look in {every}")
+        else:
+            because = f": {nothing.reason}" if nothing.reason else ""
+            self._show(AgentState.WAITING, f"waiting for a task; looks in every {every}{because}")
+
+    # --- messages -------------------------------------------------------------------------
 
     async def _take(self, message: Message) -> None:
         if isinstance(message, Chunk):
@@ -458,6 +461,8 @@ class Client:
             self._cancel(message)
         elif isinstance(message, RunEnded):
             self._preparing[""] = self._spawn(self._end(message))
+        elif isinstance(message, Nothing):
+            self._hang_up(message)
         elif isinstance(message, Ping):
             await self._say(Pong())
         elif isinstance(message, Refuse):
@@ -563,4 +568,4 @@ def _invitation(welcome: Welcome) -> Invitation:
 
 def _refused(refuse: Refuse) -> RefusedError:
     kind = FencedError if refuse.code == "fenced" else RefusedError
-    return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting)
+    return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting, retry_s=refuse.retry_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import socket
 import threading
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from fl_main.deltas import subtract
 from fl_main.disk import REAL_DISK
-from fl_main.errors import RefusedError, RunFailedError, UpdateRejectedError
+from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
 from fl_main.messages import Assign, Verdict
 from fl_main.ports import Disk, Link, Ports
@@ -24,7 +26,8 @@ from fl_main.strategies.fold import as_channel
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays
 
-from .client import Client, Ending, Policy, Profile
+from .client import Client
+from .exchange import Ending, Policy, Profile, Work
 from .progress import StatusLine
 from .state_folder import OutboxEntry, StateFolder, default_folder
 
@@ -49,6 +52,19 @@ class AgentOptions:
     tell_errors: bool
     progress: bool
     durability: Literal["process", "power"]
+    connection: Literal["stay", "poll"] = "stay"
+    poll_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check what no type says.
+
+        Raises:
+            SettingsError: If the interval is none.
+        """
+        if self.connection not in ("stay", "poll"):
+            raise SettingsError(f"connection: {self.connection!r} is neither stay nor poll")
+        if not 0 < self.poll_s < math.inf:
+            raise SettingsError(f"poll_s: {self.poll_s} is not a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +221,7 @@ class Connection:
             options.attributes,
             tuple(str(kind) for kind in kinds),
             layout,
+            options.poll_s if options.connection == "poll" else None,
         )
         self.client = Client(
             profile,
@@ -255,14 +272,15 @@ class Connection:
 
     # --- answers --------------------------------------------------------------------------
 
-    def entry_of(self, assign: Assign, result: TrainResult, seconds: float) -> OutboxEntry:
+    def entry_of(self, work: Work, result: TrainResult, seconds: float) -> OutboxEntry:
         """Write an answer to the outbox and return it.
 
         Raises:
             WeightsError: If its arrays cannot be sent.
             StateFolderError: If there is no room.
         """
-        arrays = {"weights": self._sendable(result.weights)} | {
+        assign = work.assign
+        arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
             channel: self._channel(values) for channel, values in result.channels.items()
         }
         state = as_arrays(result.state) if result.state is not None else None
@@ -270,6 +288,14 @@ class Connection:
         return self.folder.put(
             assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
         )
+
+    def _in_form(
+        self, work: Work, arrays: dict[str, Array], layout: Layout
+    ) -> tuple[dict[str, Array], Layout]:
+        """Return a local model as it is to travel; one that does not fit its base is refused as it is."""
+        if work.assign.form != "delta" or self.client.layout is None or layout != self.client.layout:
+            return arrays, layout
+        return subtract(work.arrays["weights"], arrays, layout), layout
 
     def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
         """Write the answer to an evaluate task to the outbox and return it."""

@@ -8,7 +8,7 @@ from fl_main.errors import LocalProtocolError
 from fl_main.training import TrainResult
 from fl_main.weights import Array
 
-from .client import Work
+from .exchange import Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,7 @@ def _print_run(run: Mapping[str, Any]) -> None:
         + (f", best {best['metric']} {best['value']:.6g}" if best["value"] is not None else "")
     )
     click.echo(f"  {run['waiting_for']}")
+    click.echo(f"  {_effort(run)}")
     rows = [
         {
             "agent": agent["name"],
@@ -208,6 +209,16 @@ def _print_run(run: Mapping[str, Any]) -> None:
     ]
     if rows:
         print_table(rows, {"agent": "AGENT", "here": "HERE", "doing": "DOING", "for": "FOR"})
+
+
+def _effort(run: Mapping[str, Any]) -> str:
+    """Say what the agents' time went into, and how old what they sent was."""
+    spent = run["effort"]
+    text = f"mode {run['mode']}; agents' time since the last round: "
+    text += ", ".join(f"{what} {_duration(spent[f'{what}_s'])}" for what in ("busy", "idle", "wasted"))
+    if (late := run["staleness"]) and late["max"]:
+        text += f"; staleness of the last round {late['mean']:.1f}, at most {late['max']:.0f}"
+    return text
 
 
 def _duration(seconds: float | None) -> str | None:

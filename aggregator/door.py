@@ -12,18 +12,22 @@ from fl_main import __version__
 from fl_main.errors import FLError, LocalProtocolError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentJoined, AgentRefused
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
-from fl_main.ports import Link, LinkClosedError
+from fl_main.ports import GuestLink, Link, LinkClosedError
 from fl_main.session import Session, Side, State
 from fl_main.weights import Layout
 from fl_main.why import findings
 
+from .guesses import Guesses, Tally, is_told, network_of
 from .host import RunHost
+from .pace import Turns
 from .runs import Runs
 from .sessions import AgentSession, Shared
+from .visitors import Visitors
 
 logger = logging.getLogger("fl_main.aggregator")
 
 MAX_REFUSALS = 1000
+FULL_RETRY_S = 10.0  # when to look whether somebody left
 TAKEN_OVER = (
     "a newer process took over this agent's identity: two programs use one state folder, or copies of it; "
     "give each one of its own"
@@ -41,9 +45,9 @@ class Refusal(FLError):
         message: What the peer is told.
     """
 
-    def __init__(self, code: str, reason: str, *, lasting: bool = True) -> None:
+    def __init__(self, code: str, reason: str, *, lasting: bool = True, retry_s: float = 5.0) -> None:
         super().__init__(reason)
-        self.message = Refuse(code=code, reason=reason, lasting=lasting)
+        self.message = Refuse(code=code, reason=reason, lasting=lasting, retry_s=retry_s)
 
 
 class Door:
@@ -53,6 +57,7 @@ class Door:
         sessions: Joined agents by (run, agent id).
         is_closing: Set when the daemon stops: nobody comes in any more.
         refusals: Agents that were not let in last, by (run, agent id), until they are.
+        guesses: Wrong tokens.
     """
 
     def __init__(
@@ -66,9 +71,14 @@ class Door:
         self._operator_token = operator_token
         self._carry_out = carry_out
         self.refusals: dict[tuple[str, str], findings.Refusal] = {}
+        self.guesses = Guesses(shared.ports, shared.limits.join_s)
+        self._turned_away = Tally(shared.ports.monotonic)
+        self._turns = Turns(shared.limits.joins_per_s)
+        self._last_layout: Layout | None = None
+        self._visitors = Visitors()
         self._entering: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def serve(self, link: Link) -> None:
+    async def serve(self, link: GuestLink) -> None:
         """Serve one connection; every way it can end is handled here."""
         session = Session(Side.AGGREGATOR)
         try:
@@ -80,19 +90,37 @@ class Door:
             patience_s = limits.join_s if session.state is State.NEW else limits.ping_timeout_s
             await link.close(1008, f"no word within {patience_s:g} s")
         except RemoteProtocolError as error:
-            logger.warning("refused peer=%s: %s", link.peer, error)
+            self._say_refused(link, self._turned_away.count(network_of(link.peer)), error)
             await link.close(error.code, str(error))
         except Refusal as refusal:
-            logger.warning("refused peer=%s: %s", link.peer, refusal)
-            with contextlib.suppress(LinkClosedError):  # it may have hung up already
-                await link.send(session.send(refusal.message))
-            await link.close(1008, str(refusal))
+            # Without its traceback: what the peer said would stay in memory while it waits.
+            await self._refuse(link, session, refusal.with_traceback(None))
 
-    async def _greet(self, link: Link, session: Session) -> None:
+    async def _refuse(self, link: Link, session: Session, refusal: Refusal) -> None:
+        """Say why somebody may not come in; the more tokens were guessed, the later."""
+        code, late_s = refusal.message.code, 0.0
+        if code == "bad_token":
+            number, late_s = self.guesses.wrong(link.peer)
+        else:
+            number = self._turned_away.count((network_of(link.peer), code))
+        self._say_refused(link, number, refusal)
+        with contextlib.suppress(LinkClosedError):  # it may have hung up already
+            if late_s:
+                await _ignored(link, late_s)
+            await link.send(session.send(refusal.message))
+        await link.close(1008, str(refusal))
+
+    def _say_refused(self, link: Link, number: int, reason: FLError) -> None:
+        if is_told(number):
+            logger.warning("refused peer=%s: %s (%d from there lately)", link.peer, reason, number)
+
+    async def _greet(self, link: GuestLink, session: Session) -> None:
         async with asyncio.timeout(self._shared.limits.join_s):
             first = session.receive(await link.receive())
         if self.is_closing:
-            raise Refusal("stopping", "the aggregator is stopping; try again soon", lasting=False)
+            raise Refusal(
+                "stopping", "the aggregator is stopping; try again soon", lasting=False, retry_s=1.0
+            )
         if isinstance(first, Operate):
             await self._operator(link, session, first)
         elif isinstance(first, Join):
@@ -104,21 +132,23 @@ class Door:
 
     # --- agents ---------------------------------------------------------------------------
 
-    async def _agent(self, link: Link, session: Session, join: Join) -> None:
+    async def _agent(self, link: GuestLink, session: Session, join: Join) -> None:
         host, layout = self._admit(join)
         if host.journal.is_full:
             trouble = f"nothing can be stored at the moment: {host.journal.trouble}"
             raise Refusal("trouble", trouble, lasting=False)
         key = (join.run, join.agent_id)
         async with self._entering.setdefault(key, asyncio.Lock()):
-            await self._fence(key, join)
-            agent = AgentSession(link, session, join, host, self._shared)
+            await self._fence(host, join)
+            agent = AgentSession(link, session, _without_lists(join), host, self._shared)
             try:
                 welcome = await self._welcome(host, join)
             except StoreError as error:
                 raise Refusal("trouble", str(error), lasting=False) from error
+            link.trust(lambda: agent.credit)
             await link.send(session.send(welcome))
             self.sessions[key] = agent
+            self._visitors.note(join)
             self.refusals.pop(key, None)
             host.seats[join.agent_id] = agent
             host.tell(
@@ -130,6 +160,7 @@ class Door:
                     layout,
                     tuple(join.held),
                     join.software,
+                    join.poll_s,
                 )
             )
         try:
@@ -141,6 +172,8 @@ class Door:
 
     def _remember(self, join: Join, refuse: Refuse) -> None:
         """Keep why an agent was not let in; its run stores that once, unless it is a stranger."""
+        if refuse.code == "busy":  # it need only come again
+            return
         key = (join.run, join.agent_id)
         before = self.refusals.pop(key, None)
         again = before is not None and before.code == refuse.code
@@ -157,7 +190,7 @@ class Door:
         while len(self.refusals) > MAX_REFUSALS:
             del self.refusals[next(iter(self.refusals))]
         host = self._runs.find(join.run)
-        if host is not None and not again and refuse.code not in ("bad_token", "trouble"):
+        if host is not None and not again and refuse.code not in ("bad_token", "trouble", "full"):
             host.tell(AgentRefused(join.agent_id, join.name, refuse.code, refuse.reason))
 
     def _admit(self, join: Join) -> tuple[RunHost, Layout | None]:
@@ -165,22 +198,53 @@ class Door:
         wanted = self._join_token
         if wanted and not hmac.compare_digest(join.token.encode(), wanted.encode()):
             raise Refusal("bad_token", "the join token is not the aggregator's")
+        self._require_turn((join.run, join.agent_id))
         host = self._runs.find(join.run)
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self._runs)) or "none yet"
             raise Refusal(
                 "unknown_run", f"there is no run {join.run!r} (runs: {names}); create one: fl run create FILE"
             )
-        if len(self.sessions) >= self._shared.limits.agents:
-            raise Refusal("full", f"{len(self.sessions)} agents are connected, the limit", lasting=False)
-        layout = _stated_layout(join)
-        if refusal := host.machine.refusal(layout):
+        self._require_room((join.run, join.agent_id))
+        layout = self._stated_layout(host, join)
+        if refusal := host.machine.refusal(layout) or host.machine.poll_refusal(join.poll_s):
             raise Refusal(*refusal)
         return host, layout
 
-    async def _fence(self, key: tuple[str, str], join: Join) -> None:
+    def _require_turn(self, key: tuple[str, str]) -> None:
+        """Spread a crowd that comes at once."""
+        if wait_s := self._turns.wait_s(key, self._shared.ports.monotonic()):
+            most = self._shared.limits.joins_per_s
+            reason = f"more than {most:g} agents per second join; its turn is in {wait_s:.1f} s"
+            raise Refusal("busy", reason, lasting=False, retry_s=wait_s)
+
+    def _require_room(self, key: tuple[str, str]) -> None:
+        """Let no more in than the limit, those counted who are about to be welcomed."""
+        inside = self.sessions.keys() | self._entering.keys()
+        if key not in inside and len(inside) >= self._shared.limits.agents:
+            reason = f"{len(inside)} agents are connected, the limit (limits.agents)"
+            raise Refusal("full", reason, lasting=False, retry_s=FULL_RETRY_S)
+
+    def _stated_layout(self, host: RunHost, join: Join) -> Layout | None:
+        """Return the layout that an agent states: of a thousand equal ones, one stays in memory."""
+        if join.rows is None:
+            return None
+        try:
+            stated = Layout.from_wire(join.rows)
+        except WeightsError as error:
+            raise RemoteProtocolError(f"join: {error}") from error
+        for known in (host.machine.layout, self._last_layout):
+            if known is not None and known.digest == stated.digest:
+                return known
+        self._last_layout = stated
+        return stated
+
+    async def _fence(self, host: RunHost, join: Join) -> None:
         """End an older session of the same identity before the new one may do anything."""
-        older = self.sessions.get(key)
+        member = host.machine.members.get(join.agent_id)
+        if self._visitors.is_outdated(join, is_here=member is not None and member.is_present):
+            raise Refusal("fenced", TAKEN_OVER)
+        older = self.sessions.get((join.run, join.agent_id))
         if older is None:
             return
         if older.join.instance_id != join.instance_id and older.join.start_number > join.start_number:
@@ -218,12 +282,13 @@ class Door:
 
     # --- operators ------------------------------------------------------------------------
 
-    async def _operator(self, link: Link, session: Session, operate: Operate) -> None:
+    async def _operator(self, link: GuestLink, session: Session, operate: Operate) -> None:
         known = self._operator_token.encode()
         if not known or not hmac.compare_digest(operate.token.encode(), known):  # nobody knows no token
             raise Refusal(
                 "bad_token", "this needs the operator's token: --database its folder, or FL_OPERATOR_TOKEN"
             )
+        link.trust(lambda: 0)
         while True:
             async with asyncio.timeout(self._shared.limits.ping_timeout_s):
                 message = session.receive(await link.receive())
@@ -254,10 +319,14 @@ class Door:
         await asyncio.gather(*(session.close(1001, "the aggregator is stopping") for session in sessions))
 
 
-def _stated_layout(join: Join) -> Layout | None:
-    if join.rows is None:
-        return None
-    try:
-        return Layout.from_wire(join.rows)
-    except WeightsError as error:
-        raise RemoteProtocolError(f"join: {error}") from error
+def _without_lists(join: Join) -> Join:
+    """Return what a session needs to keep of a join: a thousand of them stay in memory."""
+    return join.model_copy(update={"rows": None, "uncounted": []})
+
+
+async def _ignored(link: Link, seconds: float) -> None:
+    """Let some time pass, and everything that comes meanwhile; ends early if the peer hangs up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                await link.receive()

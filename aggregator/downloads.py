@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fl_main.codec import encode_chunk
 from fl_main.messages import CHUNK_BYTES
@@ -12,6 +12,8 @@ from fl_main.store import DataFile, Store, StoredPayload
 
 BATCH_BYTES = 4 << 20  # read and encoded in one go: a hop to another thread costs as much as a chunk
 KEPT_BATCHES = 8
+SEND_BYTES = 32 << 20  # of chunks on their way: the more agents fetch at once, the smaller each one is
+SMALLEST_CHUNK = 64 << 10
 OPEN_FILES = 8
 
 
@@ -28,8 +30,9 @@ class Frames:
     def __init__(self, store: Store, ports: Ports) -> None:
         self._store = store
         self._ports = ports
-        self._kept: OrderedDict[tuple[str, int], list[bytes]] = OrderedDict()
-        self._reading: dict[tuple[str, int], asyncio.Task[list[bytes]]] = {}
+        self._kept: OrderedDict[_Batch, list[bytes]] = OrderedDict()
+        self._reading: dict[_Batch, asyncio.Task[None]] = {}
+        self._under_way = 0  # payloads that are being sent
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
     async def require(self, payload: StoredPayload) -> None:
@@ -49,35 +52,67 @@ class Frames:
             LinkClosedError: If the link ends before.
             StoreDamagedError: If the file is missing or too short.
         """
-        first = offset - offset % BATCH_BYTES
-        if first < offset:  # a transfer that was cut goes on within a batch, on its own
-            end = min(first + BATCH_BYTES, payload.size)
-            for frame in await self._ports.run_in_thread(self._opened(payload).frames, offset, end):
-                await link.send(frame)
-            first = end
-        for place in range(first, payload.size, BATCH_BYTES):
-            for frame in await self._batch(payload, place):
-                await link.send(frame)
-
-    async def _batch(self, payload: StoredPayload, place: int) -> list[bytes]:
-        key = (payload.digest, place)
-        if (frames := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
-            return frames
-        if key not in self._reading:
-            self._reading[key] = asyncio.create_task(self._read(payload, place))
-        return await asyncio.shield(self._reading[key])
-
-    async def _read(self, payload: StoredPayload, place: int) -> list[bytes]:
-        key, end = (payload.digest, place), min(place + BATCH_BYTES, payload.size)
+        self._under_way += 1
         try:
-            frames = await self._ports.run_in_thread(self._opened(payload).frames, place, end)
+            while offset < payload.size:
+                offset = await self._send_batch(link, payload, offset)
         finally:
-            del self._reading[key]
-        self._kept[key] = frames
+            self._under_way -= 1
+
+    async def _send_batch(self, link: Outlet, payload: StoredPayload, offset: int) -> int:
+        """Send the rest of the batch in which a byte lies; return where the next one begins.
+
+        A slow reader keeps one chunk in memory, not the batch: what was forgotten meanwhile is read
+        once more, for it alone. So is a transfer that was cut and goes on within a chunk.
+        """
+        size, start = self._chunk_bytes, offset - offset % BATCH_BYTES
+        end = min(start + BATCH_BYTES, payload.size)
+        batch = _Batch(payload.digest, start, size)
+        if offset == start:
+            await self._require_batch(batch, payload, end)
+        while offset < end:
+            index, within = divmod(offset - start, size)
+            frames = None if within else self._kept.get(batch)
+            if frames is not None:
+                await link.send(frames[index])
+            else:
+                await link.send(await self._frame(payload, offset, end, size - within))
+            offset = min(offset + size - within, end)
+        return end
+
+    @property
+    def _chunk_bytes(self) -> int:
+        """How large a chunk is: a power of two, so that all that are under way fit into the budget."""
+        size = CHUNK_BYTES
+        while size > SMALLEST_CHUNK and size * self._under_way > SEND_BYTES:
+            size //= 2
+        return size
+
+    async def _frame(self, payload: StoredPayload, place: int, end: int, size: int) -> bytes:
+        frames = await self._ports.run_in_thread(
+            self._opened(payload).frames, place, min(place + size, end), size
+        )
+        return frames[0]
+
+    async def _require_batch(self, batch: "_Batch", payload: StoredPayload, end: int) -> None:
+        """Have a batch's chunks in memory, at least for the moment."""
+        if batch in self._kept:
+            self._kept.move_to_end(batch)
+            return
+        if batch not in self._reading:
+            self._reading[batch] = asyncio.create_task(self._read(batch, payload, end))
+        await asyncio.shield(self._reading[batch])
+
+    async def _read(self, batch: "_Batch", payload: StoredPayload, end: int) -> None:
+        try:
+            frames = await self._ports.run_in_thread(
+                self._opened(payload).frames, batch.place, end, batch.size
+            )
+        finally:
+            del self._reading[batch]
+        self._kept[batch] = frames
         while len(self._kept) > KEPT_BATCHES:
             self._kept.popitem(last=False)
-        return frames
 
     def _opened(self, payload: StoredPayload) -> "_OpenFile":
         if payload.digest not in self._files:
@@ -93,6 +128,14 @@ class Frames:
             opened.close()
         self._files.clear()
         self._kept.clear()
+
+
+class _Batch(NamedTuple):
+    """Chunks of one size that lie beside each other in a payload."""
+
+    digest: str
+    place: int
+    size: int
 
 
 class _OpenFile:
@@ -119,14 +162,14 @@ class _OpenFile:
             self._file = self._store.read(self._payload.digest, self._payload.layout)
         return self._file
 
-    def frames(self, start: int, end: int) -> list[bytes]:
-        """Return the chunks from one byte to another as they go over the wire."""
+    def frames(self, start: int, end: int, size: int) -> list[bytes]:
+        """Return the chunks of a size from one byte to another as they go over the wire."""
         with self._lock:
             file = self._data()
-            return [self._frame(file, place, end) for place in range(start, end, CHUNK_BYTES)]
+            return [self._frame(file, place, min(place + size, end)) for place in range(start, end, size)]
 
     def _frame(self, file: DataFile, place: int, end: int) -> bytes:
-        data = bytearray(min(CHUNK_BYTES, end - place))
+        data = bytearray(end - place)
         file.read_into(place, memoryview(data))
         return encode_chunk(self._payload.digest, place, data)
 

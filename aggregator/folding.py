@@ -6,7 +6,7 @@ from fl_main.events import Fold, StepFolded
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import DataFile, StagingFile, Store, StoredPayload, UpdateRecord
-from fl_main.strategies import Contribution, strategy_of
+from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer, fold, fold_free, fold_sum, state_layout
 from fl_main.training import Kind
 from fl_main.weights import Layout
@@ -46,6 +46,7 @@ class _Folding:
         self._machine = machine
         self._effect = effect
         self._opened = opened
+        self._origins: dict[str, DataFile] = {}
 
     def result(self) -> StepFolded:
         """Fold as the step's kind and the run's layout ask for."""
@@ -57,15 +58,22 @@ class _Folding:
         return self._model(answers)
 
     def _answer(self, update: UpdateRecord) -> Answer:
-        facts = Contribution(
-            update.agent_id,
-            update.num_examples,
-            update.num_steps,
-            self._machine.run.rounds_done - update.version,
-            update.metrics,
-        )
         payloads = self._machine.payloads_of(update)
-        return Answer(facts, {payload.channel: self._read(payload) for payload in payloads})
+        return Answer(
+            self._machine.contribution_of(update),
+            {payload.channel: self._read(payload) for payload in payloads},
+            self._origin(update),
+            is_delta=self._machine.is_delta(update),
+        )
+
+    def _origin(self, update: UpdateRecord) -> DataFile | None:
+        """Return the model that an update was trained on; opened once however many were."""
+        model = self._machine.models.get(self._machine.base_of(update) or "")
+        if model is None or update.kind is not Kind.TRAIN:
+            return None
+        if model.model_id not in self._origins:
+            self._origins[model.model_id] = self._read(model.payload)
+        return self._origins[model.model_id]
 
     def _sums(self, answers: list[Answer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout

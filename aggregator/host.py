@@ -113,6 +113,7 @@ class RunHost:
         snapshot: RunSnapshot,
         store: Store,
         ports: Ports,
+        folds: asyncio.Semaphore,
         on_progress: Callable[["RunHost", Record], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -124,6 +125,7 @@ class RunHost:
         self.clock = RunClock(ports, snapshot.run.run_time_s)
         self._store = store
         self._ports = ports
+        self._folds = folds
         self._on_progress = on_progress
         self._background: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._timer: asyncio.TimerHandle | None = None
@@ -295,9 +297,10 @@ class RunHost:
     async def _folded(self, effect: Fold) -> StepFolded | FoldFailed | None:
         """Fold; None if the disk hinders it: an update that was acknowledged is not lost by that."""
         try:
-            return await self._ports.run_in_thread(
-                fold_step, self._store, self.settings, self.machine, effect
-            )
+            async with self._folds:
+                return await self._ports.run_in_thread(
+                    fold_step, self._store, self.settings, self.machine, effect
+                )
         except StoreDamagedError as error:
             return FoldFailed(effect, str(error))
         except StoreError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from fl_main.cohort import check_rule
 from fl_main.errors import FLError, SettingsError, WeightsError
 from fl_main.ports import Ports
 from fl_main.settings import InitialSettings, RunSettings
@@ -30,6 +31,8 @@ from .host import RunHost
 
 logger = logging.getLogger("fl_main.aggregator")
 
+MAX_FOLDS = 2  # at once, of all runs, the first come first: transfers find a thread, too
+
 
 class Runs:
     """All runs of a daemon by name, each with the task that works for it.
@@ -49,6 +52,7 @@ class Runs:
         self._store = store
         self._ports = ports
         self._on_record = on_record
+        self._folds = asyncio.Semaphore(MAX_FOLDS)
         self._hosts: dict[str, RunHost] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
         self.broken: dict[str, str] = {}
@@ -76,7 +80,7 @@ class Runs:
         """Go on with every run in the database."""
         for snapshot in await self._ports.run_in_writer(self._store.snapshots):
             try:
-                settings = RunSettings.model_validate(dict(snapshot.run.settings))
+                settings = RunSettings.stored(snapshot.run.settings)
                 self._start(self._host(settings, snapshot))
             except (FLError, ValidationError) as error:
                 self.broken[snapshot.run.name] = " ".join(str(error).split())  # in one line
@@ -86,11 +90,14 @@ class Runs:
         """Create a run unless it is there.
 
         Raises:
-            SettingsError: If its strategy or initial model cannot be used.
+            SettingsError: If its strategy, cohort rule or initial model cannot be used.
         """
         host = self._hosts.get(settings.name)
         if host is None:
-            await self.create(settings, "settings")
+            try:
+                await self.create(settings, "settings")
+            except SettingsError as error:  # of several runs, which
+                raise SettingsError(f"run {settings.name}: {error}") from error
         elif host.settings.digest != settings.digest:
             logger.warning(
                 "run %s goes on with the settings it was created with; give the new ones another name",
@@ -101,10 +108,12 @@ class Runs:
         """Create and start a run.
 
         Raises:
-            SettingsError: If the name is taken, or its strategy or initial model cannot be used.
+            SettingsError: If the name is taken, or its strategy, cohort rule or initial model
+                cannot be used.
         """
         if settings.name in self._hosts:
             raise SettingsError(f"run {settings.name!r} exists already; choose another name")
+        check_rule(settings.cohort)
         run = RunRecord(
             self._ports.new_id(),
             settings.name,
@@ -122,7 +131,7 @@ class Runs:
         return host
 
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
-        return RunHost(settings, snapshot, self._store, self._ports, self._on_record)
+        return RunHost(settings, snapshot, self._store, self._ports, self._folds, self._on_record)
 
     def _start(self, host: RunHost) -> None:
         name = host.run.name

@@ -24,6 +24,7 @@ from .why import Why
 
 logger = logging.getLogger("fl_main.aggregator")
 
+GUESSES_EVERY_S = 60.0
 CLOSE_S = 3.0  # for the last connections: the WebSocket library gives each 2 s
 
 
@@ -63,7 +64,7 @@ class Daemon:
         self.door = Door(self.runs, self._shared, join_token, operator_token, self._carry_out)
         self._why = Why(self.runs, self.door, store, ports, settings.database)
         self._started_at = ports.wall_time()
-        self._disk_watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -81,14 +82,17 @@ class Daemon:
         for run in self._first_runs:
             await self.runs.ensure(run)
         await self._listener.start(self.door.serve, self._trouble)
-        self._disk_watch = asyncio.create_task(self._watch_disk())
+        self._watches = [
+            asyncio.create_task(self._watch_disk()),
+            asyncio.create_task(self._watch_guesses()),
+        ]
         await self._why.note_start(self.url)
         logger.info("listening url=%s runs=%d", self.url, len(self.runs))
 
     async def stop(self) -> None:
         """Stop accepting, tell the agents, store everything; may be called twice."""
-        if self._disk_watch:
-            self._disk_watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         self._listener.stop_accepting()
         try:
             async with asyncio.timeout(self._settings.limits.stop_s):
@@ -132,6 +136,14 @@ class Daemon:
             was_scarce = free < least
             await asyncio.sleep(30.0)
 
+    async def _watch_guesses(self) -> None:
+        """Keep as events that tokens are guessed, at most one a minute."""
+        guesses = self.door.guesses
+        while True:
+            await guesses.news()
+            await self._why.note("tokens_guessed", count=guesses.total, last_from=guesses.last_from)
+            await asyncio.sleep(GUESSES_EVERY_S)
+
     # --- operators ------------------------------------------------------------------------
 
     async def _carry_out(self, actor: str, ask: Ask) -> dict[str, Any]:
@@ -161,6 +173,7 @@ class Daemon:
             "software": SOFTWARE,
             "started_at": self._started_at,
             "agents": len(self.door.sessions),
+            "guesses": self.door.guesses.to_wire(),
             "runs": [status_of(host) for host in self.runs],
         }
 

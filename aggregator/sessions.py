@@ -9,15 +9,18 @@ from typing import Any
 from fl_main.errors import FLError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentLeft, Offered, TaskDeclined, UpdateOffered
 from fl_main.messages import (
+    Assign,
     Chunk,
     Decline,
     Fetch,
     Join,
     Leave,
     Message,
+    Nothing,
     Offer,
     Payload,
     Ping,
+    Poll,
     Pong,
     Refuse,
     Sending,
@@ -25,8 +28,9 @@ from fl_main.messages import (
 from fl_main.ports import Link, LinkClosedError, Ports
 from fl_main.session import Liveness, Session, State
 from fl_main.settings import LimitSettings
-from fl_main.store import Store, StoredPayload
+from fl_main.store import Store, StoredPayload, TaskRecord
 from fl_main.weights import Layout
+from fl_main.why.agents import find_agent
 from fl_main.why.findings import Transfer
 
 from .downloads import Frames
@@ -39,7 +43,10 @@ logger = logging.getLogger("fl_main.aggregator")
 MAX_QUEUED = 1000  # control messages to an agent that does not read them
 MAX_HELPERS = 8  # requests of one agent at once
 CLOSE_PATIENCE_S = 2.0  # for messages that are still queued
+FETCHING = "sending a model"  # the request that people see as a transfer
 MAX_REMEMBERED = 64  # ended uploads whose last chunks may still be on their way
+MAX_STRANGE_OFFERS = 100  # of tasks that the agent was never given: each is a row in the database
+PONG = Pong()
 
 
 class Shared:
@@ -51,7 +58,7 @@ class Shared:
         self.ports = ports
         self.limits = limits
         self.frames = Frames(store, ports)
-        self.budget = Budget(limits.receive_bytes)
+        self.budget = Budget(limits.receive_bytes, ports.monotonic)
 
 
 class AgentSession:
@@ -74,6 +81,9 @@ class AgentSession:
         self._uploads: dict[str, tuple[Upload, asyncio.Task[None]]] = {}
         self._helpers: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
+        self._last_given = ""  # task of this connection
+        self._strange_offers = 0
+        self._is_ending = False
         self._left_for_good = False
         self._bytes_sent = 0
         self._ended = asyncio.Event()
@@ -83,7 +93,12 @@ class AgentSession:
         """The bytes that are on their way to the agent or from it."""
         for upload, _ in self._uploads.values():
             return upload.transfer
-        return Transfer("out") if self._helpers else None
+        return Transfer("out") if any(task.get_name() == FETCHING for task in self._helpers) else None
+
+    @property
+    def credit(self) -> int:
+        """How many bytes the agent may send, and has not sent."""
+        return sum(upload.credit for upload, _ in self._uploads.values())
 
     # --- Seat -----------------------------------------------------------------------------
 
@@ -92,17 +107,20 @@ class AgentSession:
         if self._outgoing.qsize() >= MAX_QUEUED:
             self._shut(1008, "it does not read what it is sent")
             return
+        if isinstance(message, Assign):
+            self._last_given = message.task_id
         self._outgoing.put_nowait(message)
 
     def receive(self, offer: Offered) -> None:
         """Start taking an update's bytes, unless that is under way."""
-        if offer.task_id in self._uploads:
+        if self._is_ending or offer.task_id in self._uploads:
             return
         upload = Upload(
             offer,
             self._shared.store,
             self._ports,
             self._shared.budget,
+            self.host.run.run_id,
             self.post,
             self.host.tell,
             self.host.journal.set_trouble,
@@ -132,6 +150,7 @@ class AgentSession:
         try:
             while True:
                 self._take(self._session.receive(await self._link.receive()))
+                await asyncio.sleep(0)  # the next one may be here already; others have something to say, too
                 await self.host.journal.room()
         except RemoteProtocolError as error:
             reason = str(error)
@@ -163,6 +182,7 @@ class AgentSession:
             self._outgoing.put_nowait(None)
 
     async def _clean_up(self, helpers: list[asyncio.Task[None]]) -> None:
+        self._is_ending = True  # what is begun from here on nobody would end
         tasks = [*helpers, *self._helpers, *(task for _, task in self._uploads.values())]
         for task in tasks:
             task.cancel()
@@ -226,11 +246,13 @@ class AgentSession:
         elif isinstance(message, Offer):
             self._offer(message)
         elif isinstance(message, Fetch):
-            self._start(lambda: self._send_payload(message), "sending a model")
+            self._start(lambda: self._send_payload(message), FETCHING)
+        elif isinstance(message, Poll):
+            self._start(self._answer_poll, "answering a poll")
         elif isinstance(message, Decline):
             self.host.tell(TaskDeclined(message.task_id, self.join.agent_id, message.code, message.reason))
         elif isinstance(message, Ping):
-            self.post(Pong())
+            self.post(PONG)
         elif isinstance(message, Leave):
             self._left_for_good = True
             self._shut(1000, message.reason or "the agent left")
@@ -241,6 +263,21 @@ class AgentSession:
         task = asyncio.create_task(self._guard(work, what), name=what)
         self._helpers[task] = None
         task.add_done_callback(lambda _: self._helpers.pop(task))
+
+    async def _answer_poll(self) -> None:
+        """Say that there is nothing to do, once all is said that was decided before."""
+        is_stored = await self.host.journal.flush_or_trouble()
+        if is_stored and not self._knows_its_task:  # it was decided while we waited
+            is_stored = await self.host.journal.flush_or_trouble()
+        finding = find_agent(self.host.view(), self.join.agent_id)
+        trouble = f"nothing can be stored at the moment: {self.host.journal.trouble}"
+        reason = finding.what.removeprefix("idle: ") if is_stored else trouble
+        self.post(Nothing(reason=reason[:2000]))
+
+    @property
+    def _knows_its_task(self) -> bool:
+        task_id = self.host.machine.members[self.join.agent_id].task_id
+        return task_id in (None, self._last_given, *self.join.held)
 
     async def _send_payload(self, fetch: Fetch) -> None:
         payload = self.host.fetchable(fetch.digest)
@@ -286,7 +323,8 @@ class AgentSession:
             {payload.channel: self._described(payload) for payload in offer.payloads},
             offer.seconds,
         )
-        if offer.task_id in self.host.machine.tasks:
+        if task := self.host.machine.tasks.get(offer.task_id):
+            self._require_own(task)
             self.host.tell(UpdateOffered(facts))
         else:
             self._start(lambda: self._offer_of_old(facts), "taking an old offer")
@@ -295,7 +333,15 @@ class AgentSession:
         """Look up a task that the round machine has forgotten."""
         await self.host.journal.flush()  # what was decided last must be there
         earlier = await self._ports.run_in_writer(self._shared.store.find_task, facts.task_id)
+        self._require_own(earlier[0] if earlier else None)
         self.host.tell(UpdateOffered(facts, earlier))
+
+    def _require_own(self, task: TaskRecord | None) -> None:
+        """Let an agent offer what it was never asked for a number of times, not for ever."""
+        self._strange_offers += task is None or task.agent_id != self.join.agent_id
+        if self._strange_offers > MAX_STRANGE_OFFERS:
+            text = f"more than {MAX_STRANGE_OFFERS} offers of tasks that it was never given"
+            raise RemoteProtocolError(text, 1008)
 
     def _described(self, payload: Payload) -> StoredPayload:
         """Return an offered payload with its layout, checked before any memory is taken."""

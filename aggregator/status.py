@@ -23,6 +23,9 @@ def status_of(host: RunHost) -> dict[str, Any]:
         "rounds_done": run.rounds_done,
         "rounds": host.settings.end.rounds,
         "run_time_s": round(view.at, 3),
+        "mode": host.settings.mode,
+        "staleness": host.machine.last_staleness,
+        "effort": host.machine.effort_until(view.at),
         "reason": run.reason,
         "best": {
             "metric": f"{host.settings.best.source} {host.settings.best.metric}",

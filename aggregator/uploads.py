@@ -6,9 +6,10 @@ goes on at the byte where it stopped, also after the daemon was started again.
 """
 
 import asyncio
-from collections import deque
+import itertools
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreError
@@ -26,38 +27,87 @@ WINDOW_BYTES = 4 << 20  # what one sender may have under way
 SMALL_BYTES = 1 << 20
 MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is broken
 DISK_RETRY_S = 5.0
+REMEMBERED = 64  # grants that came back, to say how long others have to wait
+PIECE_BYTES = 64 << 10  # chunks that are smaller are put together: each takes some hundred bytes more
 
 
 class Budget:
-    """Bytes of updates that may be in memory at once, granted first come, first served."""
+    """Bytes of updates that may be in memory at once.
 
-    def __init__(self, total: int) -> None:
+    Runs that wait have their turn one after the other, the agents of a run in the order in which they
+    came: a run of a thousand agents does not hold up a run of two.
+
+    Args:
+        total: So many.
+        monotonic: The clock.
+    """
+
+    def __init__(self, total: int, monotonic: Callable[[], float]) -> None:
         self.total = total
+        self._monotonic = monotonic
         self._left = total
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._lines: OrderedDict[str, deque[_Turn]] = OrderedDict()  # of each run; the next one first
+        self._freed: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
-    async def take(self, amount: int) -> None:
-        """Wait until so many bytes are free, and take them."""
-        if not self._queue and amount <= self._left:
+    async def take(
+        self, amount: int, run: str = "", say: Callable[[str], None] = lambda outlook: None
+    ) -> None:
+        """Wait until so many bytes are free, and take them.
+
+        Args:
+            amount: Bytes.
+            run: Whose turn it is.
+            say: Is told what is to be expected, if it has to wait.
+        """
+        if not self._lines and amount <= self._left:
             self._left -= amount
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((amount, turn))
+        turn = _Turn(amount, asyncio.get_running_loop().create_future())
+        self._lines.setdefault(run, deque()).append(turn)
+        say(self._outlook(run))
         try:
-            await turn
+            await turn.granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.granted.done() and not turn.granted.cancelled():
                 self.give_back(amount)
             raise
 
     def give_back(self, amount: int) -> None:
         """Return bytes, and wake whoever can go on now."""
         self._left += amount
-        while self._queue and (self._queue[0][1].cancelled() or self._queue[0][0] <= self._left):
-            wanted, turn = self._queue.popleft()
-            if not turn.cancelled():
-                self._left -= wanted
-                turn.set_result(None)
+        self._freed.append((self._monotonic(), amount))
+        while self._lines:
+            run, line = next(iter(self._lines.items()))
+            while line and line[0].granted.cancelled():
+                line.popleft()
+            if line and line[0].amount > self._left:
+                return
+            if line:
+                turn = line.popleft()
+                self._left -= turn.amount
+                turn.granted.set_result(None)
+                self._lines.move_to_end(run)
+            if not line:
+                del self._lines[run]
+
+    def _outlook(self, run: str) -> str:
+        """Say what the last one in a run's line has to expect."""
+        place = len(self._lines[run])
+        before = [turn for line in self._lines.values() for turn in itertools.islice(line, place)][:-1]
+        ahead = sum(turn.amount for turn in before) + self._lines[run][-1].amount - self._left
+        text = f"{len(before)} are before it" if before else "it is the next"
+        if len(self._freed) < 2 or (passed_s := self._monotonic() - self._freed[0][0]) <= 0.0:
+            return text
+        per_s = sum(amount for _, amount in self._freed) / passed_s
+        return f"{text}, about {max(1.0, ahead / per_s):.0f} s"
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Somebody who waits for bytes."""
+
+    amount: int
+    granted: asyncio.Future[None]
 
 
 class Upload:
@@ -68,6 +118,7 @@ class Upload:
         store: Where the bytes are staged.
         ports: Threads.
         budget: The daemon's receive budget.
+        run: For whose agents it is.
         post: Sends a message to the agent.
         tell: Takes the event that ends the upload.
         set_trouble: Is told what hinders it, and an empty text once nothing does.
@@ -79,6 +130,7 @@ class Upload:
         store: Store,
         ports: Ports,
         budget: Budget,
+        run: str,
         post: Callable[[Message], None],
         tell: Callable[[Event], None],
         set_trouble: Callable[[str, str], None] = lambda what, reason: None,
@@ -87,11 +139,12 @@ class Upload:
         self._store = store
         self._ports = ports
         self._budget = budget
+        self._run = run
         self._post = post
         self._tell = tell
         self._set_trouble = set_trouble
         self._incoming: Incoming | None = None
-        self._chunks: deque[Chunk] = deque()
+        self._pieces: deque[bytearray] = deque()
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
@@ -111,6 +164,11 @@ class Upload:
         incoming = self._incoming
         return incoming is not None and incoming.place < min(incoming.size, incoming.credit)
 
+    @property
+    def credit(self) -> int:
+        """How many bytes the agent may send, and has not sent."""
+        return self._incoming.credit - self._incoming.place if self._incoming else 0
+
     def take(self, chunk: Chunk) -> bool:
         """Take a chunk if it belongs to this upload.
 
@@ -125,7 +183,10 @@ class Upload:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
         self._moved_at = self._ports.monotonic()
-        self._chunks.append(chunk)
+        if self._pieces and len(self._pieces[-1]) + len(chunk.data) <= PIECE_BYTES:
+            self._pieces[-1] += chunk.data
+        else:
+            self._pieces.append(bytearray(chunk.data))
         self._arrived.set()
         return True
 
@@ -144,14 +205,14 @@ class Upload:
     async def _receive(self, name: str, payload: StoredPayload) -> str:
         """Stage one payload; return what is wrong with it, or an empty text."""
         window = min(max(payload.size, 1), WINDOW_BYTES, self._budget.total)
-        await self._budget.take(window)
+        await self._budget.take(window, self._run, self._say_wait)
         try:
             while True:
                 try:
                     return await self._staged(name, payload, window)
                 except StoreError as error:  # a full disk above all
                     self._incoming = None  # what is still on its way will be asked for again
-                    self._chunks.clear()
+                    self._pieces.clear()
                     self._held = str(error)
                     self._set_trouble(name, self._held)
                     self._post(Hold(task_id=self.offer.task_id, reason=str(error)))
@@ -159,8 +220,13 @@ class Upload:
         finally:
             self._set_trouble(name, "")
             self._incoming = None
-            self._chunks.clear()
+            self._pieces.clear()
             self._budget.give_back(window)
+
+    def _say_wait(self, outlook: str) -> None:
+        """Tell the agent, and people who ask, that others are before it."""
+        self._held = f"it waits for its turn (limits.receive_bytes): {outlook}"
+        self._post(Hold(task_id=self.offer.task_id, reason=self._held))
 
     async def _staged(self, name: str, payload: StoredPayload, window: int) -> str:
         inbox = _Inbox(self._store, name, payload)
@@ -189,8 +255,8 @@ class Upload:
         )
         while inbox.digest is None:
             await self._enough(incoming)
-            chunks, self._chunks = self._chunks, deque()
-            if bad := await _unbroken(self._ports.run_in_thread(inbox.write, chunks)):
+            pieces, self._pieces = self._pieces, deque()
+            if bad := await _unbroken(self._ports.run_in_thread(inbox.write, pieces)):
                 return bad
             if inbox.place + window // 2 >= incoming.credit and inbox.digest is None:
                 incoming.credit = inbox.place + window
@@ -199,7 +265,7 @@ class Upload:
 
     async def _enough(self, incoming: Incoming) -> None:
         """Wait for chunks to write; of a small payload for all, so that one thread hop does."""
-        while not incoming.is_complete and (incoming.size <= SMALL_BYTES or not self._chunks):
+        while not incoming.is_complete and (incoming.size <= SMALL_BYTES or not self._pieces):
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -231,13 +297,13 @@ class _Inbox:
         self.place = staging.size
         return staging
 
-    def write(self, chunks: Iterable[Chunk]) -> str | None:
-        """Append chunks, and finish a complete file; return the name of a bad array."""
+    def write(self, pieces: Iterable[bytearray]) -> str | None:
+        """Append what came, and finish a complete file; return the name of a bad array."""
         staging = self._staging or self.open()
-        for chunk in chunks:
-            if bad := self._check.first_bad(staging.size, chunk.data):
+        for piece in pieces:
+            if bad := self._check.first_bad(staging.size, piece):
                 return bad
-            staging.write(chunk.data)
+            staging.write(memoryview(piece))
         self.place = staging.size
         if self.place == self._payload.size:
             self.digest = staging.finish()

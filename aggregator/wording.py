@@ -47,9 +47,10 @@ def _assignment(machine: RoundMachine, effect: Assign) -> AssignMessage:
         round_id=task.round_id,
         model_round=task.model_round,
         payloads=[payload for payload in payloads if payload is not None],
-        config=machine.settings.config if task.kind is Kind.TRAIN else {},
+        config={**machine.settings.config, **task.config} if task.kind is Kind.TRAIN else {},
         seed=task.seed,
         deadline_s=effect.deadline_s,
+        form="delta" if task.kind is Kind.TRAIN and machine.form == "delta" else "full",
     )
 
 

@@ -14,7 +14,7 @@ from fl_main.errors import (
 from .audit import Damage, Fault
 from .export import export_model
 from .model_db import Model, ModelDB, Run
-from .records import Agent, ArrayFacts, Event, Mean, Metric, Parent, Round, RunFacts, Update
+from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
 from .store import ModelStore
 from .verify import verify_database
 
@@ -22,6 +22,7 @@ __all__ = [
     "Agent",
     "ArrayFacts",
     "Damage",
+    "Effort",
     "Event",
     "Fault",
     "Mean",

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError
 from fl_main.errors import WeightsError
 from fl_main.weights import Layout
 
-from . import chain, rows, schema
+from . import chain, migrations, rows, schema
 from .rows import Facts, Form
 
 _AT_ONCE = 1000  # rows in memory
@@ -164,7 +164,9 @@ class Audit:
         latest = self._said.pop((run_id, form.word, key), None)
         if latest is None:
             return Damage(Fault.ROW_UNKNOWN, where, "this row was never committed")
-        if latest.facts != _short(rows.canonical(facts)):
+        if not any(
+            latest.facts == _short(rows.canonical(f)) for f in migrations.as_written(form.word, facts)
+        ):
             return Damage(Fault.ROW_ALTERED, where, "the row does not say what was committed")
         if (row[form.first_at], row[form.last_at]) != (latest.first_at, latest.last_at):
             return Damage(Fault.ROW_ALTERED, where, "its times are not those of its commits")

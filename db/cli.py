@@ -20,7 +20,7 @@ from fl_main.store import ModelKind
 
 from .export import export_model
 from .model_db import Model, ModelDB, Run
-from .records import Mean, Round
+from .records import Effort, Mean, Round
 from .verify import verify_database
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -94,7 +94,9 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     """List the rounds of RUN with what came of them.
 
     Agents are accepted/invited. Metrics are means over agents, weighted by examples; `reports`
-    says how many agents reported for training/evaluation.
+    says how many agents reported for training/evaluation. `stale` is the mean/largest number of
+    global models between an update's base and the model that it counts in; `busy`, `idle` and
+    `wasted` are parts of the agents' time. Columns that say nothing in any round are left out.
     """
     found = database.run(run).rounds()
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -103,15 +105,22 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
         details = [f"{metric}_{what}" for metric in metrics for what in ("examples", "agents")]
         columns = [*_ROUND_FACTS, *metrics, *details]
     else:
-        columns = ["round", "status", "agents", "late", "rejected", *metrics, *_ROUND_END]
-    print_table([_round_row(entry) for entry in found], columns, output)
+        columns = ["round", "status", "agents", *_ROUND_SOMETIMES, *metrics, *_ROUND_END]
+    rows = [_round_row(entry) for entry in found]
+    if output not in ("json", "csv"):
+        columns = [name for name in columns if name not in _SOMETIMES or any(row[name] for row in rows)]
+    print_table(rows, columns, output)
 
 
 _ROUND_FACTS = [
     *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
     *("late", "rejected", "discarded", "bytes", "seconds", "model"),
+    *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s"),
 ]
-_ROUND_END = ["reports", "bytes", "seconds", "model"]
+_ROUND_SOMETIMES = ["late", "rejected", "stale"]
+_ROUND_TIME = ["busy", "idle", "wasted"]
+_ROUND_END = [*_ROUND_TIME, "reports", "bytes", "seconds", "model"]
+_SOMETIMES = frozenset((*_ROUND_SOMETIMES, *_ROUND_TIME))
 
 
 def _names(found: list[Round], source: str) -> list[str]:
@@ -139,6 +148,9 @@ def _round_row(entry: Round) -> dict[str, object]:
         "seconds": entry.seconds,
         "model": entry.model_id,
         "reports": "/".join(str(_reports(_means(entry, source))) for source in ("train", "evaluate")),
+        **asdict(entry.effort),
+        "stale": _stale(entry.effort),
+        **_parts(entry.effort),
     }
     for source in ("train", "evaluate"):
         for name, mean in _means(entry, source).items():
@@ -146,6 +158,18 @@ def _round_row(entry: Round) -> dict[str, object]:
             row[f"{source}_{name}_examples"] = mean.num_examples
             row[f"{source}_{name}_agents"] = mean.agents
     return row
+
+
+def _stale(effort: Effort) -> str | None:
+    """Return the mean and the largest staleness; None where no update was stale."""
+    return f"{effort.staleness:.1f}/{effort.max_staleness}" if effort.max_staleness else None
+
+
+def _parts(effort: Effort) -> dict[str, str | None]:
+    """Return where the agents' time went, in per cent."""
+    seconds = {"busy": effort.busy_s, "idle": effort.idle_s, "wasted": effort.wasted_s}
+    total = sum(seconds.values())
+    return {name: f"{spent / total:.0%}" if total else None for name, spent in seconds.items()}
 
 
 def _reports(means: dict[str, Mean]) -> int:
@@ -178,8 +202,8 @@ def models(
         for model in chosen.models(kind, round_id)
         if agent is None or agent in (model.agent_id, names.get(model.agent_id or ""))
     ]
-    columns = ["model", "round", "kind", "agent", "bytes", "tags", "stored", "digest", "created"]
-    print_table(rows, columns, output)
+    columns = ["model", "round", "kind", "agent", "form", "bytes", "tags", "stored", "digest", "created"]
+    print_table(rows, [*columns, "base"] if output in ("json", "csv") else columns, output)
 
 
 def _model_row(
@@ -191,12 +215,18 @@ def _model_row(
         "round": model.round_id,
         "kind": str(model.kind),
         "agent": names.get(model.agent_id or "", model.agent_id),
+        "form": _form(model) if is_short else model.form,
+        "base": model.base_id,
         "bytes": model.size,
         "tags": " ".join(tags.get(model.model_id, [])) or None,
         "stored": "yes" if model.is_stored else f"no: {model.not_stored_reason}",
         "digest": model.digest[:19] if is_short else model.digest,
         "created": _when(model.created_at, output),
     }
+
+
+def _form(model: Model) -> str:
+    return f"delta of {model.base_id}" if model.base_id else model.form
 
 
 @db.command()
@@ -213,7 +243,8 @@ def show(database: ModelDB, what: str, output: Output | None) -> None:
 
 
 def _show_run(run: Run, output: Output | None) -> None:
-    facts = {**asdict(run.facts), "tags": run.tags()}
+    effort = run.effort()
+    facts = {**asdict(run.facts), "tags": run.tags(), **asdict(effort)}
     agents = [asdict(agent) for agent in run.agents()]
     if output == "json":
         _print_json({**facts, "members": agents})
@@ -222,9 +253,22 @@ def _show_run(run: Run, output: Output | None) -> None:
         facts[time] = _when(facts[time], None)
     facts["tags"] = ", ".join(f"{tag} = {model_id}" for tag, model_id in run.tags().items())
     facts["settings"] = json.dumps(facts["settings"], ensure_ascii=False)
-    _print_facts(facts)
+    _print_facts(facts | _effort_in_words(effort))
     click.echo("\nagents")
-    print_table(agents, ["name", "agent_id", "is_present", "accepted", "refused", "software"])
+    print_table(agents, ["name", "agent_id", "is_present", "poll_s", "accepted", "refused", "software"])
+
+
+def _effort_in_words(effort: Effort) -> dict[str, str | None]:
+    """Return what people read instead of the numbers."""
+    times = ", ".join(f"{part} {name}" for name, part in _parts(effort).items() if part)
+    total = effort.busy_s + effort.idle_s + effort.wasted_s
+    stale = None if effort.staleness is None else f"{effort.staleness:.1f} on average"
+    return {
+        **dict.fromkeys(asdict(effort)),
+        "staleness": stale
+        and f"{stale}, {effort.max_staleness} at most, of {effort.counted} counted updates",
+        "agents' time": times and f"{times} of {total:.0f} s",
+    }
 
 
 def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
@@ -237,6 +281,7 @@ def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
         "round": model.round_id,
         "agent": names.get(model.agent_id or "", model.agent_id),
         "tags": ", ".join(model.tags),
+        "form": model.form if output == "json" else _form(model),
         "digest": model.digest,
         "path": str(model.path) if model.is_stored else f"not stored: {model.not_stored_reason}",
         "bytes": model.size,
@@ -249,14 +294,15 @@ def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
         for metric in model.metrics()
     ]
     if output == "json":
-        _print_json({**facts, "parents": parents, "arrays": arrays, "metrics": metrics})
+        base = {"base": model.base_id}
+        _print_json({**facts, **base, "parents": parents, "arrays": arrays, "metrics": metrics})
         return
     _print_facts(facts)
     _print_section("parents", parents, ["model_id", "share"])
     shapes = [{**entry, "shape": "×".join(map(str, entry["shape"])) or "scalar"} for entry in arrays]
     columns = {name: name for name in ("name", "dtype", "shape", "role")}
     numbers = {"least": "min", "mean": "mean", "largest": "max", "norm": "norm", "not_finite": "not finite"}
-    _print_section("arrays", shapes, {**columns, **numbers})
+    _print_section("arrays of the delta" if model.base_id else "arrays", shapes, {**columns, **numbers})
     _print_section("metrics", metrics, ["source", "name", "agent", "value", "num_examples", "agents"])
 
 
@@ -274,12 +320,14 @@ def _arrays(model: Model) -> list[dict[str, Any]]:
 @click.argument("model")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--as-stored", is_flag=True, help="Of a delta, write the delta; else its base + delta.")
 @_with_database
-def export(database: ModelDB, model: str, file: Path, force: bool) -> None:
+def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bool) -> None:
     """Write MODEL to FILE, a .safetensors or .npz file."""
     found = database.model(model)
-    export_model(found, file, overwrite=force)
-    click.echo(f"{file}: {found.kind} model {found.model_id}, {len(found.layout.arrays)} arrays")
+    export_model(found, file, overwrite=force, as_stored=as_stored)
+    form = f"{_form(found)}, " if as_stored else f"{found.base_id} + delta, " if found.base_id else ""
+    click.echo(f"{file}: {found.kind} model {found.model_id}, {form}{len(found.layout.arrays)} arrays")
 
 
 @db.command()

@@ -8,21 +8,24 @@ from pathlib import Path
 from numpy.lib.format import write_array
 
 from fl_main.errors import StoreError
-from fl_main.weights import DType
+from fl_main.weights import DType, pieces
 
 from .faults import translated
 from .model_db import Model
 
 
-def export_model(model: Model, target: Path | str, *, overwrite: bool = False) -> Path:
+def export_model(
+    model: Model, target: Path | str, *, overwrite: bool = False, as_stored: bool = False
+) -> Path:
     """Write a model to a file; its suffix says which kind.
 
-    A `.safetensors` file is a copy of the stored one, of the same digest. An `.npz` file has one
-    entry per array. The file appears when it is complete.
+    A `.safetensors` file is a copy of the stored one, of the same digest, unless that is a delta.
+    An `.npz` file has one entry per array. The file appears when it is complete.
 
     Args:
         target: Ends in `.safetensors` or `.npz`.
         overwrite: Whether a file that is there is replaced.
+        as_stored: Whether of a delta the delta is written, not the model that it makes of its base.
 
     Returns:
         The path that was written.
@@ -39,23 +42,28 @@ def export_model(model: Model, target: Path | str, *, overwrite: bool = False) -
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with translated(target, "export a model"):
         try:
-            _WRITERS[target.suffix](model, part)
+            _WRITERS[target.suffix](model, part, as_stored or model.base_id is None)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
     return target
 
 
-def _write_safetensors(model: Model, part: Path) -> None:
-    shutil.copyfile(model.path, part)
+def _write_safetensors(model: Model, part: Path, as_stored: bool) -> None:
+    if as_stored:
+        shutil.copyfile(model.path, part)
+        return
+    with part.open("wb") as file:
+        file.write(model.layout.header)
+        file.writelines(pieces(model.weights(), model.layout))
 
 
-def _write_npz(model: Model, part: Path) -> None:
+def _write_npz(model: Model, part: Path, as_stored: bool) -> None:
     if bad := next((spec.name for spec in model.layout.arrays if spec.dtype is DType.BF16), None):
         raise StoreError(f"array {bad!r} is bfloat16, which .npz cannot hold; export to .safetensors")
     # Not numpy.savez: arrays may be called anything, also as its own arguments are.
     with zipfile.ZipFile(part, "w") as archive:
-        for name, array in model.weights().items():
+        for name, array in (model.as_stored() if as_stored else model.weights()).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 write_array(entry, array, allow_pickle=False)
 

@@ -2,11 +2,12 @@
 
 A new database is made from `schema` as it stands and notes every migration as done. Whoever
 changes the schema adds a migration that makes the same change to a database of the version
-before, and a test that compares the two ways. There is none yet: this is the first version.
+before; a test compares the two ways. What a migration says must not follow `schema`, which goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DatabaseError
@@ -15,7 +16,7 @@ from fl_main import __version__
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 
 from . import chain, schema
-from .rows import canonical
+from .rows import Facts, canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,86 @@ class Migration:
     """A change of the schema from one version to the next.
 
     Attributes:
-        apply: Makes the change; runs in a transaction of its own, together with the note of it.
+        apply: Makes the change; runs in a transaction of its own, together with the note of it,
+            while rows may name rows that are not there.
+        added: What the chain's facts of before do not say: by kind of record, the new columns
+            and what old rows have there.
     """
 
     name: str
     apply: Callable[[Connection], None]
+    added: Mapping[str, Facts] = field(default_factory=dict)
 
 
-MIGRATIONS: Sequence[Migration] = ()  # the first brings version 1 to version 2
+def _asynchronous_modes(connection: Connection) -> None:
+    for table, column in (
+        ("rounds", "busy_s FLOAT DEFAULT 0 NOT NULL"),
+        ("rounds", "wasted_s FLOAT DEFAULT 0 NOT NULL"),
+        ("rounds", "idle_s FLOAT DEFAULT 0 NOT NULL"),
+        ("steps", "enough INTEGER DEFAULT 0 NOT NULL"),
+        ("steps", "usual_s FLOAT"),
+        ("agents", "poll_s FLOAT"),
+        ("tasks", "config TEXT DEFAULT '{}' NOT NULL"),
+        ("updates", "received_s FLOAT DEFAULT 0 NOT NULL"),
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
+    for index, place in (
+        ("tasks_by_model", "tasks (model_id)"),
+        ("updates_by_model", "updates (model_id)"),
+        ("rounds_by_model", "rounds (model_id)"),
+        ("rounds_by_base", "rounds (base_model_id)"),
+    ):
+        connection.exec_driver_sql(f"CREATE INDEX {index} ON {place}")
+    _rebuild(connection, "models", "CHECK (form IN ('full'))", "CHECK (form IN ('full', 'delta'))")
+
+
+def _rebuild(connection: Connection, table: str, old: str, new: str) -> None:
+    """Make a table anew with another constraint: SQLite cannot change one in its place.
+
+    The steps are those of sqlite.org/lang_altertable section 7. Rows keep their numbers, which
+    say in which order they came.
+    """
+    query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type DESC"
+    create, *indexes = connection.exec_driver_sql(query, (table,)).scalars().all()
+    made = create.replace(f"CREATE TABLE {table} ", f"CREATE TABLE new_{table} ").replace(old, new)
+    columns = ", ".join(row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})"))
+    copy = f"INSERT INTO new_{table} (rowid, {columns}) SELECT rowid, {columns} FROM {table} ORDER BY rowid"  # noqa: S608
+    rename = f"ALTER TABLE new_{table} RENAME TO {table}"
+    for statement in (made, copy, f"DROP TABLE {table}", rename, *indexes):
+        connection.exec_driver_sql(statement)
+
+
+_ASYNCHRONOUS: Mapping[str, Facts] = {
+    "round": {"busy_s": 0.0, "wasted_s": 0.0, "idle_s": 0.0},
+    "step": {"enough": 0, "usual_s": None},
+    "agent": {"poll_s": None},
+    "task": {"config": {}},
+    "update": {"received_s": 0.0},
+}
+
+MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
+    Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
+)
 
 
 def newest(migrations: Sequence[Migration] = MIGRATIONS) -> int:
     """Return the schema version that this code works with."""
     return 1 + len(migrations)
+
+
+def as_written(word: str, facts: Facts) -> Iterator[Facts]:
+    """Yield the facts of a row as this version would chain them, then as each one before.
+
+    Args:
+        word: What the chain calls such a record.
+    """
+    yield facts
+    for migration in reversed(MIGRATIONS):
+        added = migration.added.get(word, {})
+        if any(facts[name] != value for name, value in added.items()):
+            return  # no older version could have meant this row
+        facts = {name: value for name, value in facts.items() if name not in added}
+        yield facts
 
 
 def version_of(connection: Connection, place: str) -> int | None:
@@ -109,12 +177,24 @@ def migrate(
             return
     _refuse_newer(version, place, migrations)
     for number, migration in enumerate(migrations[version - 1 :], version + 1):
-        with connection.begin():
+        with _references_unchecked(connection), connection.begin():
             migration.apply(connection)
             _note(connection, number, migration.name, at)
             _set(connection, "schema_version", str(number))
             details = {"schema_version": str(number), "migrations": [migration.name], "by": __version__}
             _chain(connection, at, "database_migrated", details)
+
+
+@contextmanager
+def _references_unchecked(connection: Connection) -> Iterator[None]:
+    """Let tables be replaced to which others refer; SQLite takes this word only between transactions."""
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
 
 
 def _create(connection: Connection, at: float, migrations: Sequence[Migration]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, select
 
+from fl_main.deltas import add
 from fl_main.errors import StoreDamagedError, StoreError
 from fl_main.store import ModelKind, Phase, RunStatus
 from fl_main.weights import Array, Layout, views
@@ -22,7 +23,7 @@ from fl_main.weights import Array, Layout, views
 from . import arrays, engine, migrations, queries, references, rows, schema, snapshots
 from .faults import translated
 from .files import ModelFiles, StoredFile
-from .records import Agent, ArrayFacts, Event, Metric, Parent, Round, RunFacts, Update
+from .records import Agent, ArrayFacts, Effort, Event, Metric, Parent, Round, RunFacts, Update
 
 _NAMES = 20  # of runs in an error
 
@@ -151,9 +152,13 @@ class ModelDB:
 
     def select_models(self, query: Select[Any]) -> list["Model"]:
         """Return the models of a query over the table `models`."""
+        models, parents = schema.models, schema.parents
+        base = select(parents.c.parent_id).where(
+            parents.c.model_id == models.c.model_id, parents.c.position == 0, models.c.form == "delta"
+        )
         with self.connect() as connection:
-            found = connection.execute(query).mappings().all()
-        return [_model(self, row) for row in found]
+            found = connection.execute(query.add_columns(base.scalar_subquery().label("base_id"))).mappings()
+            return [_model(self, row) for row in found]
 
     def layout(self, digest: str) -> Layout:
         """Return a layout by its digest.
@@ -205,6 +210,11 @@ class Run:
         """Return its rounds in order, each with its counts and mean metrics."""
         with self._db.connect() as connection:
             return queries.rounds(connection, self.run_id)
+
+    def effort(self) -> Effort:
+        """Return what became of its agents' time so far, and how stale their updates were."""
+        with self._db.connect() as connection:
+            return queries.effort(connection, self.run_id)
 
     def models(
         self, kind: ModelKind | str | None = None, round_id: int | None = None, agent_id: str | None = None
@@ -277,6 +287,8 @@ class Model:
 
     Attributes:
         agent_id: Whose it is, if it came from an agent.
+        form: `full`, or `delta`: stored is what its float parameters add to those of the model
+            `base_id`.
         digest: Of its file; identical models share one.
         size: Bytes of its arrays.
         is_stored: Whether its file is kept; `not_stored_reason` says why not.
@@ -290,6 +302,7 @@ class Model:
     agent_id: str | None
     channel: str
     form: str
+    base_id: str | None
     digest: str
     size: int
     layout_digest: str
@@ -338,7 +351,18 @@ class Model:
         return self._db.files.open(self.digest, self.layout)
 
     def weights(self) -> dict[str, Array]:
-        """Return its arrays by name; they are yours to change.
+        """Return its arrays by name, of a delta those of base + delta; they are yours to change.
+
+        Raises:
+            StoreDamagedError: If its file, or its base's, is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        if self.base_id is None:
+            return self.as_stored()
+        return add(self._db.model_by_id(self.base_id).weights(), self.as_stored(), self.layout)
+
+    def as_stored(self) -> dict[str, Array]:
+        """Return the arrays of its file by name: of a delta, what was received.
 
         Raises:
             StoreDamagedError: If its file is missing or not what it should be.
@@ -353,7 +377,7 @@ class Model:
         return views(self.layout, buffer, writable=True)
 
     def arrays(self) -> list[ArrayFacts]:
-        """Return its arrays in numbers, without holding them in memory.
+        """Return the arrays of its file in numbers, without holding them in memory.
 
         Raises:
             StoreDamagedError: If its file is missing or not what it should be.
@@ -381,6 +405,7 @@ def _model(db: ModelDB, row: rows.Row) -> Model:
         row["agent_id"],
         row["channel"],
         row["form"],
+        row["base_id"],
         row["digest"],
         row["size"],
         row["layout_digest"],

@@ -4,13 +4,13 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from fl_main.store import Verdict
 from fl_main.training import Kind
 
 from . import rows, schema
-from .records import Agent, Event, Mean, Metric, Round, RunFacts, Update
+from .records import Agent, Effort, Event, Mean, Metric, Round, RunFacts, Update
 
 
 def runs(connection: Connection) -> list[RunFacts]:
@@ -49,15 +49,26 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
     """Return the rounds of a run in order."""
     table = schema.rounds
     steps, counts, means = _steps(connection, run_id), _counts(connection, run_id), _means(connection, run_id)
+    counted = _counted(connection, run_id)
     query = select(table).where(table.c.run_id == run_id).order_by(table.c.round_id)
     return [
-        _round(row, steps.get(row["round_id"], {}), counts[row["round_id"]], means[row["round_id"]])
+        _round(
+            row,
+            steps.get(row["round_id"], {}),
+            counts[row["round_id"]],
+            means[row["round_id"]],
+            Effort(*counted[row["round_id"]], row["busy_s"], row["wasted_s"], row["idle_s"]),
+        )
         for row in connection.execute(query).mappings()
     ]
 
 
 def _round(
-    row: rows.Row, step: dict[str, Any], counts: list[dict[str, Any]], means: dict[str, dict[str, Mean]]
+    row: rows.Row,
+    step: dict[str, Any],
+    counts: list[dict[str, Any]],
+    means: dict[str, dict[str, Mean]],
+    effort: Effort,
 ) -> Round:
     main = [count for count in counts if count["kind"] == step.get("kind")]
 
@@ -82,6 +93,7 @@ def _round(
         means["evaluate"],
         sum(count["size"] for count in counts),
         None if row["ended_s"] is None else row["ended_s"] - row["started_s"],
+        effort,
         row["created_at"],
         row["changed_at"],
     )
@@ -119,6 +131,28 @@ def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any
     for row in connection.execute(query).mappings():
         found[row["round_id"]].append(dict(row))
     return found
+
+
+def _staleness() -> tuple[ColumnElement[Any], ...]:
+    stale = schema.updates.c.staleness
+    return func.count(), func.avg(stale), func.max(stale)
+
+
+def _counted(connection: Connection, run_id: str) -> dict[int, tuple[int, float | None, int | None]]:
+    """Return by round how many updates count in its model, and their mean and largest staleness."""
+    table = schema.updates
+    query = select(table.c.counted_in, *_staleness()).where(table.c.run_id == run_id)
+    found = connection.execute(query.where(table.c.counted_in.is_not(None)).group_by(table.c.counted_in))
+    return defaultdict(lambda: (0, None, None), {row[0]: (row[1], row[2], row[3]) for row in found})
+
+
+def effort(connection: Connection, run_id: str) -> Effort:
+    """Return what became of the agents' time in a whole run."""
+    table, rounds = schema.updates, schema.rounds
+    counted = select(*_staleness()).where(table.c.run_id == run_id, table.c.counted_in.is_not(None))
+    times = (func.total(column) for column in (rounds.c.busy_s, rounds.c.wasted_s, rounds.c.idle_s))
+    spent = select(*times).where(rounds.c.run_id == run_id)
+    return Effort(*connection.execute(counted).one(), *connection.execute(spent).one())
 
 
 def _means(connection: Connection, run_id: str) -> dict[int, dict[str, dict[str, Mean]]]:
@@ -164,6 +198,7 @@ def _update(row: rows.Row) -> Update:
         update.share,
         update.size,
         update.seconds,
+        update.received_s,
         row["received_at"],
     )
 
@@ -195,6 +230,7 @@ def _agent(row: rows.Row, accepted: int, refused: int) -> Agent:
         row["seen_at"],
         accepted,
         refused,
+        agent.poll_s,
     )
 
 

@@ -59,6 +59,26 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What became of the agents' time in a round or a whole run; seconds of all agents together.
+
+    Attributes:
+        counted: Updates that became part of its global model, or models.
+        staleness: Global models between their bases and that one, on average; `max_staleness`: at
+            most. None if nothing counted.
+        busy_s: Spent on updates that were accepted; `wasted_s`: on work that came to nothing;
+            `idle_s`: without a task.
+    """
+
+    counted: int
+    staleness: float | None
+    max_staleness: int | None
+    busy_s: float
+    wasted_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """A round and what came of it.
 
@@ -72,6 +92,7 @@ class Round:
             on held-out data.
         size: Bytes of all updates of the round.
         seconds: Run time that it took, None while it is open.
+        effort: How stale its updates were, and what became of the agents' time.
     """
 
     run_id: str
@@ -91,6 +112,7 @@ class Round:
     evaluate: Mapping[str, Mean]
     size: int
     seconds: float | None
+    effort: Effort
     created_at: float
     changed_at: float
 
@@ -104,6 +126,7 @@ class Update:
         counted_in: The round whose global model it is part of, with `share` from 0 to 1.
         staleness: Global models between its base and that one.
         seconds: That the agent's work took.
+        received_s: Run time at which it was judged; 0 if that was not kept yet.
     """
 
     update_id: int
@@ -124,6 +147,7 @@ class Update:
     share: float | None
     size: int
     seconds: float
+    received_s: float
     received_at: float
 
 
@@ -136,6 +160,7 @@ class Agent:
         joined_at: For the first time; `left_at`: for the last time, None while it is there.
         seen_at: When it last came or left.
         accepted: Its accepted updates; `refused`: its rejected and discarded ones.
+        poll_s: Seconds between two of its visits, if it does not stay connected.
     """
 
     run_id: str
@@ -150,6 +175,7 @@ class Agent:
     seen_at: float
     accepted: int
     refused: int
+    poll_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class _ModelForm(Form):
             "kind": str(record.kind),
             "agent_id": record.agent_id,
             "channel": str(payload.channel),
-            "form": "full",
+            "form": str(record.form),
             "digest": str(payload.digest),
             "size": _integer(payload.size),
             "layout_digest": payload.layout.digest,
@@ -258,6 +258,7 @@ def model_record(row: Row, layout: Layout, parents: list[tuple[str, float | None
         StoredPayload(row["channel"], row["digest"], row["size"], layout),
         row["agent_id"],
         tuple(parents),
+        row["form"],
     )
 
 

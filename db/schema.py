@@ -3,9 +3,13 @@
 Wall times end in `_at` (Unix seconds, UTC), run times in `_s` (seconds that the run was under
 way). Columns that hold lists and mappings hold canonical JSON. Rows refer to each other by keys
 that are checked at the end of a transaction, so that a commit may give them in any order.
+
+A change here needs a migration. Columns that came with one are the last of their table, and those
+that may not be empty have a default, as SQLite adds columns so.
 """
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     CheckConstraint,
@@ -20,8 +24,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     literal_column,
+    text,
 )
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
+from sqlalchemy.types import TypeEngine
 
 from fl_main.store import ModelKind, Phase, RunStatus, TaskStatus, Verdict
 from fl_main.training import Kind
@@ -40,6 +46,11 @@ def _one_of(column: str, words: type[StrEnum], *, optional: bool = False) -> Che
 
 def _not_negative(*columns: str) -> CheckConstraint:
     return CheckConstraint(" AND ".join(f"{column} >= 0" for column in columns))
+
+
+def _later(name: str, kind: type[TypeEngine[Any]], default: str) -> Column[Any]:
+    """A column that came after version 1; rows of before have the default."""
+    return Column(name, kind, nullable=False, server_default=text(default))
 
 
 def _refers(target: str) -> ForeignKey:
@@ -108,10 +119,15 @@ rounds = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("busy_s", Float, "0"),  # agents' seconds: that went into accepted updates,
+    _later("wasted_s", Float, "0"),  # that came to nothing,
+    _later("idle_s", Float, "0"),  # and without a task
     UniqueConstraint("run_id", "round_id"),
     CheckConstraint("status IN ('open', 'done', 'failed')"),
     _not_negative("round_id", "started_s"),
     CheckConstraint("ended_s >= started_s"),
+    Index("rounds_by_model", "model_id"),
+    Index("rounds_by_base", "base_model_id"),
 )
 
 steps = Table(
@@ -134,6 +150,8 @@ steps = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("enough", Integer, "0"),  # updates that end it early
+    Column("usual_s", Float),  # what its cohort usually takes
     UniqueConstraint("run_id", "round_id", "kind", "attempt"),
     _one_of("kind", Kind),
     _not_negative("round_id", "attempt", "started_s"),
@@ -153,6 +171,7 @@ agents = Table(
     Column("joined_at", Float, nullable=False),  # for the first time
     Column("left_at", Float),  # for the last time; empty while it is there
     Column("seen_at", Float, nullable=False),  # when it last came or left
+    Column("poll_s", Float),  # between two of its visits, if it does not stay connected
     UniqueConstraint("run_id", "agent_id"),
     CheckConstraint("is_present IN (0, 1)"),
     CheckConstraint("is_present = (left_at IS NULL)"),
@@ -175,10 +194,12 @@ tasks = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("config", Text, "'{}'"),  # JSON: what differs for this agent
     _one_of("kind", Kind),
     _one_of("status", TaskStatus),
     _not_negative("round_id", "version", "assigned_s"),
     Index("tasks_by_round", "run_id", "round_id"),
+    Index("tasks_by_model", "model_id"),  # who inserts a model looks for rows that wait for it
     Index("tasks_unanswered", "run_id", sqlite_where=Column("status").in_(["open", "late"])),
 )
 
@@ -206,6 +227,7 @@ updates = Table(
     Column("seconds", Float, nullable=False),
     Column("received_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("received_s", Float, "0"),  # 0: of before it was kept
     # What tells a repeat, or a later verdict on the same update, from another update.
     UniqueConstraint("task_id", "agent_id", "digests"),
     _one_of("kind", Kind),
@@ -215,6 +237,7 @@ updates = Table(
     CheckConstraint("counted_in IS NULL OR verdict = 'accepted'"),
     CheckConstraint("staleness >= 0"),
     Index("updates_by_round", "run_id", "round_id"),
+    Index("updates_by_model", "model_id"),
     sqlite_autoincrement=True,
 )
 Index(
@@ -256,7 +279,7 @@ models = Table(
     Column("kind", Text, nullable=False),
     Column("agent_id", Text),  # whose it is, if it is a local model
     Column("channel", Text, nullable=False),
-    Column("form", Text, nullable=False),  # full; deltas may come
+    Column("form", Text, nullable=False),  # full, or delta: to be added to the first parent
     Column("digest", Text, _refers("files.digest"), nullable=False),
     Column("size", Integer, nullable=False),  # bytes of the data part
     Column("layout_digest", Text, _refers("layouts.digest"), nullable=False),
@@ -266,7 +289,7 @@ models = Table(
     Column("changed_at", Float, nullable=False),
     _one_of("kind", ModelKind),
     _not_negative("size"),
-    CheckConstraint("form IN ('full')"),
+    CheckConstraint("form IN ('full', 'delta')"),
     CheckConstraint("is_stored IN (0, 1)"),
     CheckConstraint("is_stored = (not_stored_reason = '')"),
     Index("models_by_round", "run_id", "round_id"),

@@ -8,12 +8,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, literal_column, or_, select
 
 from fl_main.store import (
+    PAST,
+    AgentPast,
     EventRecord,
     ModelKind,
     ModelRecord,
     PastEvent,
     RunRecord,
     RunSnapshot,
+    RunStatus,
     StepRecord,
     TaskRecord,
     TaskStatus,
@@ -60,6 +63,8 @@ def _snapshot(connection: Connection, run: RunRecord, layout_of: LayoutOf) -> Ru
         found_updates,
         _models(connection, run, found_tasks, found_updates, layout_of),
         _records(connection, rows.AGENT, _of(run, agents)),
+        # Nobody is asked any more once a run is finished; one that failed or was stopped may be resumed.
+        {} if run.status is RunStatus.FINISHED else _past(connection, run),
     )
 
 
@@ -114,7 +119,10 @@ def _models(
     wanted.update(task.model_id for task in current)
     wanted.update(answer.model_id for answer in answers)
     wanted.update(_channels(connection, run, answers))
-    return models_by_id(connection, [model_id for model_id in wanted if model_id], layout_of)
+    found = models_by_id(connection, [model_id for model_id in wanted if model_id], layout_of)
+    local = [found[answer.model_id] for answer in answers if answer.model_id in found]
+    bases = {model.parents[0][0] for model in local if model.parents}
+    return found | models_by_id(connection, bases - found.keys(), layout_of)
 
 
 def _channels(connection: Connection, run: RunRecord, answers: tuple[UpdateRecord, ...]) -> list[str]:
@@ -128,6 +136,39 @@ def _channels(connection: Connection, run: RunRecord, answers: tuple[UpdateRecor
         models.c.round_id.in_({round_id for round_id, _ in senders}),
     )
     return [row.model_id for row in connection.execute(query) if (row.round_id, row.agent_id) in senders]
+
+
+def _past(connection: Connection, run: RunRecord) -> dict[str, AgentPast]:
+    """Return what each agent did so far: one look at the run's tasks, and one at its updates."""
+    given = select(tasks.c.agent_id, func.count(), func.max(tasks.c.assigned_s))
+    given = given.where(tasks.c.run_id == run.run_id, tasks.c.kind == Kind.TRAIN.value)
+    took = _took(connection, run)
+    return {
+        agent_id: AgentPast(number, asked_s, tuple(took[agent_id]))
+        for agent_id, number, asked_s in connection.execute(given.group_by(tasks.c.agent_id))
+    }
+
+
+def _took(connection: Connection, run: RunRecord) -> dict[str, list[float]]:
+    """Return by agent how long its last accepted updates took; of some it was not kept."""
+    order = func.row_number().over(partition_by=updates.c.agent_id, order_by=updates.c.update_id.desc())
+    accepted = select(updates.c.update_id, order.label("place")).where(
+        updates.c.run_id == run.run_id,
+        updates.c.verdict == Verdict.ACCEPTED.value,
+        updates.c.kind == Kind.TRAIN.value,
+        updates.c.received_s > 0,
+    )
+    ranked = accepted.subquery()
+    last = select(ranked.c.update_id).where(ranked.c.place <= PAST)
+    query = (
+        select(updates.c.agent_id, updates.c.received_s - tasks.c.assigned_s)
+        .join(tasks, tasks.c.task_id == updates.c.task_id)
+        .where(updates.c.update_id.in_(last))
+    )
+    found: dict[str, list[float]] = defaultdict(list)
+    for agent_id, took_s in connection.execute(query.order_by(updates.c.update_id)):
+        found[agent_id].append(took_s)
+    return found
 
 
 def models_by_id(

@@ -67,7 +67,7 @@ def _views(database: ModelDB, connection: Connection, now: float) -> tuple[list[
 
 def _view(connection: Connection, snapshot: RunSnapshot, now: float) -> View:
     run, table = snapshot.run, schema.runs
-    settings = RunSettings.model_validate(dict(run.settings))
+    settings = RunSettings.stored(run.settings)
     ledger = Ledger(settings, _strategy(settings), snapshot)
     changed_at = connection.execute(
         select(table.c.changed_at).where(table.c.run_id == run.run_id)

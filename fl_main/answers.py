@@ -4,6 +4,7 @@ Every update ends as *accepted*, *rejected* (its own fault) or *discarded* (too 
 and is answered, stored and counted as that.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from fl_main.events import (
     AgentRefused,
     Answer,
     Assign,
+    Cancel,
     EndRun,
     Expel,
     Offered,
@@ -23,14 +25,14 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.ledger import NEVER, Ledger, Member
+from fl_main.ledger import Ledger
+from fl_main.members import MISSED_POLLS, NEVER, UNANSWERED, Member
 from fl_main.plan import derive_id
 from fl_main.store import (
     AgentRecord,
     MetricRecord,
     ModelKind,
     ModelRecord,
-    Phase,
     TaskRecord,
     TaskStatus,
     UpdateRecord,
@@ -59,44 +61,97 @@ class Answers(Ledger):
             return "layout", str(error)
         return None
 
+    def poll_refusal(self, poll_s: float | None) -> tuple[str, str] | None:
+        """Return a code and the reason why an agent with such an interval cannot join, or None."""
+        deadline_s = self.settings.round.deadline_s
+        if poll_s is None or poll_s <= deadline_s:
+            return None
+        return "poll", (
+            f"it polls every {poll_s:g} s, but a round of this run lasts {deadline_s:g} s at most: "
+            "poll more often, or raise round.deadline_s"
+        )
+
     def _join(self, event: AgentJoined) -> None:
         record = AgentRecord(
-            self.run.run_id, event.agent_id, event.name, event.attributes, event.kinds, event.software, True
+            self.run.run_id,
+            event.agent_id,
+            event.name,
+            event.attributes,
+            event.kinds,
+            event.software,
+            True,
+            event.poll_s,
         )
         member = self.members.get(event.agent_id)
         if member is None:
-            member = self.members[event.agent_id] = Member(record)
-        member.record, member.layout, member.left_at, member.since = record, event.layout, None, self._at
-        self._out.records.append(record)
-        self._note("agent_joined", agent_id=event.agent_id, name=event.name)
+            member = self.members[event.agent_id] = Member(record, left_at=NEVER)
+            self._known_labels = None
+        elif member.record.name != event.name:
+            self._known_labels = None
+        is_new = not member.is_present or member.record != record  # else a visit among others
+        member.record, member.layout = record, event.layout
+        self._stay_connected(member)
+        self._give_up_lost(member, event.held)
+        if not member.is_present:
+            self._come(member)
+        if is_new:
+            member.since = self._at
+            self._out.records.append(record)
+            self._note("agent_joined", agent_id=event.agent_id, name=event.name)
         self._take_up(member, event.held)
         if self.run.status.is_over:
             self._out.effects.append(EndRun(event.agent_id))
 
-    def _take_up(self, member: Member, held: tuple[str, ...]) -> None:
-        """Go on with the task that an agent left with: it may have it, or need it again."""
+    def _give_up_lost(self, member: Member, held: tuple[str, ...]) -> None:
+        """Forget a task that nobody waits for, and that its agent no longer knows of."""
         task = self.tasks.get(member.task_id or "")
-        if task is None or task.status not in (TaskStatus.OPEN, TaskStatus.LATE):
-            if member.task_id not in held:
-                member.task_id = None
+        if member.task_id is None or member.task_id in held:
             return
-        if task.task_id in held:
-            return
-        if task.status is TaskStatus.OPEN:
-            self._out.effects.append(Assign(task, self._seconds_left()))
-        else:
+        if task is not None and task.status is TaskStatus.LATE:
             self._release(task, TaskStatus.CANCELLED, "its process ended before the late update was done")
-            member.task_id = None
+        elif task is not None and task.status is TaskStatus.OPEN:
+            return
+        if task is not None:
+            self.effort.wasted_s += max(0.0, member.since - task.assigned_s)
+        self._rest(member)
+
+    def _take_up(self, member: Member, held: tuple[str, ...]) -> None:
+        """Go on with the task that an agent left with: it may have it, need it again, or need it no more."""
+        task = self.tasks.get(member.task_id or "")
+        if task is None:
+            return
+        if task.status is TaskStatus.OPEN and task.task_id not in held:
+            self._out.effects.append(Assign(task, self._seconds_for(task)))
+        elif task.status is TaskStatus.CANCELLED:
+            self._out.effects.append(Cancel(task.agent_id, task.task_id, task.reason))
 
     def _leave(self, event: AgentLeft) -> None:
         member = self.members.get(event.agent_id)
         if member is None or not member.is_present:
             return
-        member.left_at = NEVER if event.for_good else self._at
-        member.since = self._at
+        if member.record.poll_s is not None and not event.for_good:
+            self._hang_up(member)
+        else:
+            self._depart(member, event)
+
+    def _depart(self, member: Member, event: AgentLeft) -> None:
+        self._go(member, NEVER if event.for_good else self._at)
         member.record = replace(member.record, is_present=False)
         self._out.records.append(member.record)
         self._note("agent_left", agent_id=event.agent_id, reason=event.reason, for_good=event.for_good)
+
+    def _miss_sleepers(self) -> None:
+        """Take those for gone that did not poll for too long."""
+        if self._at < self._next_gone_at:
+            return
+        for agent_id in list(self._hung_up):
+            member = self.members[agent_id]
+            if self._at >= member.gone_at:
+                silent_s = self._at - (member.hung_up_at or 0.0)
+                reason = f"it did not poll for {silent_s:.0f} s, {MISSED_POLLS} of its intervals"
+                self._depart(member, AgentLeft(agent_id, reason))
+        gone = (self.members[agent_id].gone_at for agent_id in self._hung_up)
+        self._next_gone_at = min(gone, default=math.inf)
 
     def _refused(self, event: AgentRefused) -> None:
         self._note(
@@ -214,11 +269,8 @@ class Answers(Ledger):
         """Return why an answer to this task comes too late, or an empty text."""
         if self.run.status.is_over:
             return f"the run is {self.run.status}"
-        if task.task_id in self.tasks:  # else it was closed, whatever a slower database says
-            if task.status is TaskStatus.OPEN and self.run.phase is Phase.COLLECTING:
-                return ""
-            if task.status is TaskStatus.LATE:
-                return ""
+        if task.task_id in self.unanswered:  # else it was closed, whatever a slower database says
+            return ""
         if task.status in (TaskStatus.DECLINED, TaskStatus.FAILED):
             return f"its task was {task.status}"
         return f"late: round {task.round_id} is over"
@@ -227,8 +279,7 @@ class Answers(Ledger):
         late = task.status is TaskStatus.LATE
         update = self._update(offer, task, Verdict.ACCEPTED, LATE if late else "")
         self._out.records += self._stored_models(offer, update)
-        self._out.records.append(update)
-        self.updates[task.task_id] = update
+        self._set_update(update)
         self._close_task(task, TaskStatus.ANSWERED, "")
         self._answer(offer, Verdict.ACCEPTED, late=late)
         if task.kind is Kind.EVALUATE and task.model_id:
@@ -241,8 +292,9 @@ class Answers(Ledger):
             kind = ModelKind.LOCAL if channel == "weights" else ModelKind.CHANNEL
             parents = ((base, None),) if (base := self.tasks[offer.task_id].model_id) else ()
             model_id = update.model_id if channel == "weights" else derive_id(offer.task_id, channel)
+            form = self.form if update.kind is Kind.TRAIN and channel == "weights" else "full"
             record = ModelRecord(
-                model_id or "", self.run.run_id, update.round_id, kind, payload, offer.agent_id, parents
+                model_id or "", self.run.run_id, update.round_id, kind, payload, offer.agent_id, parents, form
             )
             self._keep(record)
             yield record
@@ -281,6 +333,7 @@ class Answers(Ledger):
             task.version if task else 0,
             size=sum(payload.size for payload in offer.payloads.values()),
             seconds=offer.seconds,
+            received_s=self._at,
         )
 
     def _reject(self, offer: Offered, task: TaskRecord | None, reason: str) -> None:
@@ -291,24 +344,25 @@ class Answers(Ledger):
 
     def _refuse_update(self, offer: Offered, task: TaskRecord | None, verdict: Verdict, reason: str) -> None:
         update = self._update(offer, task, verdict, reason)
-        self._out.records.append(update)
         self._note(f"update_{verdict}", agent_id=offer.agent_id, task_id=offer.task_id, reason=reason)
-        if task is not None:
-            self.updates[task.task_id] = update
+        if task is None:
+            self._out.records.append(update)
+        else:
+            self._set_update(update)
             self._close_task(task, TaskStatus.ANSWERED, reason)
         self._answer(offer, verdict, reason)
 
     def _answer(self, offer: Offered, verdict: Verdict, reason: str = "", *, late: bool = False) -> None:
-        self._free(offer.agent_id, offer.task_id)
+        self._free_from(offer.agent_id, offer.task_id, is_wasted=verdict is not Verdict.ACCEPTED)
         self._out.effects.append(Answer(offer.agent_id, offer.task_id, verdict, reason, late))
 
     def _declined(self, event: TaskDeclined) -> None:
-        self._free(event.agent_id, event.task_id)
+        self._free_from(event.agent_id, event.task_id, is_wasted=True)
         task = self.tasks.get(event.task_id)
         if task is None or task.agent_id != event.agent_id or task.task_id in self.updates:
             return
         status = TaskStatus.FAILED if event.code == "error" else TaskStatus.DECLINED
-        if task.status in (TaskStatus.OPEN, TaskStatus.LATE):
+        if task.status in UNANSWERED:
             self._close_task(task, status, f"{event.code}: {event.reason}")
             self._note(
                 f"task_{status}",

@@ -124,12 +124,16 @@ class RefusedError(FLError):
     Attributes:
         code: A word for programs, e.g. `unknown_run`, `bad_token`, `layout`.
         is_lasting: Whether trying again cannot help.
+        retry_s: Seconds after which the aggregator wants to be asked again, if it said so.
     """
 
-    def __init__(self, reason: str, code: str = "refused", *, is_lasting: bool = True) -> None:
+    def __init__(
+        self, reason: str, code: str = "refused", *, is_lasting: bool = True, retry_s: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.is_lasting = is_lasting
+        self.retry_s = retry_s
 
 
 class FencedError(RefusedError):

@@ -17,6 +17,7 @@ class AgentJoined:
 
     Attributes:
         held: Tasks it still works on or has a finished update of.
+        poll_s: Seconds between two of its visits, if it does not stay connected.
     """
 
     agent_id: str
@@ -26,6 +27,7 @@ class AgentJoined:
     layout: Layout | None = None
     held: tuple[str, ...] = ()
     software: str = ""
+    poll_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

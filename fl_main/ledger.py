@@ -5,18 +5,17 @@ ones after a restart. It answers questions and writes down; it decides nothing.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fl_main.events import (
-    Effect,
-)
+from fl_main.events import Cancel, Effect
+from fl_main.members import NEVER, UNANSWERED, Membership
+from fl_main.phases import next_phase
 from fl_main.plan import derive_id
 from fl_main.settings import RunSettings
+from fl_main.staleness import discount
 from fl_main.store import (
-    AgentRecord,
     EventRecord,
     ModelRecord,
     Record,
@@ -28,11 +27,9 @@ from fl_main.store import (
     UpdateRecord,
     Verdict,
 )
-from fl_main.strategies.base import Strategy
+from fl_main.strategies.base import Contribution, Strategy
 from fl_main.training import Kind
 from fl_main.weights import Layout
-
-NEVER = -math.inf  # left for good
 
 
 @dataclass(slots=True)
@@ -43,27 +40,6 @@ class Outcome:
     effects: list[Effect] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Member:
-    """An agent that is or was here.
-
-    Attributes:
-        left_at: Run time at which its connection ended; None while it is here.
-        task_id: What it is busy with, even if nobody waits for that any more.
-    """
-
-    record: AgentRecord
-    layout: Layout | None = None
-    left_at: float | None = None
-    task_id: str | None = None
-    since: float = 0.0
-
-    @property
-    def is_present(self) -> bool:
-        """Whether it is connected."""
-        return self.left_at is None
-
-
 @dataclass(frozen=True, slots=True)
 class Need:
     """The agents that a step needs before it can begin.
@@ -72,12 +48,14 @@ class Need:
         agents: How many must be here, free, and able to do it.
         eligible: How many are.
         busy: How many more are here, still at work on an earlier task.
+        unfit: How many more are here, and do not meet the settings' `cohort.where`.
     """
 
     kind: Kind
     agents: int
     eligible: int
     busy: int
+    unfit: int = 0
 
     @property
     def is_met(self) -> bool:
@@ -91,52 +69,49 @@ class Need:
             return "an agent that can evaluate"
         agents = f"{self.agents} agent{'s' * (self.agents != 1)} for {self.kind}"
         text = f"{agents}; {self.eligible} {'is' if self.eligible == 1 else 'are'} here"
-        return f"{text}, {self.busy} more still busy with an earlier task" if self.busy else text
+        text += f", {self.busy} more still busy with an earlier task" if self.busy else ""
+        return f"{text}; {self.unfit} more do not meet cohort.where" if self.unfit else text
 
 
-class Ledger:
+class Ledger(Membership):
     """One run's facts.
 
     Attributes:
         run: The run as it stands.
         layout: Of the run's model, once there is one.
         models: Stored models that the run refers to, by id.
-        members: Agents by id.
-        tasks: Those of the current step, and older ones that may still be answered.
         updates: Accepted ones that no round has counted yet, and those of the current step.
+        last_staleness: Mean and maximum over the updates of the last global model.
         waits_for: What it was last written down as waiting for, or an empty text.
         waits_since: Run time since when.
     """
 
     def __init__(self, settings: RunSettings, strategy: Strategy, snapshot: RunSnapshot) -> None:
-        self.settings = settings
+        super().__init__(settings, snapshot)
         self.strategy = strategy
         self.run = snapshot.run
         self.round = snapshot.round
         self.step = snapshot.step
         self.models: dict[str, ModelRecord] = dict(snapshot.models)
-        self.tasks = {task.task_id: task for task in snapshot.tasks}
         self.updates: dict[str, UpdateRecord] = {}
         for update in snapshot.updates:  # the first one counts: others that came for its task were refused
             task = self.tasks.get(update.task_id)
             if task is None or task.agent_id == update.agent_id:
                 self.updates.setdefault(update.task_id, update)
-        self.members = {
-            agent.agent_id: Member(
-                replace(agent, is_present=False), left_at=self.run.run_time_s, since=self.run.run_time_s
-            )
-            for agent in snapshot.agents
-        }
         self.waits_for = ""
         self.waits_since = self.run.run_time_s
+        self.last_staleness: dict[str, float] = {}
         self._out = Outcome()
-        self._at = self.run.run_time_s
-        self._restore_busy()
+        self._ready: dict[Kind, dict[str, None]] = {kind: {} for kind in Kind}  # accepted, not counted
+        for update in self.updates.values():
+            self._index(update)
 
-    def _restore_busy(self) -> None:
-        for task in self.tasks.values():
-            if task.status in (TaskStatus.OPEN, TaskStatus.LATE) and task.agent_id in self.members:
-                self.members[task.agent_id].task_id = task.task_id
+    def _index(self, update: UpdateRecord) -> None:
+        """Keep in mind whether an update waits to be counted."""
+        if update.verdict is Verdict.ACCEPTED and update.counted_in is None:
+            self._ready[update.kind][update.task_id] = None
+        else:
+            self._ready[update.kind].pop(update.task_id, None)
 
     @property
     def layout(self) -> Layout | None:
@@ -152,6 +127,24 @@ class Ledger:
         ]
         return [self.models[model_id or ""].payload for model_id in ids]
 
+    def base_of(self, update: UpdateRecord) -> str | None:
+        """Return the model that a stored update was trained on."""
+        model = self.models.get(update.model_id or "")
+        return model.parents[0][0] if model and model.parents else None
+
+    def is_delta(self, update: UpdateRecord) -> bool:
+        """Whether the weights of a stored update are differences from its base."""
+        model = self.models.get(update.model_id or "")
+        return model is not None and model.form == "delta"
+
+    def contribution_of(self, update: UpdateRecord) -> Contribution:
+        """Return the facts of an update as its strategy is to see them now."""
+        staleness = max(0, self.run.rounds_done - update.version)
+        counts = 1.0 if self.settings.mode == "sync" else discount(staleness, self.settings.staleness)
+        return Contribution(
+            update.agent_id, update.num_examples, update.num_steps, staleness, update.metrics, counts
+        )
+
     def _taken(self) -> Outcome:
         outcome, self._out = self._out, Outcome()
         if outcome.records:
@@ -160,82 +153,85 @@ class Ledger:
 
     # --- who is here -------------------------------------------------------------------------
 
-    def _labels(self) -> dict[str, str]:
-        """Return the names by which agents are seeded and put in order, by their ids.
+    @property
+    def is_async(self) -> bool:
+        """Whether agents are given tasks at any time, not only when a round begins."""
+        return self.settings.mode == "async"
 
-        Names, not ids: an id is drawn when an agent's state folder is made, and a run that is
-        repeated with fresh folders shall give the same bits. Agents of one name are told apart
-        by their ids.
-        """
-        names = Counter(member.record.name for member in self.members.values())
-        return {
-            agent_id: member.record.name
-            if names[member.record.name] == 1
-            else f"{member.record.name}/{agent_id}"
-            for agent_id, member in self.members.items()
-        }
+    def is_open_to_all(self, kind: Kind) -> bool:
+        """Whether a step of a kind asks whoever becomes free, instead of a cohort when it begins."""
+        return self.is_async and kind in (Kind.TRAIN, Kind.EVALUATE)
+
+    @property
+    def form(self) -> str:
+        """What agents answer training tasks with: `full` models, or a `delta` to their base."""
+        return "delta" if self.is_async else "full"
 
     def eligible(self, kind: Kind) -> list[str]:
         """Return the agents that can be given a task of a kind now."""
-        return [
-            agent_id
-            for agent_id, member in self.members.items()
-            if member.is_present and member.task_id is None and kind in member.record.kinds
-        ]
+        return [agent_id for agent_id in self._free if self._can(agent_id, kind)]
+
+    def _can(self, agent_id: str, kind: Kind) -> bool:
+        """Whether an agent is one for tasks of a kind, busy or not."""
+        record = self.members[agent_id].record
+        if kind not in record.kinds:
+            return False
+        if kind is Kind.EVALUATE:  # a sleeper would not hear of it in time
+            return record.poll_s is None or record.poll_s <= self.settings.evaluate.deadline_s
+        where = self.settings.cohort.where
+        return kind is not Kind.TRAIN or not where or self.candidate(agent_id).meets(where)
 
     def need(self, kind: Kind) -> Need:
         """Return what a step of a kind needs to begin."""
         least = max(self.settings.round.min_agents, self.least_of(kind))
         if kind in (Kind.INITIALISE, Kind.EVALUATE):
             least = 1
-        busy = sum(1 for member in self.members.values() if member.is_present and member.task_id is not None)
-        return Need(kind, least, len(self.eligible(kind)), busy)
+        if self.is_open_to_all(kind):  # it does not wait for the busy ones
+            return Need(kind, least, len(self.able(kind)), 0, self._unfit(kind))
+        return Need(kind, least, len(self.eligible(kind)), self._busy, self._unfit(kind))
 
-    def rejoin_times(self, agents: Iterable[str]) -> list[float]:
-        """Return until when those agents whose connection broke may be back."""
-        left = [self.members[agent].left_at for agent in agents]
-        return [at + self.settings.round.rejoin_s for at in left if at is not None and at != NEVER]
+    def _unfit(self, kind: Kind) -> int:
+        """Return how many are here that the settings leave out of the cohorts."""
+        if kind is not Kind.TRAIN or not self.settings.cohort.where:
+            return 0
+        here = (member for member in self.members.values() if member.is_present)
+        return sum(kind in member.record.kinds for member in here) - len(self.able(kind))
+
+    def able(self, kind: Kind) -> list[str]:
+        """Return the agents that are here and can do tasks of a kind, busy or not."""
+        return list(self._able(kind))
+
+    def _able(self, kind: Kind) -> Iterator[str]:
+        here = (agent_id for agent_id, member in self.members.items() if member.is_present)
+        return (agent_id for agent_id in here if self._can(agent_id, kind))
 
     # --- what is out and what came -----------------------------------------------------------
 
     def accepted(self) -> list[UpdateRecord]:
         """Return what the current step can count: its own updates, and late ones where allowed."""
-        step = self.step
-        if step is None:
-            return []
-        return [
-            update
-            for update in self.updates.values()
-            if update.verdict is Verdict.ACCEPTED
-            and update.counted_in is None
-            and update.kind is step.kind
-            and (update.round_id == step.round_id or step.kind is Kind.TRAIN)
-        ]
+        return self.ready(self.step.kind) if self.step else []
+
+    def ready(self, kind: Kind) -> list[UpdateRecord]:
+        """Return accepted answers of a kind that were not counted yet, in the order in which they came."""
+        return [self.updates[task_id] for task_id in self._ready[kind]]
 
     def asked(self) -> list[str]:
-        """Return the agents whose answers to the current step are still out."""
+        """Return the agents whose answers the current step can still count."""
+        return list(self._asked())
+
+    def _asked(self) -> Iterator[str]:
         step = self.step
         if step is None:
-            return []
-        return [
-            task.agent_id
-            for task in self.tasks.values()
-            if task.status is TaskStatus.OPEN and (task.round_id, task.kind) == (step.round_id, step.kind)
-        ]
+            return
+        for task_id, agent_id in self.unanswered.items():
+            task = self.tasks[task_id]
+            if task.kind is step.kind and (task.kind is Kind.TRAIN or task.round_id == step.round_id):
+                yield agent_id
 
-    def _waited_for(self) -> list[str]:
-        """Return those of them that are here, or may be back at any moment."""
-        patience = self.settings.round.rejoin_s
-        return [
-            agent
-            for agent in self.asked()
-            if (left_at := self.members[agent].left_at) is None or self._at < left_at + patience
-        ]
-
-    def task_id(self, step: StepRecord, agent_id: str) -> str:
-        """Return the id of the task that a step has for an agent."""
-        place = (step.round_id, step.kind, step.attempt, repr(step.started_s))
-        return derive_id(self.run.run_id, *place, agent_id)
+    def _is_waited_for(self, agent_id: str) -> bool:
+        """Whether an agent is here, or may be back at any moment."""
+        left_at = self.members[agent_id].left_at
+        return left_at is None or self._at < left_at + self.settings.round.rejoin_s
 
     def tasks_of(self, step: StepRecord) -> list[TaskRecord]:
         """Return the tasks that a step gave out, whatever became of them."""
@@ -245,12 +241,22 @@ class Ledger:
             if (task.round_id, task.kind) == (step.round_id, step.kind) and task.assigned_s >= step.started_s
         ]
 
-    def _is_uncounted(self, update: UpdateRecord) -> bool:
-        return update.verdict is Verdict.ACCEPTED and update.counted_in is None and update.kind is Kind.TRAIN
+    def task_of(self, step: StepRecord, agent_id: str) -> TaskRecord | None:
+        """Return the last task that a step gave to an agent."""
+        task = self.last_task(agent_id, step.kind)
+        return task if task and task.round_id == step.round_id else None
 
-    def quorum(self, step: StepRecord) -> int:
-        """Return how many answers end the step early: a fraction of those who were asked."""
-        return math.ceil(self.settings.round.quorum * len(step.invited) - 1e-9)  # 0.55 x 100 is 55.00…01
+    def last_task(self, agent_id: str, kind: Kind) -> TaskRecord | None:
+        """Return the last task of a kind that an agent was given, unless that is long ago."""
+        return self.tasks.get(self.members[agent_id].last_tasks.get(kind, ""))
+
+    def enough(self, step: StepRecord) -> int:
+        """Return how many answers end the step early."""
+        return step.enough or self.quorum_of(len(step.invited))
+
+    def quorum_of(self, number: int) -> int:
+        """Return what part of so many answers ends a step early."""
+        return math.ceil(self.settings.round.quorum * number - 1e-9)  # 0.55 x 100 is 55.00…01
 
     def least(self) -> int:
         """Return how many updates the current step needs at least."""
@@ -270,7 +276,10 @@ class Ledger:
             return math.inf
         return self.step.started_s + self.step.deadline_s * (2 if self.step.extended else 1)
 
-    def _seconds_left(self) -> float:
+    def _seconds_for(self, task: TaskRecord) -> float | None:
+        """Return how long an answer is waited for; in mode async tasks outlive their rounds."""
+        if self.is_async and task.kind is Kind.TRAIN:
+            return None
         return max(0.0, self.deadline() - self._at)
 
     def _model_round(self) -> int:
@@ -281,6 +290,9 @@ class Ledger:
 
     def _set(self, **changes: Any) -> None:
         self.run = replace(self.run, **changes)
+
+    def _move(self, trigger: str, **changes: Any) -> None:
+        self._set(phase=next_phase(self.run.phase, trigger), **changes)
 
     def _note(self, kind: str, agent_id: str | None = None, actor: str = "", **details: Any) -> None:
         self._out.records.append(
@@ -300,25 +312,49 @@ class Ledger:
 
     def _close_task(self, task: TaskRecord, status: TaskStatus, reason: str) -> None:
         self.tasks[task.task_id] = replace(task, status=status, reason=reason)
+        if status not in UNANSWERED:
+            self.unanswered.pop(task.task_id, None)
         self._out.records.append(self.tasks[task.task_id])
+
+    def _set_update(self, update: UpdateRecord) -> None:
+        """Write down what became of an update, or has now."""
+        self.updates[update.task_id] = update
+        self._out.records.append(update)
+        self._index(update)
 
     def _release(self, task: TaskRecord, status: TaskStatus, reason: str) -> None:
         """Close a task that nobody waits for any more."""
         self._close_task(task, status, reason)
         self._note(f"task_{status}", agent_id=task.agent_id, task_id=task.task_id, reason=reason)
 
-    def _free(self, agent_id: str, task_id: str) -> None:
-        member = self.members.get(agent_id)
-        if member is not None and member.task_id == task_id:
-            member.task_id, member.since = None, self._at
+    def _cancel(self, task: TaskRecord, reason: str) -> None:
+        """Release a task, and tell its agent."""
+        self._release(task, TaskStatus.CANCELLED, reason)
+        self._out.effects.append(Cancel(task.agent_id, task.task_id, reason))
+
+    def _release_all(self, reason: str) -> None:
+        for task_id in list(self.unanswered):
+            self._cancel(self.tasks[task_id], reason)
+
+    def _discard_accepted(self, update: UpdateRecord, reason: str) -> None:
+        """Turn an accepted update that will never count into a discarded one."""
+        self._set_update(replace(update, verdict=Verdict.DISCARDED, reason=reason))
+        task = self.tasks.get(update.task_id)
+        took_s = update.received_s - task.assigned_s if task else update.seconds
+        self.effort.wasted_s += took_s
+        self.effort.busy_s = max(0.0, self.effort.busy_s - took_s)
 
     def _forget(self) -> None:
         """Drop what no later event can need: memory does not grow with the rounds."""
-        busy = {member.task_id for member in self.members.values()}  # their answers may still come
-        self.tasks = {
-            key: task for key, task in self.tasks.items() if task.status is TaskStatus.LATE or key in busy
-        }
-        self.updates = {key: update for key, update in self.updates.items() if self._is_uncounted(update)}
+        for other in Kind:
+            if other is not Kind.TRAIN:
+                self._ready[other].clear()
+        uncounted = self._ready[Kind.TRAIN]
+        here = (member for member in self.members.values() if member.left_at != NEVER)
+        busy = {member.task_id for member in here}  # their answers may still come
+        open_ones = {*self.unanswered, *busy, *uncounted}
+        self.tasks = {key: task for key, task in self.tasks.items() if key in open_ones}
+        self.updates = {key: self.updates[key] for key in uncounted}
         named = {self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()}
         channels = {derive_id(key, channel) for key in self.updates for channel in self.strategy.up}
         needed = (
@@ -326,5 +362,6 @@ class Ledger:
             | channels
             | {update.model_id for update in self.updates.values()}
             | {task.model_id for task in self.tasks.values()}
+            | {self.base_of(update) for update in self.updates.values()}
         )
         self.models = {key: model for key, model in self.models.items() if key in needed}

@@ -93,7 +93,7 @@ class WebSocketLink:
         """See `Link`."""
         try:
             async with asyncio.timeout(CLOSE_S + 1.0):  # a deaf peer holds up even the close
-                await self._connection.close(code, _short(reason))
+                await self._connection.close(code, short(reason))
         except TimeoutError:
             pass
         finally:
@@ -235,6 +235,6 @@ def _link_closed(closed: ConnectionClosed) -> LinkClosedError:
     return LinkClosedError(frame.code if frame else 1006, frame.reason if frame else "connection lost")
 
 
-def _short(reason: str) -> str:
+def short(reason: str) -> str:
     """Cut a reason to what a WebSocket close frame holds: 123 bytes."""
     return reason.encode()[:120].decode(errors="ignore")

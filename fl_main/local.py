@@ -1,15 +1,19 @@
 """Federated training of several sites in one call, without a daemon.
 
 The same round machine, strategies and fold as the daemon's, driven in memory: for the first
-minutes, for tests, for debugging a training function before it goes to the sites.
+minutes, for tests, for debugging a training function before it goes to the sites. Where sites
+are told how long they take, time is virtual: a fleet of slow and fast ones is tried in seconds.
 """
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
+from fl_main.deltas import subtract
 from fl_main.errors import FLError, RunFailedError, SettingsError
 from fl_main.events import (
     AgentJoined,
@@ -22,29 +26,33 @@ from fl_main.events import (
     Offered,
     Prune,
     Receive,
+    Steered,
     StepFolded,
     TaskDeclined,
+    TimePassed,
     UpdateOffered,
     UpdateReceived,
     UpdateSpoiled,
 )
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
-from fl_main.settings import EndSettings, EvaluateSettings, RoundSettings, RunSettings
+from fl_main.settings import RunSettings
 from fl_main.store import (
     MetricRecord,
     ModelKind,
     ModelRecord,
     Phase,
     Record,
+    RoundRecord,
     RunRecord,
     RunSnapshot,
     RunStatus,
     StoredPayload,
     TaskRecord,
+    UpdateRecord,
     Verdict,
 )
-from fl_main.strategies import Contribution, strategy_of
+from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
@@ -72,6 +80,28 @@ class LocalTask:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalRound:
+    """What came of a round.
+
+    Attributes:
+        time_s: Virtual seconds since the beginning.
+        weights: The new global model.
+        staleness: Of the updates that are part of it, in the order in which they were combined.
+        busy_s: Seconds that sites spent on updates that were accepted; since the round before.
+        wasted_s: Seconds that they spent on what came to nothing.
+        idle_s: Seconds that they had nothing to do.
+    """
+
+    round_id: int
+    time_s: float
+    weights: Mapping[str, Array]
+    staleness: Sequence[int]
+    busy_s: float
+    wasted_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LocalRun:
     """What came of a run.
 
@@ -79,11 +109,13 @@ class LocalRun:
         weights: The final model.
         metrics: One row per round: its means over the sites, `train_…` and `evaluate_…`.
         rounds: Global models made.
+        time_s: Virtual seconds that it took, where sites were told how long they take.
     """
 
     weights: Mapping[str, Array]
     metrics: Sequence[Mapping[str, float]]
     rounds: int
+    time_s: float = 0.0
 
 
 def run_local(
@@ -95,9 +127,12 @@ def run_local(
     config: Mapping[str, Any] | None = None,
     evaluate: Callable[[Mapping[str, Array], Any], Evaluation] | None = None,
     statistics: Callable[[Any], Mapping[str, Any]] | None = None,
-    strategy: str = "fedavg",
+    strategy: str = "",
     strategy_options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    seconds: Callable[[str, int], float] | None = None,
+    on_round: Callable[[LocalRound], None] | None = None,
 ) -> LocalRun:
     """Train one model over several sites, in this process.
 
@@ -109,9 +144,14 @@ def run_local(
         config: Passed to the training function as `task.config`.
         evaluate: Measures a global model on a site's data, after every round.
         statistics: Returns sums and counts of a site's data, to be added up before round 1.
-        strategy: Its name in the settings.
+        strategy: Its name in the settings; default: what the mode has by default.
         strategy_options: Its options.
         seed: The tasks' seeds follow from it.
+        settings: Further settings of a run, as in its file: `{"mode": "async"}`. Without others,
+            a round needs an update of every site.
+        seconds: Returns how long a site takes for its n-th task (0, 1, …): virtual seconds, in
+            which deadlines and the order of updates are those of such a fleet.
+        on_round: Called with each new global model.
 
     Raises:
         SettingsError: If the strategy is unknown, a setting is out of range, or there is no site.
@@ -120,36 +160,26 @@ def run_local(
     """
     if not sites:
         raise SettingsError("sites: there is none; at least one is needed")
+    stated: dict[str, Any] = {
+        "name": "local",
+        "strategy_options": dict(strategy_options or {}),
+        "seed": seed,
+        "statistics": statistics is not None,
+        "config": dict(config or {}),
+        "end": {"rounds": rounds},
+        "evaluate": {"every": 1 if evaluate else 0},
+        "round": {"min_agents": len(sites), "min_updates": len(sites), "max_failed_rounds": 1},
+        **({"strategy": strategy} if strategy else {}),
+        **(settings or {}),
+    }
     try:
-        settings = _settings(sites, rounds, config, evaluate, statistics, strategy, strategy_options, seed)
+        checked = RunSettings.model_validate(stated)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise SettingsError(f"run_local: {place}: {first['msg']}") from None
-    return _LocalDriver(settings, train, sites, evaluate, statistics).run(initial_weights)
-
-
-def _settings(
-    sites: Mapping[str, Any],
-    rounds: int,
-    config: Mapping[str, Any] | None,
-    evaluate: object,
-    statistics: object,
-    strategy: str,
-    strategy_options: Mapping[str, Any] | None,
-    seed: int,
-) -> RunSettings:
-    return RunSettings(
-        name="local",
-        strategy=strategy,
-        strategy_options=dict(strategy_options or {}),
-        seed=seed,
-        statistics=statistics is not None,
-        config=dict(config or {}),
-        end=EndSettings(rounds=rounds),
-        evaluate=EvaluateSettings(every=1 if evaluate else 0),
-        round=RoundSettings(min_agents=len(sites), min_updates=len(sites), max_failed_rounds=1),
-    )
+    driver = _LocalDriver(checked, train, sites, evaluate, statistics, seconds, on_round)
+    return driver.run(initial_weights)
 
 
 @dataclass(slots=True)
@@ -176,19 +206,29 @@ class _LocalDriver:
         sites: Mapping[str, Any],
         evaluate: Callable[[Mapping[str, Array], Any], Evaluation] | None,
         statistics: Callable[[Any], Mapping[str, Any]] | None,
+        seconds: Callable[[str, int], float] | None = None,
+        on_round: Callable[[LocalRound], None] | None = None,
     ) -> None:
         self._settings = settings
         self._train = train
         self._sites = sites
         self._evaluate = evaluate
         self._statistics = statistics
+        self._seconds = seconds
+        self._on_round = on_round
+        self._at = 0.0
+        self._coming: list[tuple[float, int, Callable[[], Event]]] = []  # a heap: when, in which order
+        self._scheduled = 0
+        self._done: dict[str, int] = {}  # tasks, by site
+        self._staleness: list[int] = []
+        self._told = 0  # the last round that somebody was told of
         self._files: dict[str, _Memory] = {}
         self._states: dict[str, Mapping[str, Array]] = {}
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._complaint = ""  # why an update did not count
         strategy = strategy_of(settings)
-        run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.RUNNING, Phase.WAITING)
+        run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.PAUSED, Phase.WAITING)
         self._machine = RoundMachine(settings, strategy, RunSnapshot(run, None, None, (), (), {}, ()))
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
@@ -200,43 +240,75 @@ class _LocalDriver:
             [Kind.TRAIN] + [Kind.EVALUATE] * bool(self._evaluate) + [Kind.STATISTICS] * bool(self._statistics)
         )
         for name in self._sites:
-            self._handle(AgentJoined(name, name, tuple(kinds)))
+            self._schedule(0.0, partial(AgentJoined, name, name, tuple(kinds)))
+        self._schedule(0.0, partial(Steered, "resume", "run_local"))  # nothing begins before all are here
+        self._go_on()
         record = self._machine.run
         if record.status is not RunStatus.FINISHED:
             reason = f"{record.reason}; {self._complaint}" if self._complaint else record.reason
             raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
         final = self._machine.models[record.model_id or ""].payload
-        return LocalRun(self._weights(final), list(self._metrics.values()), record.rounds_done)
+        metrics = list(self._metrics.values())
+        return LocalRun(self._weights(final), metrics, record.rounds_done, self._at)
 
-    def _handle(self, event: Event) -> None:
-        self._take(self._machine.handle(event, 0.0))
+    def _go_on(self) -> None:
+        """Let things happen in the order of their time until nothing is left, or the run is over."""
+        while self._coming and not self._machine.run.status.is_over:
+            wakeup_s = self._machine.next_wakeup()
+            if wakeup_s is not None and wakeup_s < self._coming[0][0]:
+                self._at = max(self._at, wakeup_s)
+                event: Event = TimePassed()
+            else:
+                self._at, _, happening = heapq.heappop(self._coming)
+                event = happening()
+            self._take(self._machine.handle(event, self._at))
+
+    def _schedule(self, delay_s: float, happening: Callable[[], Event]) -> None:
+        self._scheduled += 1
+        heapq.heappush(self._coming, (self._at + delay_s, self._scheduled, happening))
 
     def _take(self, outcome: Outcome) -> None:
-        todo = [outcome]
-        while todo:
-            current = todo.pop(0)
-            for record in current.records:
-                self._note(record)
-            events = (event for effect in current.effects if (event := self._perform(effect)))
-            todo.extend(self._machine.handle(event, 0.0) for event in events)
+        for record in outcome.records:
+            self._note(record)
+        for effect in outcome.effects:
+            self._perform(effect)
 
     def _note(self, record: Record) -> None:
         if isinstance(record, MetricRecord) and record.agent_id is None:
             row = self._metrics.setdefault(record.round_id, {"round": record.round_id})
             row[f"{record.source}_{record.name}"] = record.value
+        elif isinstance(record, UpdateRecord) and record.counted_in is not None and record.kind is Kind.TRAIN:
+            self._staleness.append(record.staleness or 0)
+        elif isinstance(record, RoundRecord) and record.status == "done" and record.round_id > self._told:
+            self._tell_round(record)
 
-    def _perform(self, effect: Effect) -> Event | None:
+    def _tell_round(self, record: RoundRecord) -> None:
+        self._told = record.round_id
+        staleness, self._staleness = self._staleness, []
+        if self._on_round is not None:
+            weights = self._weights(self._model(record.model_id))
+            effort = (record.busy_s, record.wasted_s, record.idle_s)
+            self._on_round(LocalRound(record.round_id, self._at, weights, staleness, *effort))
+
+    def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Assign):
-            return self._work(effect.task)
-        if isinstance(effect, Receive):
-            return self._received(effect.offer)
-        if isinstance(effect, Fold):
-            return self._fold(effect)
-        if isinstance(effect, Answer) and effect.verdict is not Verdict.ACCEPTED:
+            self._schedule(self._time_of(effect.task), lambda: self._work(effect.task))
+        elif isinstance(effect, Receive):
+            self._schedule(0.0, lambda: self._received(effect.offer))
+        elif isinstance(effect, Fold):
+            self._schedule(0.0, lambda: self._fold(effect))
+        elif isinstance(effect, Answer) and effect.verdict is not Verdict.ACCEPTED:
             self._complaint = f"{effect.agent_id}: {effect.reason}"
-        if isinstance(effect, Prune):
+        elif isinstance(effect, Prune):
             self._drop_files()
-        return None
+
+    def _time_of(self, task: TaskRecord) -> float:
+        """Return how long a site takes for a task; only training takes time."""
+        if self._seconds is None or task.kind is not Kind.TRAIN:
+            return 0.0
+        number = self._done.get(task.agent_id, 0)
+        self._done[task.agent_id] = number + 1
+        return max(0.0, self._seconds(task.agent_id, number))
 
     def _received(self, offer: Offered) -> Event:
         for channel, payload in offer.payloads.items():
@@ -245,7 +317,7 @@ class _LocalDriver:
         return UpdateReceived(offer)
 
     def _drop_files(self) -> None:
-        """Let go what the machine does not refer to any more; nothing is under way now."""
+        """Let go what the machine does not refer to any more."""
         used = {model.payload.digest for model in self._machine.models.values()}
         self._files = {digest: file for digest, file in self._files.items() if digest in used}
 
@@ -267,7 +339,7 @@ class _LocalDriver:
                 data,
                 task.round_id,
                 self._weights(self._model(task.model_id)),
-                self._settings.config,
+                {**self._settings.config, **task.config},
                 task.seed,
                 self._arrays_of(self._machine.run.statistics_id),
                 {
@@ -283,7 +355,7 @@ class _LocalDriver:
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
-        payloads = {"weights": self._keep(result.weights, roles=self._roles)}
+        payloads = {"weights": self._as_sent(self._keep(result.weights, roles=self._roles), task)}
         model = self._model(task.model_id).layout
         payloads |= {
             name: self._keep(as_channel(as_arrays(arrays), model), name)
@@ -300,14 +372,25 @@ class _LocalDriver:
             )
         )
 
+    def _as_sent(self, local: StoredPayload, task: TaskRecord) -> StoredPayload:
+        """Return a local model in the form in which it would travel."""
+        base = self._model(task.model_id)
+        if self._machine.form != "delta" or local.layout != base.layout:
+            return local
+        delta = subtract(self._weights(base), self._weights(local), local.layout)
+        return self._stored(_Memory(local.layout, pack(delta, local.layout)))
+
+    def _answer(self, update: UpdateRecord) -> FoldAnswer:
+        base_id = self._machine.base_of(update)
+        return FoldAnswer(
+            self._machine.contribution_of(update),
+            {channel: self._files[digest] for channel, digest in update.digests.items()},
+            self._files[self._model(base_id).digest] if base_id else None,
+            is_delta=self._machine.is_delta(update),
+        )
+
     def _fold(self, effect: Fold) -> Event:
-        answers = [
-            FoldAnswer(
-                Contribution(u.agent_id, u.num_examples, u.num_steps, 0, u.metrics),
-                {channel: self._files[digest] for channel, digest in u.digests.items()},
-            )
-            for u in effect.updates
-        ]
+        answers = [self._answer(update) for update in effect.updates]
         try:
             return self._folded(effect, answers)
         except FLError as error:

@@ -21,6 +21,17 @@ their place. A peer may leave `n` out everywhere; then it relies on the order of
          ◀─────────────────────── Credit, …, Verdict
          ◀─────────────────────── RunEnded
 
+An agent that does not stay connected hangs up whenever there is nothing to do, and comes again
+once per `Join.poll_s`, or when it has something to say:
+
+    agent                         aggregator
+    Join, Offer, Decline … ─────▶
+         ◀─────────────────────── Welcome, Send, Verdict, …
+    Poll ───────────────────────▶ (as soon as nothing is under way)
+         ◀─────────────────────── Assign, Cancel, RunEnded: what was decided until then
+         ◀─────────────────────── Nothing
+    close, code 1000 ───────────▶ (unless it has something to fetch now; then it polls again after that)
+
 An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Reply`.
 """
 
@@ -91,6 +102,7 @@ class Join(Message):
         held: Tasks it still works on or has a finished update of.
         uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
+        poll_s: Seconds between two visits of an agent that does not stay connected.
     """
 
     type: Literal["join"] = "join"
@@ -106,6 +118,7 @@ class Join(Message):
     held: Annotated[list[TaskId], Field(max_length=10_000)] = []
     uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
     software: ShortText = ""
+    poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class Fetch(Message):
@@ -145,6 +158,12 @@ class Decline(Message):
     task_id: TaskId
     code: Literal["policy", "skipped", "error", "unsupported", "lost"]
     reason: ShortText = ""
+
+
+class Poll(Message):
+    """An agent that does not stay asks whether there is something to do; each is answered by `Nothing`."""
+
+    type: Literal["poll"] = "poll"
 
 
 class Leave(Message):
@@ -200,6 +219,8 @@ class Assign(Message):
 
     Attributes:
         model_round: The round that made the base model.
+        form: What the answer's weights are to be: `full`, or `delta`: float parameters less those
+            of the base model, all else as it is.
         deadline_s: Seconds left until the round ends, if it has a deadline.
     """
 
@@ -212,6 +233,7 @@ class Assign(Message):
     config: dict[str, Any] = {}
     seed: int = 0
     deadline_s: Finite | None = None
+    form: Literal["full", "delta"] = "full"
 
 
 class Send(Message):
@@ -229,6 +251,17 @@ class Hold(Message):
 
     type: Literal["hold"] = "hold"
     task_id: TaskId
+    reason: ShortText
+
+
+class Nothing(Message):
+    """An agent that polled has heard all that there is; it may hang up until its next visit.
+
+    Attributes:
+        reason: What it waits for, or what it is at work on.
+    """
+
+    type: Literal["nothing"] = "nothing"
     reason: ShortText
 
 
@@ -376,7 +409,7 @@ class Reply(Message):
     content: dict[str, Any] = {}
 
 
-FROM_AGENT: tuple[type[Message], ...] = (Join, Fetch, Offer, Decline, Leave, Chunk, Ping, Pong)
+FROM_AGENT: tuple[type[Message], ...] = (Join, Fetch, Offer, Decline, Poll, Leave, Chunk, Ping, Pong)
 FROM_OPERATOR: tuple[type[Message], ...] = (Operate, Ask, Ping, Pong)
 FROM_AGGREGATOR: tuple[type[Message], ...] = (
     *(
@@ -388,6 +421,7 @@ FROM_AGGREGATOR: tuple[type[Message], ...] = (
         Send,
         Hold,
         Waiting,
+        Nothing,
         Credit,
         Verdict,
         Counted,

@@ -1,11 +1,9 @@
-"""What comes next in a run: the sequence of steps, who is asked, and when it is enough."""
+"""What comes next in a run: the sequence of steps, and when it is enough."""
 
 import hashlib
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fl_main.settings import CohortSettings, RunSettings, TargetSettings
+from fl_main.settings import RunSettings, TargetSettings
 from fl_main.store import RunRecord
 from fl_main.training import Kind
 
@@ -57,30 +55,6 @@ def is_better(value: float, than: float | None, target: TargetSettings) -> bool:
     if than is None:
         return True
     return value < than if target.direction == "min" else value > than
-
-
-def choose_cohort(
-    eligible: Sequence[str], settings: CohortSettings, seed: int, least: int = 1
-) -> tuple[tuple[str, ...], str]:
-    """Return who is asked, sorted, and the rule in words.
-
-    Args:
-        eligible: Agents that could be asked, in any order.
-        settings: The rule.
-        seed: Of this round: the same eligible agents give the same cohort.
-        least: Fewest agents to ask, where so many are eligible: fewer could never be enough.
-    """
-    agents = sorted(eligible)
-    if settings.rule == "all":
-        return tuple(agents), "all eligible agents"
-    if settings.rule == "fraction":
-        # At least one: McMahan et al. 2017, Algorithm 1, m = max(C·K, 1).
-        count = min(len(agents), max(1, least, round(settings.fraction * len(agents))))
-        rule = f"{count} of {len(agents)}: a random {settings.fraction:g} of the eligible agents"
-    else:
-        count = min(len(agents), max(settings.number, least))
-        rule = f"{count} of {len(agents)} eligible agents at random"
-    return tuple(sorted(random.Random(seed).sample(agents, count))), rule
 
 
 def derive_seed(run_seed: int, *path: str | int) -> int:

@@ -55,6 +55,17 @@ class Link(Protocol):
         """Close it, now or at once if the other end does not answer; may be called twice."""
 
 
+class GuestLink(Link, Protocol):
+    """A link that came in: a stranger's until the other end has said who it is."""
+
+    def trust(self, credit: Callable[[], int]) -> None:
+        """Let it have the room in memory that agents have.
+
+        Args:
+            credit: Returns how many bytes it was told that it may send, and has not sent.
+        """
+
+
 class Listener(Protocol):
     """Where links come in."""
 
@@ -62,7 +73,7 @@ class Listener(Protocol):
     def url(self) -> str:
         """Where others reach it."""
 
-    async def start(self, serve: Callable[[Link], Awaitable[None]], trouble: Callable[[], str]) -> None:
+    async def start(self, serve: Callable[[GuestLink], Awaitable[None]], trouble: Callable[[], str]) -> None:
         """Accept links.
 
         Args:

@@ -58,7 +58,22 @@ class Results(Answers):
         self._note("round_done", updates=len(updates), model_id=model.model_id)
         self._mean_metrics("train", updates)
         self._out.effects.append(Prune())
+        self._drop_stale()
         return model.model_id
+
+    def _drop_stale(self) -> None:
+        """Give up what was begun on a model that is older than the settings allow by now."""
+        most = self.settings.staleness.most
+        if most is None or self.settings.mode == "sync":
+            return
+        for task_id in list(self.unanswered):
+            late = self.run.rounds_done - (task := self.tasks[task_id]).version
+            if task.kind is Kind.TRAIN and late > most:
+                self._cancel(task, f"its base is {late} versions old, staleness.most is {most}")
+        for update in self.ready(Kind.TRAIN):
+            if (late := self.run.rounds_done - update.version) > most:
+                reason = f"stale: its base is {late} versions old, staleness.most is {most}"
+                self._discard_accepted(update, reason)
 
     def _new_model(
         self,
@@ -96,9 +111,11 @@ class Results(Answers):
                 staleness=max(0, version - update.version),
                 share=share,
             )
-            self.updates[update.task_id] = counted
-            self._out.records.append(counted)
+            self._set_update(counted)
             self._out.effects.append(TellCounted(update.agent_id, update.task_id, self.run.round_id))
+        if updates and updates[0].kind is Kind.TRAIN:
+            late = [self.updates[update.task_id].staleness or 0 for update in updates]
+            self.last_staleness = {"mean": sum(late) / len(late), "max": max(late)}
 
     # --- metrics -----------------------------------------------------------------------------
 

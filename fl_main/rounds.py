@@ -9,16 +9,16 @@ carried out once they are. So an update is stored before its agent hears *accept
 a crash the machine, made anew from the stored records, goes on where it was.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fl_main.errors import InvalidTransitionError
+from fl_main.assignments import Assignments
+from fl_main.errors import InvalidTransitionError, SettingsError
 from fl_main.events import (
     AgentJoined,
     AgentLeft,
     AgentRefused,
-    Assign,
-    Cancel,
     EndRun,
     Event,
     Fold,
@@ -32,8 +32,8 @@ from fl_main.events import (
     UpdateSpoiled,
 )
 from fl_main.ledger import Outcome
-from fl_main.plan import Step, choose_cohort, derive_id, derive_seed, end_reason, next_step
-from fl_main.results import Results
+from fl_main.members import NEVER
+from fl_main.plan import derive_id, end_reason, next_step
 from fl_main.store import (
     ModelKind,
     ModelRecord,
@@ -41,44 +41,15 @@ from fl_main.store import (
     RoundRecord,
     RunStatus,
     StepRecord,
-    TaskRecord,
     TaskStatus,
     UpdateRecord,
-    Verdict,
 )
 from fl_main.training import Kind
-
-# Phases and what moves a run from one to the next. `retry`: a failed step is tried again.
-TRANSITIONS: dict[tuple[Phase, str], Phase] = {
-    (Phase.WAITING, "started"): Phase.COLLECTING,
-    (Phase.COLLECTING, "enough"): Phase.AGGREGATING,
-    (Phase.COLLECTING, "deadline"): Phase.AGGREGATING,
-    (Phase.COLLECTING, "retry"): Phase.WAITING,
-    (Phase.AGGREGATING, "published"): Phase.WAITING,
-    (Phase.AGGREGATING, "retry"): Phase.WAITING,
-    (Phase.WAITING, "ended"): Phase.ENDED,
-    (Phase.COLLECTING, "ended"): Phase.ENDED,
-    (Phase.AGGREGATING, "ended"): Phase.ENDED,
-    (Phase.ENDED, "reopened"): Phase.WAITING,
-}
-
-
-def next_phase(phase: Phase, trigger: str) -> Phase:
-    """Return the phase after trigger.
-
-    Raises:
-        InvalidTransitionError: If there is none.
-    """
-    try:
-        return TRANSITIONS[phase, trigger]
-    except KeyError:
-        raise InvalidTransitionError(f"{trigger!r} in phase {phase.value}") from None
-
 
 MAX_NAMES = 10  # of agents in an event
 
 
-class RoundMachine(Results):
+class RoundMachine(Assignments):
     """One run. See the module's text; `handle` is the only way to change it."""
 
     # --- asking ------------------------------------------------------------------------------
@@ -87,20 +58,33 @@ class RoundMachine(Results):
         """Return the run time at which `TimePassed` is next due, or None."""
         if self.run.status is not RunStatus.RUNNING:
             return None
+        times = [self._next_gone_at] if self._hung_up else []
         if self.run.phase is Phase.WAITING:
-            return min((time for time in self._waking_times() if time > self._at), default=None)
-        if self.run.phase is not Phase.COLLECTING or self.step is None:
-            return None
-        times = [self.deadline(), *self.rejoin_times(self.asked())]
-        if self.step.quorum_s is not None:
-            times.append(self.step.quorum_s + self.settings.round.grace_s)
-        return min((time for time in times if time > self._at), default=self._at)
+            times += self._waking_times()
+        elif self._is_collecting and self.step is not None:
+            if self.deadline() <= self._at:  # it was extended after a long sleep, and is over again
+                return self._at
+            times += [self.deadline(), *self._returns(of_step=True)]
+            if self.step.quorum_s is not None:
+                times.append(self.step.quorum_s + self.settings.round.grace_s)
+        return min((time for time in times if time > self._at), default=None)
 
     def _waking_times(self) -> list[float]:
         """Return when a step that waits for agents is to be looked at again."""
         times = [self.settings.end.max_s] if self.settings.end.max_s is not None else []
         if next_step(self.run, self.settings).kind is Kind.EVALUATE:
-            times += self.rejoin_times(self.members)
+            times += self._returns(of_step=False)
+        return times
+
+    def _returns(self, *, of_step: bool) -> list[float]:
+        """Return until when agents whose connection broke may be back: all, or those who were asked."""
+        times = []
+        for agent_id in list(self._away):
+            [until] = self.rejoin_times([agent_id])
+            if until <= self._at:
+                del self._away[agent_id]
+            elif not of_step or self.members[agent_id].task_id in self.unanswered:
+                times.append(until)
         return times
 
     def objection(self, order: str) -> str:
@@ -158,10 +142,22 @@ class RoundMachine(Results):
         self.run = replace(self.run, run_time_s=self._at)
         if self.run.status is not RunStatus.RUNNING:
             return
-        if self.run.phase is Phase.COLLECTING:
+        self._miss_sleepers()
+        if self._is_collecting:
             self._try_to_close()
         if self.run.phase is Phase.WAITING:
             self._try_to_start()
+            if self.is_async and self._is_collecting:  # the buffer may be full already
+                self._try_to_close()
+        if self._is_collecting:
+            try:
+                self._keep_busy()
+            except SettingsError as error:  # a rule of the user's own
+                self._break_off(RunStatus.FAILED, str(error))
+
+    @property
+    def _is_collecting(self) -> bool:
+        return self.run.phase is Phase.COLLECTING
 
     def _try_to_start(self) -> None:
         step = next_step(self.run, self.settings)
@@ -169,7 +165,10 @@ class RoundMachine(Results):
         if step.kind is not Kind.EVALUATE and (reason := end_reason(self.run, self.settings)):
             self._end(RunStatus.FINISHED, reason)
         elif need.is_met:
-            self._begin(step)
+            try:
+                self._begin(step)
+            except SettingsError as error:  # a rule of the user's own
+                self._end(RunStatus.FAILED, str(error))
         elif step.kind is Kind.EVALUATE and not self._may_be_back():
             self._note("evaluation_skipped", reason=str(need))
             self._set(kind=Kind.EVALUATE)
@@ -188,104 +187,61 @@ class RoundMachine(Results):
         able = [agent for agent, member in self.members.items() if Kind.EVALUATE in member.record.kinds]
         return any(self._at < time for time in self.rejoin_times(able))
 
-    def _begin(self, step: Step) -> None:
-        settings = self.settings
-        seed = derive_seed(settings.seed, step.round_id, step.kind)
-        eligible = self.eligible(step.kind)
-        invited, rule = tuple(sorted(eligible)), "all that can"
-        if step.kind is Kind.INITIALISE:
-            first = min(eligible, key=lambda agent: (self.members[agent].since, agent))
-            invited, rule = (first,), "the first that offers"
-        elif step.kind is Kind.TRAIN:
-            labels = self._labels()
-            ids = {labels[agent_id]: agent_id for agent_id in eligible}
-            chosen, rule = choose_cohort(list(ids), settings.cohort, seed, self.least_of(step.kind))
-            invited = tuple(sorted(ids[label] for label in chosen))
-        deadline_s = settings.evaluate.deadline_s if step.kind is Kind.EVALUATE else settings.round.deadline_s
-        self.step = StepRecord(
-            self.run.run_id,
-            step.round_id,
-            step.kind,
-            self._attempt(step),
-            "open",
-            tuple(sorted(eligible)),
-            invited,
-            rule,
-            self._at,
-            deadline_s,
-        )
-        if step.kind is not Kind.EVALUATE:
-            self.round = RoundRecord(
-                self.run.run_id, step.round_id, "open", self.run.model_id, started_s=self._at
-            )
-            self._out.records.append(self.round)
-        self._out.records.append(self.step)
-        self._move("started", round_id=step.round_id, kind=step.kind)
-        self._note_wait("")
-        self._note(
-            "step_started", step=str(step.kind), invited=len(invited), eligible=len(eligible), rule=rule
-        )
-        self._forget()
-        labels = self._labels()
-        for agent_id in invited:
-            self._assign(self.step, agent_id, labels[agent_id])
-
-    def _attempt(self, step: Step) -> int:
-        """Return how often this step was tried before; an operator may have reset the failures."""
-        last = self.step
-        if last is not None and (last.round_id, last.kind) == (step.round_id, step.kind):
-            return last.attempt + 1
-        return self.run.failed_rounds
-
-    def _assign(self, step: StepRecord, agent_id: str, label: str) -> None:
-        task = TaskRecord(
-            self.task_id(step, agent_id),
-            self.run.run_id,
-            step.round_id,
-            step.kind,
-            agent_id,
-            TaskStatus.OPEN,
-            self.run.model_id,
-            self._model_round(),
-            self.run.rounds_done,
-            derive_seed(self.settings.seed, step.round_id, step.kind, label),
-            self._at,
-        )
-        member = self.members[agent_id]
-        member.task_id, member.since = task.task_id, self._at
-        self.tasks[task.task_id] = task
-        self._out.records.append(task)
-        self._out.effects.append(Assign(task, self._seconds_left()))
-
     def _try_to_close(self) -> None:
         step = self.step
         if step is None:
             return
-        updates, waited, least = self.accepted(), self._waited_for(), self.least()
-        accepted = len(updates)
-        answered = sum(update.round_id == step.round_id for update in updates)
-        if step.quorum_s is None and answered >= self.quorum(step) and accepted >= least:
+        accepted, least = len(self._ready[step.kind]), self.least()
+        if step.quorum_s is None and accepted >= least and self._answered(step) >= self.enough(step):
             self.step = step = replace(step, quorum_s=self._at)
             self._out.records.append(step)
-            if waited and self.settings.round.grace_s:
+            if self.settings.round.grace_s and any(self._asked()):
                 self._note("quorum_reached", step=str(step.kind), updates=accepted)
-        graced = step.quorum_s is not None and self._at >= step.quorum_s + self.settings.round.grace_s
-        if (graced or not waited) and accepted >= least:
+        if accepted >= least and (self._is_graced(step) or self._is_nobody_waited_for(step)):
             self._close("enough")
         elif self._at >= self.deadline():
             self._run_out(step, accepted >= least)
-        elif accepted < least and not self.asked():
+        elif accepted < least and self._is_nobody_left(step):
             self._fail(f"{accepted} updates; {least} are needed and nobody else is working")
-        elif step.kind is Kind.INITIALISE and not waited and self.eligible(step.kind):
+        elif step.kind is Kind.INITIALISE and self.eligible(step.kind) and self._is_nobody_waited_for(step):
             self._fail("the agent that was asked for a model is gone; another one is asked")
         else:
             self._note_absence(step, accepted)
 
+    def _answered(self, step: StepRecord) -> int:
+        """Return how many answers count towards what ends the step early: for a quorum none that is late."""
+        ready = self._ready[step.kind]
+        if step.kind is Kind.TRAIN and self.settings.mode == "semi-sync" and self._buffer_given() is None:
+            return sum(self.updates[task_id].round_id == step.round_id for task_id in ready)
+        return len(ready)
+
+    def _is_graced(self, step: StepRecord) -> bool:
+        """Whether enough answers are there, for long enough."""
+        if self.is_async and step.kind is Kind.EVALUATE and not end_reason(self.run, self.settings):
+            # Agents that become free measure the model before they go on, until the next one can be made.
+            ready = len(self._ready[Kind.TRAIN])
+            is_measured = len(self._ready[step.kind]) > 0
+            return is_measured and ready >= self.least_of(Kind.TRAIN) and ready >= self.buffer()
+        # Nobody is waited for where whoever is free is asked.
+        grace_s = 0.0 if self.is_open_to_all(step.kind) else self.settings.round.grace_s
+        return step.quorum_s is not None and self._at >= step.quorum_s + grace_s
+
+    def _is_nobody_waited_for(self, step: StepRecord) -> bool:
+        """Whether all that may answer soon have answered."""
+        if any(map(self._is_waited_for, self._asked())):
+            return False
+        return not self.is_open_to_all(step.kind) or self._is_everybody_asked(step)
+
+    def _is_nobody_left(self, step: StepRecord) -> bool:
+        """Whether no answer can come any more."""
+        return not self.is_open_to_all(step.kind) and not any(True for _ in self._asked())
+
     def _note_absence(self, step: StepRecord, accepted: int) -> None:
         """Write down that nothing can come before agents that are away return."""
-        asked = self.asked()
-        is_stuck = accepted < self.least() and not any(self.members[agent].is_present for agent in asked)
-        away = [self.members[agent].record.name for agent in asked]
+        is_stuck = accepted < self.least() and not any(
+            self.members[agent].is_present for agent in self._asked()
+        )
+        away = [self.members[agent].record.name for agent in self._asked()] if is_stuck else []
         self._note_wait(
             "waiting_for_return" if is_stuck else "",
             step=str(step.kind),
@@ -310,10 +266,17 @@ class RoundMachine(Results):
         if step is None:
             raise InvalidTransitionError("there is no step to close")
         labels = self._labels()
-        updates = sorted(self.accepted(), key=lambda update: (labels[update.agent_id], update.task_id))
+        updates = self.accepted()
+        if self.is_async and step.kind is Kind.TRAIN:
+            updates = updates[: self.enough(step)]  # the rest is the beginning of the next buffer
+        updates.sort(key=lambda update: (labels[update.agent_id], update.received_s, update.task_id))
         self._release_tasks(step)
         self.step = replace(
-            step, status="frozen", frozen=tuple(update.task_id for update in updates), ended_s=self._at
+            step,
+            status="frozen",
+            invited=self._invited(step),
+            frozen=tuple(update.task_id for update in updates),
+            ended_s=self._at,
         )
         self._out.records.append(self.step)
         self._note_wait("")
@@ -332,18 +295,17 @@ class RoundMachine(Results):
         )
 
     def _release_tasks(self, step: StepRecord) -> None:
-        """Tell those who are still at work that nobody waits for them."""
-        counts_late = (
-            step.kind is Kind.TRAIN
-            and self.settings.round.late_updates == "count"
-            and self.strategy.late_allowed
-        )
-        for task in list(self.tasks.values()):
-            if task.status is not TaskStatus.OPEN:
+        """Tell those who are still at work that nobody waits for them; where late updates count, nobody."""
+        for task_id, agent_id in list(self.unanswered.items()):
+            task = self.tasks[task_id]
+            if task.kind is not step.kind:
                 continue
-            self._release(task, TaskStatus.LATE if counts_late else TaskStatus.CANCELLED, "its round is over")
-            if not counts_late:
-                self._out.effects.append(Cancel(task.agent_id, task.task_id, "its round is over"))
+            if step.kind is not Kind.TRAIN or self.settings.mode == "sync":
+                self._cancel(task, "its round is over")
+            elif self.members[agent_id].left_at == NEVER:
+                self._release(task, TaskStatus.CANCELLED, "its agent left for good")
+            elif self.settings.mode == "semi-sync" and task.status is TaskStatus.OPEN:
+                self._release(task, TaskStatus.LATE, "its round is over")
 
     # --- results -----------------------------------------------------------------------------
 
@@ -388,11 +350,26 @@ class RoundMachine(Results):
             self.step = replace(self.step, status="done")
             self._out.records.append(self.step)
         if self.round is not None and (model_id or self.round.status == "open"):
-            self.round = replace(
-                self.round, status="done", model_id=model_id or self.run.model_id, ended_s=self._at
-            )
-            self._out.records.append(self.round)
+            self._end_round("done", model_id=model_id or self.run.model_id)
         self._move(trigger)
+
+    def _end_round(self, status: str, **changes: Any) -> None:
+        """Store how a round ended, and what the agents' time went into meanwhile."""
+        if self.round is None:
+            return
+        self.round = replace(self.round, status=status, ended_s=self._at, **changes)
+        self._store_effort(self.round)
+
+    def _store_effort(self, record: RoundRecord) -> None:
+        """Add to a round what the agents' time went into."""
+        effort = self._take_effort()
+        self.round = replace(
+            record,
+            busy_s=record.busy_s + effort.busy_s,
+            wasted_s=record.wasted_s + effort.wasted_s,
+            idle_s=record.idle_s + effort.idle_s,
+        )
+        self._out.records.append(self.round)
 
     # --- failing, steering, ending -----------------------------------------------------------
 
@@ -404,11 +381,11 @@ class RoundMachine(Results):
         """Give this round up; the next one starts from the same model."""
         if self.step is None or self.round is None:
             raise InvalidTransitionError("there is no round to fail")
-        self._drop_updates(f"round {self.run.round_id} failed: {reason}")
+        self._drop_updates(f"round {self.run.round_id} failed: {reason}", self._spoiled_by_failure(self.step))
         self._release_tasks(self.step)
         self.step = replace(self.step, status="failed", ended_s=self._at, reason=reason)
-        self.round = replace(self.round, status="failed", ended_s=self._at, reason=reason)
-        self._out.records += [self.step, self.round]
+        self._out.records.append(self.step)
+        self._end_round("failed", reason=reason)
         self._note("round_failed", reason=reason)
         before = self.run.kind if self.run.kind is not Kind.TRAIN else Kind.EVALUATE
         self._move("retry", failed_rounds=self.run.failed_rounds + 1, kind=before)
@@ -417,19 +394,23 @@ class RoundMachine(Results):
                 RunStatus.FAILED, f"{self.run.failed_rounds} rounds in a row failed, the last: {reason}"
             )
 
-    def _drop_updates(self, reason: str) -> None:
+    def _spoiled_by_failure(self, step: StepRecord) -> list[UpdateRecord]:
+        """Return the accepted updates that a failed round takes with it."""
+        if not self.is_async or step.kind is not Kind.TRAIN:
+            return [*self.accepted(), *self.ready(Kind.TRAIN)]
+        return [
+            self.updates[task_id] for task_id in step.frozen
+        ]  # they could not be combined tomorrow either
+
+    def _drop_updates(self, reason: str, updates: Iterable[UpdateRecord]) -> None:
         """Turn accepted updates that will never count into discarded ones."""
-        is_under_way = self.step is not None and self.step.status in ("open", "frozen")
-        of_step = {update.task_id for update in self.accepted()} if is_under_way else set()
-        for task_id, update in self.updates.items():
-            if task_id in of_step or self._is_uncounted(update):
-                self.updates[task_id] = replace(update, verdict=Verdict.DISCARDED, reason=reason)
-                self._out.records.append(self.updates[task_id])
+        for update in {update.task_id: update for update in updates}.values():
+            self._discard_accepted(update, reason)
 
     def _steered(self, event: Steered) -> None:
         self._note(f"run_{event.order}", actor=event.actor)
         if event.order == "stop" and not self.run.status.is_over:
-            self._stop(event.actor)
+            self._break_off(RunStatus.STOPPED, f"stopped by {event.actor}")
         elif event.order == "pause" and self.run.status is RunStatus.RUNNING:
             self._set(status=RunStatus.PAUSED, reason=f"paused by {event.actor}")
         elif event.order == "resume" and self.run.status is RunStatus.PAUSED:
@@ -438,28 +419,29 @@ class RoundMachine(Results):
             self._set(status=RunStatus.RUNNING, reason="", failed_rounds=0)
             self._move("reopened")
 
-    def _stop(self, actor: str) -> None:
-        reason = f"stopped by {actor}"
-        self._drop_updates(reason)
-        if self.step is not None and self.step.status in ("open", "frozen"):
+    def _break_off(self, status: RunStatus, reason: str) -> None:
+        """End in the middle of whatever is under way."""
+        is_under_way = self.step is not None and self.step.status in ("open", "frozen")
+        self._drop_updates(reason, [*(self.accepted() if is_under_way else []), *self.ready(Kind.TRAIN)])
+        if self.step is not None and is_under_way:
             self._release_tasks(self.step)
             self.step = replace(self.step, status="failed", ended_s=self._at, reason=reason)
             self._out.records.append(self.step)
             if self.round is not None and self.round.status == "open":
-                self.round = replace(self.round, status="failed", ended_s=self._at, reason=reason)
-                self._out.records.append(self.round)
+                self._end_round("failed", reason=reason)
             if self.run.kind is Kind.TRAIN and self.step.kind is Kind.TRAIN:
                 self._set(kind=Kind.EVALUATE)
-        self._end(RunStatus.STOPPED, reason)
+        self._end(status, reason)
 
     def _end(self, status: RunStatus, reason: str) -> None:
-        self._drop_updates(f"the run is {status}: {reason}")
+        self._drop_updates(f"the run is {status}: {reason}", self.ready(Kind.TRAIN))
+        if self.is_async:
+            self._release_all(f"the run is {status}")
+        if self.round is not None:  # the last: what came after it, a final evaluation for instance, is its own
+            self._store_effort(self.round)
         self._move("ended", status=status, reason=reason)
         self._note("run_ended", status=status, reason=reason)
         self._out.effects.append(EndRun())
-
-    def _move(self, trigger: str, **changes: Any) -> None:
-        self._set(phase=next_phase(self.run.phase, trigger), **changes)
 
 
 _HANDLERS: dict[type, Any] = {

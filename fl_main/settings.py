@@ -8,6 +8,7 @@ docs say what stands here. How files and environment variables become these obje
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+
+from fl_main.where import condition
 
 
 def _only(words: str) -> dict[str, Any]:
@@ -69,6 +72,14 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Options = Annotated[dict[str, Any], AfterValidator(_with_plain_values)]
 
 
+def _is_condition(text: str) -> str:
+    condition(text)
+    return text
+
+
+Condition = Annotated[str, AfterValidator(_is_condition)]
+
+
 class Section(BaseModel):
     """Base of all settings: an unknown key is an error, nothing changes after reading.
 
@@ -79,14 +90,40 @@ class Section(BaseModel):
 
 
 class CohortSettings(Section):
-    """Which of the eligible agents are asked in a round."""
+    """Which of the eligible agents are asked in a round; in mode async, how many are at work at once."""
 
-    rule: Literal["all", "fraction", "number"] = Field(
+    rule: str = Field(
         default="all",
-        description="all: every eligible agent; fraction, number: a random part, drawn by the run's seed",
+        pattern=r"^(all|fraction|number|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="all: every eligible agent; fraction, number: a part of them; "
+        "package.module:function: a rule of your own",
+        json_schema_extra=_only("that is all, fraction, number or package.module:function"),
     )
     fraction: Fraction = Field(default=1.0, description="part of the eligible agents, for rule fraction")
     number: PositiveInt = Field(default=10, description="agents per round, for rule number")
+    where: Condition = Field(
+        default="",
+        description='only agents whose attributes meet a condition, e.g. region == "eu" and gpu',
+    )
+    choose: Literal["random", "least_recent"] = Field(
+        default="random",
+        description="random: drawn by the run's seed; least_recent: those that were not asked for longest",
+    )
+    over_selection: float = Field(
+        default=1.0,
+        ge=1,
+        le=10,
+        description="so many times the agents are asked, and the first that answer are taken; 1.3 for 130 %",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CohortSettings":
+        if self.over_selection > 1 and self.rule not in ("fraction", "number"):
+            raise ValueError(
+                f"over_selection ({self.over_selection:g}) is for the rules fraction and number, which say "
+                f"how many answers are wanted: leave it out with rule {self.rule}"
+            )
+        return self
 
 
 class RoundSettings(Section):
@@ -111,9 +148,16 @@ class RoundSettings(Section):
         default=600.0,
         description="seconds of run time until a round ends anyway; extended once if updates are too few",
     )
-    late_updates: Literal["discard", "count"] = Field(
-        default="discard",
-        description="count: a late update counts in the next round, with its staleness recorded",
+    buffer: PositiveInt | None = Field(
+        default=None,
+        description="modes semi-sync and async: updates that make a new global model; "
+        "default: semi-sync the quorum; async 10, or half of the agents if that is less",
+    )
+    adaptive_deadline: float | None = Field(
+        default=None,
+        ge=1,
+        description="a deadline of so many times what the cohort usually takes, at most deadline_s; "
+        "null: deadline_s",
     )
     max_failed_rounds: PositiveInt = Field(
         default=3, description="failed rounds in a row after which the run is failed"
@@ -126,6 +170,32 @@ class RoundSettings(Section):
                 f"min_updates ({self.min_updates}) is larger than min_agents ({self.min_agents})"
             )
         return self
+
+
+class StalenessSettings(Section):
+    """What an update counts that was trained on an older global model (modes semi-sync and async)."""
+
+    discount: Literal["polynomial", "hinge", "none"] = Field(
+        default="polynomial",
+        description="of an update that is t versions late: polynomial 1 / (1 + t)^a; "
+        "hinge 1 up to t = b, then 1 / (a (t - b) + 1); none 1",
+    )
+    a: Annotated[float, Field(gt=0, le=20)] | None = Field(
+        default=None, description="how steep it is; null: 0.5 for polynomial, 10 for hinge"
+    )
+    b: NonNegativeInt = Field(default=4, description="versions that cost nothing, for hinge")
+    most: NonNegativeInt | None = Field(
+        default=None, description="an update that is more versions late is discarded; null: none is"
+    )
+
+
+class ConfigRule(Section):
+    """What some agents get instead of the run's `config`."""
+
+    where: Condition = Field(
+        description="which agents: by their attributes, or slowness > 2 (of the usual time of all)"
+    )
+    config: Options = Field(description="keys that replace those of the run's config")
 
 
 class TargetSettings(Section):
@@ -178,15 +248,29 @@ class RunSettings(Section):
 
     name: RunName = Field(description="how agents and commands name this run")
     purpose: str = Field(default="", max_length=2000, description="one sentence for the people at the sites")
-    strategy: str = Field(default="fedavg", description="fedavg, or package.module:Class of your own")
+    mode: Literal["sync", "semi-sync", "async"] = Field(
+        default="sync",
+        description="sync: a round waits for its cohort; semi-sync: for the first updates, late ones "
+        "count in the next; async: agents work all the time, every few updates make a new global model",
+    )
+    strategy: str = Field(
+        default="fedavg",
+        description="fedavg, fedbuff, fedasync, or package.module:Class of your own; "
+        "in mode async the default is fedbuff",
+    )
     strategy_options: Options = Field(
-        default={}, description="options of the strategy; fedavg: weighting (examples, uniform), cap"
+        default={},
+        description="options of the strategy; fedavg: weighting (examples, uniform), cap; fedbuff: eta; "
+        "fedasync: alpha",
     )
     seed: NonNegativeInt = Field(
         default=0, lt=2**63, description="cohorts and the agents' seeds follow from it"
     )
     round: RoundSettings = Field(default=RoundSettings(), description="how one round is run")
     cohort: CohortSettings = Field(default=CohortSettings(), description="who is asked in a round")
+    staleness: StalenessSettings = Field(
+        default=StalenessSettings(), description="what updates on older models count"
+    )
     end: EndSettings = Field(default=EndSettings(), description="when the run ends")
     best: TargetSettings = Field(
         default=TargetSettings(), description="by which metric the best model is tagged"
@@ -201,17 +285,65 @@ class RunSettings(Section):
         default=EvaluateSettings(), description="when the global model is measured"
     )
     config: Options = Field(default={}, description="passed to the training function as task.config")
+    config_for: list[ConfigRule] = Field(
+        default=[], description="changes of config for some agents; where several fit, the last one wins"
+    )
     payload: Literal["fixed", "free"] = Field(
         default="fixed",
         description="fixed: named arrays of one layout; "
         "free: bytes of any length, if the strategy takes them",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting_strategy(cls, data: Any) -> Any:
+        """One setting is enough to make a run asynchronous."""
+        if isinstance(data, dict) and data.get("mode") == "async" and "strategy" not in data:
+            return {**data, "strategy": "fedbuff"}
+        return data
+
+    @model_validator(mode="after")
+    def _fitting_mode(self) -> "RunSettings":
+        """Refuse what has no meaning in the run's mode, instead of ignoring it in silence."""
+        if self.mode == "sync" and self.round.buffer is not None:
+            raise ValueError(
+                "round.buffer is for the modes semi-sync and async: "
+                "leave it out, or give mode; what ends a round of mode sync early is round.quorum"
+            )
+        if self.mode == "async" and self.cohort.over_selection > 1:
+            raise ValueError(
+                "cohort.over_selection is for the modes sync and semi-sync, whose rounds ask a cohort: "
+                "leave it out in mode async"
+            )
+        if self.mode == "async" and self.round.adaptive_deadline is not None:
+            raise ValueError(
+                "round.adaptive_deadline is for the modes sync and semi-sync, whose rounds wait for a "
+                "cohort: leave it out in mode async"
+            )
+        if self.round.buffer is not None and self.round.buffer < self.round.min_updates:
+            raise ValueError(
+                f"round.buffer ({self.round.buffer}) is smaller than round.min_updates "
+                f"({self.round.min_updates}), below which no model is published: make them equal"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """Tagged SHA-256 of these settings: what an agent's custodian can agree to."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> "RunSettings":
+        """Read what a run was created with, by this version or an older one.
+
+        Before there were modes, `round.late_updates: count` was what is now semi-sync without a
+        discount, and `discard` was sync.
+        """
+        of_round = dict(values.get("round", {}))
+        if of_round.pop("late_updates", "discard") == "count":
+            values = {**values, "mode": "semi-sync", "staleness": {"discount": "none"}}
+        return cls.model_validate({**values, "round": of_round})
 
 
 class TlsSettings(Section):
@@ -260,6 +392,14 @@ class LimitSettings(Section):
     """What the daemon takes at most."""
 
     agents: PositiveInt = Field(default=10_000, description="connected agents")
+    strangers: PositiveInt = Field(
+        default=1000,
+        description="connections that have not said who they are; when one more comes, the oldest is dropped",
+    )
+    joins_per_s: PositiveFloat = Field(
+        default=200.0,
+        description="agents that may join per second; the others are told when it is their turn",
+    )
     model_bytes: PositiveInt = Field(default=64 << 30, description="bytes of one model")
     receive_bytes: int = Field(
         default=64 << 20,
@@ -348,8 +488,13 @@ class AgentSettings(Section):
         default=None,
         description="PEM file of an own certificate authority, for wss://; relative to the settings file",
     )
+    connection: Literal["stay", "poll"] = Field(
+        default="stay",
+        description="stay: one lasting connection; poll: connect only to fetch a task or hand in an update",
+    )
+    poll_s: PositiveFloat = Field(default=60.0, description="seconds between two polls, for connection poll")
     attributes: dict[str, str | int | float | bool] = Field(
-        default={}, description="facts about this site, shown to operators"
+        default={}, description="facts about this site, shown to operators, and for cohort.where"
     )
     keep_going: bool = Field(
         default=False, description="after an error in training, go on with the next task"

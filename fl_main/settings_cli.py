@@ -1,14 +1,16 @@
 """`fl settings`: check, show and explain settings files."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from fl_main.cohort import check_rule
 from fl_main.console import CommandGroup
-from fl_main.errors import SettingsError
-from fl_main.settings import AgentSettings, AggregatorSettings, Section
+from fl_main.errors import SettingsError, StrategyError
+from fl_main.settings import AgentSettings, AggregatorSettings, RunSettings, Section
 from fl_main.settings_files import (
     check_files,
     detect_kind,
@@ -19,6 +21,7 @@ from fl_main.settings_files import (
 )
 from fl_main.settings_reference import KINDS, json_schema, markdown_table
 from fl_main.settings_yaml import format_yaml
+from fl_main.strategies import strategy_of
 
 _LOADERS: dict[str, Callable[[Path], Section]] = {
     "aggregator": load_aggregator,
@@ -37,10 +40,12 @@ def settings() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--kind", type=_KIND, help="What the files are for; as a rule their keys tell.")
 def check(files: tuple[Path, ...], kind: str | None) -> None:
-    """Say what is wrong with settings files, and with the files they name.
+    """Say what is wrong with settings files, and with the files and the code they name.
 
-    Environment variables count, as they will when the file is used.
+    Environment variables count, as they will when the file is used. A strategy and a cohort rule
+    of your own are imported, from the working directory too.
     """
+    sys.path.insert(0, str(Path.cwd()))  # as the daemon does
     mistakes = []
     for file in files:
         try:
@@ -57,10 +62,21 @@ def _check(file: Path, kind: str | None) -> str:
     loaded = _load(kind, file)
     if isinstance(loaded, AggregatorSettings | AgentSettings):
         check_files(loaded)
+    runs = {file: loaded} if isinstance(loaded, RunSettings) else {}
     if isinstance(loaded, AggregatorSettings):
-        for run in loaded.runs:
-            load_run(run)
+        runs = {path: load_run(path) for path in loaded.runs}
+    for path, run in runs.items():
+        _check_code(path, run)
     return kind
+
+
+def _check_code(file: Path, run: RunSettings) -> None:
+    """See to it that what a run's settings name in Python is there, and goes with the rest of them."""
+    try:
+        strategy_of(run)
+        check_rule(run.cohort)
+    except (SettingsError, StrategyError) as exc:
+        raise SettingsError(f"{file}: {exc}") from exc
 
 
 def _load(kind: str, file: Path) -> Section:

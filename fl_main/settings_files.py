@@ -321,7 +321,7 @@ class _Report:
             case "extra_forbidden":
                 said = f"unknown key {name!r}{self._nearest(path)}"
             case "missing":
-                said = f"{name} is missing: {self.known[name].description}"
+                said = f"{name} is missing: {self.known[_unnumbered(path)].description}"
             case "value_error":
                 said = ": ".join(filter(None, [name, str(error["ctx"]["error"])]))
             case kind:
@@ -331,14 +331,18 @@ class _Report:
     def _wrong_value(self, path: tuple[str, ...], name: str, value: object, kind: str) -> str:
         place = self._place(path)
         start = place if place and place != "command line" else f"{place or self.where}: {name}"
-        key = self.known.get(name)
+        key = self._key(path)
         if key and key.is_section:  # its value stays unsaid: it may be a secret in the wrong place
             inner = [other.rpartition(".")[2] for other in self.known if other.rpartition(".")[0] == name]
             return f"{start} must be a section with keys of its own: {', '.join(inner)}"
         return f"{start}: {_shown(value)} is not allowed: must be {self._allowed(path, kind)}"
 
+    def _key(self, path: tuple[str, ...]) -> Key | None:
+        """The key that a path names; None for an item of a list or mapping."""
+        return None if path[-1:] and path[-1].isdigit() else self.known.get(_unnumbered(path))
+
     def _allowed(self, path: tuple[str, ...], kind: str) -> str:
-        key = self.known.get(".".join(path))
+        key = self._key(path)
         if key is None:  # inside a list or mapping
             return self.known[".".join(path[:-1])].item
         if kind.startswith(("greater_than", "less_than")):
@@ -364,7 +368,7 @@ class _Report:
         return next((where for own, where in self.places.items() if own == path[: len(own)]), "")
 
     def _nearest(self, path: tuple[str, ...]) -> str:
-        prefix = "".join(f"{part}." for part in path[:-1])
+        prefix = "".join(f"{part}." for part in path[:-1] if not part.isdigit())
         siblings = [
             name.removeprefix(prefix)
             for name in self.known
@@ -373,6 +377,11 @@ class _Report:
         elsewhere = [name for name in self.known if name.rpartition(".")[2] == path[-1]]
         near = difflib.get_close_matches(path[-1], siblings, n=1) or elsewhere[:1]
         return f"; did you mean {near[0]!r}?" if near else f"; the keys here are {', '.join(siblings)}"
+
+
+def _unnumbered(path: Sequence[str]) -> str:
+    """The name of a key in a list of sections: what stands in the first is known as in any other."""
+    return ".".join(part for part in path if not part.isdigit())
 
 
 def _shown(value: object) -> str:

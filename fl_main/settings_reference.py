@@ -91,8 +91,9 @@ def _keys(section: Mapping[str, Any], definitions: Mapping[str, Any], prefix: st
             description=field.get("description", ""),
             is_optional=is_optional,
         )
-        if "properties" in node:
-            yield from _keys(node, definitions, f"{prefix}{name}.")
+        inner = _resolved(node.get("items", node), definitions)[0]
+        if "properties" in inner:  # of the section, or of each section of a list
+            yield from _keys(inner, definitions, f"{prefix}{name}.")
 
 
 def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:

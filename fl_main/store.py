@@ -132,6 +132,9 @@ class RoundRecord:
     Attributes:
         status: `open`, `done` or `failed`.
         base_model_id: What the agents started from.
+        busy_s: Seconds that agents spent, together, on updates that were accepted meanwhile.
+        wasted_s: Seconds that they spent on work that came to nothing.
+        idle_s: Seconds that agents were here, and had no task.
     """
 
     run_id: str
@@ -142,6 +145,9 @@ class RoundRecord:
     started_s: float = 0.0
     ended_s: float | None = None
     reason: str = ""
+    busy_s: float = 0.0
+    wasted_s: float = 0.0
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class StepRecord:
         eligible: Agents that could have been asked; `invited`: those that were.
         rule: How the invited were chosen, in words.
         frozen: Tasks whose updates are aggregated, in their order, once that is decided.
+        enough: Updates that end it early.
+        usual_s: What its cohort usually takes, where the deadline follows from that.
         started_s: This and the other times are seconds of run time.
     """
 
@@ -171,6 +179,8 @@ class StepRecord:
     frozen: tuple[str, ...] = ()
     ended_s: float | None = None
     reason: str = ""
+    enough: int = 0
+    usual_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,7 @@ class TaskRecord:
     Attributes:
         model_id: The base model.
         version: How many global models the run had made when the task was given.
+        config: What differs for this agent from the run's `config`.
     """
 
     task_id: str
@@ -194,6 +205,7 @@ class TaskRecord:
     seed: int
     assigned_s: float
     reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,7 @@ class UpdateRecord:
         staleness: Global versions between its base and that round's, at least 0.
         share: Its part of that model, from 0 to 1, where the strategy says so.
         seconds: That the agent's work took.
+        received_s: Run time at which it was judged.
     """
 
     task_id: str
@@ -228,6 +241,7 @@ class UpdateRecord:
     share: float | None = None
     size: int = 0
     seconds: float = 0.0
+    received_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +251,7 @@ class ModelRecord:
     Attributes:
         payload: Its file; a staged one is moved into its place by the commit of this record.
         parents: Models it was made from, each with its share (None: not a weighted mean).
+        form: `full`, or `delta`: what its float parameters add to those of its first parent.
     """
 
     model_id: str
@@ -246,6 +261,7 @@ class ModelRecord:
     payload: StoredPayload
     agent_id: str | None = None
     parents: tuple[tuple[str, float | None], ...] = ()
+    form: str = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +297,11 @@ class MetricRecord:
 
 @dataclass(frozen=True, slots=True)
 class AgentRecord:
-    """An agent's membership in a run."""
+    """An agent's membership in a run.
+
+    Attributes:
+        poll_s: Seconds between two of its visits, if it does not stay connected.
+    """
 
     run_id: str
     agent_id: str
@@ -290,6 +310,7 @@ class AgentRecord:
     kinds: tuple[str, ...]
     software: str
     is_present: bool
+    poll_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +356,24 @@ Record: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class AgentPast:
+    """What an agent did in a run so far.
+
+    Attributes:
+        tasks: Training tasks that it was given.
+        asked_s: Run time at which it was given the last one.
+        took_s: Seconds from a training task to its accepted update, of the last `PAST` ones.
+    """
+
+    tasks: int = 0
+    asked_s: float | None = None
+    took_s: tuple[float, ...] = ()
+
+
+PAST = 5  # updates from which an agent's usual time follows
+
+
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """Everything the round machine needs to go on with a run after a restart.
 
@@ -343,8 +382,10 @@ class RunSnapshot:
         tasks: Those of the current step, and older ones that are open or late.
         updates: Those of the current step, and accepted ones that no round has counted yet; of
             several answers to one task the first stands first.
-        models: By id: the run's base, statistics and state, and those of `tasks` and `updates`.
+        models: By id: the run's base, statistics and state, those of `tasks` and `updates`, and
+            the bases of the latter.
         agents: Everyone who ever joined.
+        past: What they did, by agent.
     """
 
     run: RunRecord
@@ -354,6 +395,7 @@ class RunSnapshot:
     updates: tuple[UpdateRecord, ...]
     models: Mapping[str, ModelRecord]
     agents: tuple[AgentRecord, ...]
+    past: Mapping[str, AgentPast] = field(default_factory=dict)
 
 
 class StagingFile(Protocol):

@@ -20,11 +20,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fl_main.agent.client import Client, Ending, Profile
+from fl_main.agent.client import Client
+from fl_main.agent.exchange import Ending, Profile
 from fl_main.agent.state_folder import StateFolder
 from fl_main.codec import decode
 from fl_main.errors import FLError
-from fl_main.messages import FROM_AGGREGATOR, Fetch, Offer, Payload
+from fl_main.messages import FROM_AGGREGATOR, Fetch, Offer, Payload, Poll
 from fl_main.ports import LinkClosedError
 from fl_main.weights import Layout, file_digest, tagged
 from tests.aggregator.memory_link import MemoryLink, link_pair, ports
@@ -33,7 +34,7 @@ from tests.simulation.loop import VirtualLoop
 from . import hostile
 
 TOO_LARGE = 2 << 30  # bytes of address space: what a model of an absurd size runs into
-PATIENCE_S = 3600.0  # virtual
+PATIENCE_S = 7200.0  # virtual: an agent that is refused may be asked to wait for an hour
 SAID = [kind.model_fields["type"].default for kind in FROM_AGGREGATOR]
 
 
@@ -50,7 +51,8 @@ class Program(logging.Handler):
         self._rng = rng
         self._folder = StateFolder(folder)
         self._dialled: asyncio.Queue[MemoryLink] = asyncio.Queue()
-        profile = Profile(hostile.RUN, "site", "1", 0, layout=rng.choice([None, hostile.LAYOUT]))
+        layout, poll_s = rng.choice([None, hostile.LAYOUT]), rng.choice([None, None, 30.0])
+        profile = Profile(hostile.RUN, "site", "1", 0, layout=layout, poll_s=poll_s)
         self.client = Client(profile, self._folder, ports(), self._dial)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -71,6 +73,8 @@ class Program(logging.Handler):
                 await asyncio.wait([next_link, self._running], return_when=asyncio.FIRST_COMPLETED)
             if self.client._failure is not None:
                 raise self.client._failure
+            if self._running.done():
+                raise FLError("it polls, and has heard that the run is over")
             return next_link.result()
         finally:
             next_link.cancel()
@@ -151,6 +155,8 @@ class Aggregator:
             return [hostile.frame(self._rng, SAID)]
         if isinstance(heard, Fetch):
             return self._sent(heard)
+        if isinstance(heard, Poll) and self._rng.random() < 0.8:
+            return [self._right("nothing")]
         if isinstance(heard, Offer):
             size = heard.payloads[0].size
             place = self._rng.choice([0, 0, 0, 7, 8, size, 2**62])

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from fl_main.rounds import TRANSITIONS
+from fl_main.phases import TRANSITIONS
 from fl_main.store import Phase
 
 PLACES = {

@@ -1,17 +1,35 @@
 """Strategies: rules from the updates of a round to the next global model."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
-from fl_main.errors import SettingsError, StrategyError
+from fl_main.errors import FLError, SettingsError, StrategyError
+from fl_main.plugins import imported
 from fl_main.settings import RunSettings
+from fl_main.settings_reference import one_of
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.fedasync import FedAsync
 from fl_main.strategies.fedavg import FedAvg
+from fl_main.strategies.fedbuff import FedBuff
 
-__all__ = ["STRATEGIES", "Block", "Contribution", "FedAvg", "Strategy", "make_strategy", "strategy_of"]
+__all__ = [
+    "STRATEGIES",
+    "Block",
+    "Contribution",
+    "FedAsync",
+    "FedAvg",
+    "FedBuff",
+    "Strategy",
+    "make_strategy",
+    "strategy_of",
+]
 
-STRATEGIES: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg}
+STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
+    "fedavg": FedAvg,
+    "fedbuff": FedBuff,
+    "fedasync": FedAsync,
+}
 
 
 def strategy_of(settings: RunSettings) -> Strategy:
@@ -23,11 +41,29 @@ def strategy_of(settings: RunSettings) -> Strategy:
     strategy = make_strategy(settings.strategy, settings.strategy_options)
     if settings.payload == "free" and not strategy.takes_free:
         raise SettingsError(f"payload: free: the strategy {settings.strategy} combines arrays, not bytes")
-    if settings.round.late_updates == "count" and not strategy.late_allowed:
-        raise SettingsError(
-            f"round.late_updates: count: the strategy {settings.strategy} is not valid with late updates"
-        )
+    _check_mode(settings, strategy)
     return strategy
+
+
+def _check_mode(settings: RunSettings, strategy: Strategy) -> None:
+    mode, name = settings.mode, settings.strategy
+    if mode not in strategy.modes:
+        raise SettingsError(
+            f"mode: {mode}: the strategy {name} is not valid in it: {strategy.why_not}; "
+            f"give mode: {one_of(strategy.modes)}, or another strategy"
+        )
+    if mode == "async" and settings.payload == "free":
+        raise SettingsError(
+            "mode: async: its updates travel as differences, which payload: free does not have; "
+            "give mode: sync or semi-sync"
+        )
+    least = max(settings.round.min_updates, strategy.min_updates)
+    if mode != "sync" and settings.round.buffer is None and (strategy.buffer or least) < least:
+        raise SettingsError(
+            f"round.min_updates: {least}, but the strategy {name} publishes after {strategy.buffer}; give "
+            f"round.buffer: {least}, or round.min_updates: {strategy.buffer} if the model of so few sites "
+            "may go to the others"
+        )
 
 
 def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
@@ -40,14 +76,11 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     Raises:
         SettingsError: If there is no such strategy or it does not take these options.
     """
-    factory = _imported(name) if ":" in name else STRATEGIES.get(name)
+    factory = imported(name, "strategy") if ":" in name else STRATEGIES.get(name)
     if factory is None:
         known = ", ".join(sorted(STRATEGIES))
         raise SettingsError(f"strategy: {name!r} is not one of {known}, nor package.module:Class")
-    try:
-        strategy = factory(**options)
-    except TypeError as error:
-        raise SettingsError(f"strategy_options: {name} does not take them: {error}") from error
+    strategy = _made(name, factory, options)
     if not isinstance(strategy, Strategy):
         raise StrategyError(f"strategy: {name} gives {type(strategy).__name__}, not a Strategy")
     if not set(strategy.down) <= set(strategy.state):
@@ -57,12 +90,12 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     return strategy
 
 
-def _imported(path: str) -> Callable[..., Strategy]:
-    module_name, _, attribute = path.partition(":")
+def _made(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
-        factory = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise SettingsError(f"strategy: {path!r} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise SettingsError(f"strategy: {path!r} is not a class or function")
-    return factory  # type: ignore[no-any-return] # checked when it is called
+        return factory(**options)
+    except FLError:
+        raise
+    except Exception as error:  # a constructor of the user's own may raise anything
+        said = " ".join(str(error).rpartition("() ")[2].split()) or type(error).__name__
+        taken = ", ".join(inspect.signature(factory).parameters) or "none"
+        raise SettingsError(f"strategy_options: {name}: {said}; its options: {taken}") from error

@@ -8,16 +8,19 @@ it reuses, so a model may be larger than memory and the number of updates does n
 
 The laws that every strategy must keep (tests hold each one of the table to them):
 
-- the order in which updates arrived does not matter: they come sorted by agent and task;
-- equal models stay equal: if every update is the same model with staleness 0, a mean of them
-  is that model, bit for bit;
-- examples scale: multiplying every `num_examples` by the same factor changes nothing;
+- the order in which updates arrived does not matter: they come sorted by agent and task. A rule
+  that takes one after the other depends on this order, any other on none but for rounding;
+- equal models stay equal: if every update is the model that is there already, it stays, bit for
+  bit; a mean of models is the model that all updates are, bit for bit, whatever was there before;
+- the form on the wire does not matter but for rounding: local models, or their differences;
+- examples scale: multiplying every `num_examples` by the same factor changes nothing (but for
+  rounding, where updates are discounted);
 - blocks do not matter: one block gives the same bits as many.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,8 @@ class Contribution:
         num_steps: Optimizer steps behind it, where reported.
         staleness: Global versions made between its base and now, at least 0.
         metrics: As reported with it.
+        discount: What it counts for its staleness, from 0 to 1, by the run's settings; 1 where it
+            has none.
     """
 
     agent: str
@@ -42,6 +47,7 @@ class Contribution:
     num_steps: int | None = None
     staleness: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    discount: float = 1.0
 
 
 class Block(Protocol):
@@ -53,7 +59,7 @@ class Block(Protocol):
 
     @property
     def base(self) -> Values:
-        """The global model that the cohort started from; read-only."""
+        """The global model as it is now, from which the next one follows; read-only."""
 
     @property
     def out(self) -> Values:
@@ -66,7 +72,8 @@ class Block(Protocol):
     def updates(self, channel: str = "weights") -> Iterator[Values]:
         """Yield this block of every update in turn, in one buffer that is reused: copy or fold it.
 
-        It may be changed in place.
+        The strategy's `wants` says whether the weights are local models, or what each adds to the
+        model that it was trained on. It may be changed in place.
         """
 
     def stack(self, channel: str = "weights") -> Values:
@@ -83,7 +90,12 @@ class Strategy:
             first round there are none yet.
         up: Extra channels that every update must bring, shaped like the parameters.
         needs: Facts that every update must report: `num_steps`, or names of metrics.
-        late_allowed: Whether an update trained on an older model may be counted.
+        modes: Modes of a run in which it is valid; only in `sync` has every update the same base.
+        why_not: Why not in the others, in half a sentence.
+        wants: Whether it combines local models, or their differences from the models that they
+            were trained on. Whatever the agents sent, it gets what it wants.
+        buffer: Updates that make a new model in the modes `semi-sync` and `async`, unless the
+            settings say; None for what the mode has by itself.
         passes: How many measuring passes it makes.
         stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
         min_updates: Fewest updates that it can combine.
@@ -94,7 +106,10 @@ class Strategy:
     down: ClassVar[tuple[str, ...]] = ()
     up: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
-    late_allowed: ClassVar[bool] = True
+    modes: ClassVar[tuple[str, ...]] = ("sync", "semi-sync")
+    why_not: ClassVar[str] = "it is not made for updates of different global models"
+    wants: ClassVar[Literal["models", "deltas"]] = "models"
+    buffer: ClassVar[int | None] = None
     passes: ClassVar[int] = 0
     stacks: ClassVar[bool] = False
     min_updates: ClassVar[int] = 1
@@ -124,7 +139,8 @@ class Strategy:
         """Return each update's part of the new model, in order; empty where that has no meaning.
 
         Known once every block was measured. Buffers are averaged by the same parts, so that a
-        rule that leaves an update out leaves its running statistics out too.
+        rule that leaves an update out leaves its running statistics out too. What is missing to
+        1 is the part of the base, also in the average of float buffers.
         """
         return []
 

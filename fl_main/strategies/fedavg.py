@@ -5,9 +5,7 @@ Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), Algorith
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
-
-import numpy as np
+from typing import ClassVar, Literal
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy, Values
@@ -33,18 +31,19 @@ def fold_mean(values: Iterable[Values], steps: Sequence[float], out: Values) -> 
         steps: `running_shares` of their weights, not all zero.
         out: Takes the mean.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # the fold refuses what is not finite
-        for value, step in zip(values, steps, strict=True):
-            if step == 1.0:  # the first that counts
-                out[:] = value
-            elif step:
-                value -= out
-                value *= out.dtype.type(step)
-                out += value
+    for value, step in zip(values, steps, strict=True):
+        if step == 1.0:  # the first that counts
+            out[:] = value
+        elif step:
+            value -= out
+            value *= out.dtype.type(step)
+            out += value
 
 
 class FedAvg(Strategy):
     """x ← Σ_k (n_k / n) y_k over the updates y_k of those who answered.
+
+    In mode semi-sync n_k is times the discount of the update's staleness.
 
     Use it first: it is the standard that others are compared with. FedSGD is FedAvg whose
     agents make one full-batch gradient step per round; it equals pooled gradient descent.
@@ -54,6 +53,11 @@ class FedAvg(Strategy):
             update once, so that a large site has no more say than a small one.
         cap: Most examples that one update may count for; None for no limit.
     """
+
+    why_not: ClassVar[str] = (
+        "a mean of models throws away what was learned since the base of the oldest, "
+        "where fedbuff adds up differences"
+    )
 
     def __init__(
         self, weighting: Literal["examples", "uniform"] = "examples", cap: int | None = None
@@ -73,8 +77,8 @@ class FedAvg(Strategy):
 
     def _count(self, update: Contribution) -> float:
         if self._weighting == "uniform":
-            return 1.0
-        return float(min(update.num_examples, self._cap or update.num_examples))
+            return update.discount
+        return min(update.num_examples, self._cap or update.num_examples) * update.discount
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_mean(block.updates(), self._steps, block.out)

@@ -21,6 +21,7 @@ from fl_main.weights import Array, ArraySpec, DType, Layout, Role, Segment
 
 BLOCK_BYTES = 512 << 10  # two of them fit a core's second-level cache
 STACK_BYTES = 32 << 20  # what a stack of all updates may take
+ROUNDING = 1e-9  # by which shares that add up to 1 may miss it
 
 
 class Source(Protocol):
@@ -43,10 +44,17 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One update as the fold takes it: its facts, and where its arrays are, by channel."""
+    """One update as the fold takes it: its facts, and where its arrays are, by channel.
+
+    Attributes:
+        origin: The model that it was trained on; needed where the strategy wants another form.
+        is_delta: Whether its float parameters are differences from the origin's.
+    """
 
     facts: Contribution
     payloads: Mapping[str, Source]
+    origin: Source | None = None
+    is_delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +123,23 @@ def fold(
     """
     if len(answers) < strategy.min_updates:
         raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
+        return _folded(strategy, answers, base, state, sink, state_sinks, block_bytes)
+
+
+def _folded(
+    strategy: Strategy,
+    answers: Sequence[Answer],
+    base: Source,
+    state: Mapping[str, Source],
+    sink: Sink,
+    state_sinks: Mapping[str, Sink],
+    block_bytes: int,
+) -> Folded:
     strategy.begin([answer.facts for answer in answers])
     if strategy.stacks:
         block_bytes = min(block_bytes, STACK_BYTES // len(answers))
-    cursor = _Cursor(answers, base, state, block_bytes)
+    cursor = _Cursor(answers, base, state, block_bytes, wants_deltas=strategy.wants == "deltas")
     for number in range(strategy.passes):
         for block in cursor.blocks(filter(_is_strategic, base.layout.segments)):
             strategy.measure(number, block)
@@ -204,9 +225,16 @@ class _Cursor:
     segment: Segment
 
     def __init__(
-        self, answers: Sequence[Answer], base: Source, state: Mapping[str, Source], block_bytes: int
+        self,
+        answers: Sequence[Answer],
+        base: Source,
+        state: Mapping[str, Source],
+        block_bytes: int,
+        *,
+        wants_deltas: bool,
     ) -> None:
         self._answers = answers
+        self._wants_deltas = wants_deltas
         self._base = base
         self._state_sources = state
         self._block_bytes = block_bytes
@@ -247,12 +275,26 @@ class _Cursor:
 
     def updates(self, channel: str = "weights") -> Iterator[Values]:
         if channel == "weights":
-            yield from (decoded(raw, self.segment.dtype) for raw in self._raw_updates())
+            for answer, raw in zip(self._answers, self._raw_updates(), strict=True):
+                yield self._as_wanted(answer, decoded(raw, self.segment.dtype))
             return
         values = self._buffer(f"channel {channel}", self._dtype)
         for answer in self._answers:
             answer.payloads[channel].read_into(self._state_offset, _bytes(values))
             yield values
+
+    def _as_wanted(self, answer: Answer, values: Values) -> Values:
+        """Return the values of parameters as models or as differences, whichever the strategy wants."""
+        if answer.is_delta == self._wants_deltas or not _is_strategic(self.segment):
+            return values
+        if answer.origin is None:
+            raise StrategyError(f"the model that {answer.facts.agent} started from is not at hand")
+        raw = self._buffer("origin", self.segment.dtype.stored)
+        answer.origin.read_into(self._offset, _bytes(raw))
+        origin = decoded(raw, self.segment.dtype)
+        if not self._wants_deltas:
+            return np.add(values, origin, out=values)
+        return np.subtract(values, origin, out=values)
 
     def stack(self, channel: str = "weights") -> Values:
         rows = np.empty((len(self._answers), self._size), self._dtype)
@@ -267,7 +309,13 @@ class _Cursor:
         if not self.segment.dtype.is_float:
             return _integer_mean(self._raw_updates(), steps, self._size)
         fold_mean(self.updates(), steps, self.out)
+        self._move_back(1 - math.fsum(counts) if shares else 0.0)
         return self.out
+
+    def _move_back(self, rest: float) -> None:
+        """Let the base have the part that a strategy's shares leave to it."""
+        if rest > ROUNDING:
+            self.out[:] += self.out.dtype.type(rest) * (self.base - self.out)
 
     def _raw_updates(self) -> Iterator[Array]:
         raw = self._buffer("raw", self.segment.dtype.stored)

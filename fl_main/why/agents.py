@@ -1,6 +1,6 @@
 """Why an agent waits, and what became of a task and of the update that answered it."""
 
-from fl_main.ledger import NEVER, Member
+from fl_main.members import NEVER, Member
 from fl_main.store import (
     Phase,
     RunStatus,
@@ -32,21 +32,27 @@ def find_agent(view: View, agent_id: str) -> Finding:
         return _away(view, member)
     task = view.ledger.tasks.get(member.task_id or "")
     if task is not None and task.status is TaskStatus.OPEN:
-        rest = f"its answer; the round waits for it for {seconds(view.ledger.deadline() - view.at)} at most"
-        return _agent(
-            view, member, Standing.WORKING, f"{progress(view, task)}, round {task.round_id}", rest, task
-        )
+        what = f"{progress(view, task)}, round {task.round_id}"
+        return _agent(view, member, Standing.WORKING, what, f"its answer; {_patience(view, task)}", task)
     if member.task_id is not None:
         return _overdue(view, member, task)
     return _idle(view, member)
+
+
+def _patience(view: View, task: TaskRecord) -> str:
+    """Return how long the answer to a task is waited for."""
+    if view.ledger.is_async and task.kind is Kind.TRAIN:
+        return "nobody waits for it, it counts whenever it comes"
+    return f"the round waits for it for {seconds(view.ledger.deadline() - view.at)} at most"
 
 
 def _agent(
     view: View, member: Member, standing: Standing, what: str, remedy: str, task: TaskRecord | None = None
 ) -> Finding:
     evidence = (
-        (f"task {short(task.task_id)}, given {seconds(view.now - view.given_at(task))} ago",) if task else ()
+        [f"task {short(task.task_id)}, given {seconds(view.now - view.given_at(task))} ago"] if task else []
     )
+    evidence += [visits] if (visits := view.visits(member)) else []
     since_at = view.given_at(task) if task else view.wall(member.since)
     return Finding(
         Subject.AGENT,
@@ -56,7 +62,7 @@ def _agent(
         what,
         remedy,
         since_at,
-        evidence or _came(view, member),
+        tuple(evidence) or _came(view, member),
     )
 
 
@@ -155,12 +161,14 @@ def _idle_because(view: View, member: Member) -> tuple[Standing, str, str]:
 def _spared(view: View, member: Member, step: StepRecord) -> tuple[Standing, str, str]:
     """Say why an agent has nothing to do while others are at work."""
     agent_id = member.record.agent_id
-    task = view.ledger.tasks.get(view.ledger.task_id(step, agent_id))
+    task = view.ledger.task_of(step, agent_id)
     if task is not None:
         return _after_its_task(view, task)
     soon = f"the next step; this one ends in {seconds(view.ledger.deadline() - view.at)} at the latest"
     if step.kind not in member.record.kinds:
         return Standing.WAITING, f"it has no function for {step.kind}", f"give it a function for {step.kind}"
+    if view.ledger.is_async and step.kind is Kind.TRAIN:
+        return Standing.WAITING, "as many as wanted are at work, or none like it is", "its turn: see cohort"
     if agent_id in view.eligible:
         return Standing.WAITING, f"not chosen for round {step.round_id}: {step.rule}", soon
     return Standing.WAITING, f"round {step.round_id} began before it came or was free", soon
@@ -227,7 +235,7 @@ def _task(view: View, task: TaskRecord) -> tuple[Standing, str, str]:
 
 
 def _open_task(view: View, task: TaskRecord, name: str) -> tuple[Standing, str, str]:
-    end = f"the round ends in {seconds(view.ledger.deadline() - view.at)} at the latest"
+    end = _patience(view, task)
     if view.ledger.members[task.agent_id].is_present:
         return Standing.WORKING, f"{name} has it: {progress(view, task)}", f"its answer; {end}"
     away = f"{name} has it and is away: {left_because(view, task.agent_id)}"

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fl_main.ledger import Ledger, Need
+from fl_main.members import Member
 from fl_main.plan import next_step
 from fl_main.store import PastEvent, RunStatus, TaskRecord
 
@@ -196,8 +197,18 @@ class View:
 
     def given_at(self, task: TaskRecord) -> float:
         """Return the wall time at which a task was given."""
+        if self.ledger.is_async:  # given when its agent came free, not when a step began
+            return self.wall(task.assigned_s)
         past = self.last("step_started", round_id=task.round_id, step=str(task.kind))
         return past.at if past else self.wall(task.assigned_s)
+
+    def visits(self, member: Member) -> str:
+        """Return how an agent that does not stay connected is to be met, or an empty text."""
+        if (poll_s := member.record.poll_s) is None:
+            return ""
+        if member.hung_up_at is None:
+            return f"it polls every {seconds(poll_s)}, and is connected now"
+        return f"it polls every {seconds(poll_s)}, the last time {self.ago(member.hung_up_at)} ago"
 
     def last(
         self, *kinds: str, agent_id: str | None = None, round_id: int | None = None, **details: object

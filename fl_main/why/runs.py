@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from fl_main.ledger import NEVER, Need
+from fl_main.ledger import Need
+from fl_main.members import NEVER
 from fl_main.store import Phase, RunStatus, StepRecord, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
 from fl_main.why.agents import left_because, progress
@@ -203,6 +204,8 @@ def _collecting(view: View, step: StepRecord) -> Finding:
     gone = [agent for agent in ledger.asked() if not ledger.members[agent].is_present]
     accepted, least = len(ledger.accepted()), ledger.least()
     text = f"{step.kind}: {accepted} of {len(step.invited)} answered"
+    if ledger.is_async or ledger.enough(step) > len(step.invited):  # late ones count, too
+        text = f"{step.kind}: {accepted} of {plural(ledger.enough(step), 'update')} are there"
     if here:
         text += f"; waiting for {view.agents(here)}"
     if gone:
@@ -267,8 +270,11 @@ def _help_to_have_enough(view: View, step: StepRecord) -> str:
 def _of_step(view: View, step: StepRecord) -> Iterator[str]:
     """Yield what is there, and how it stands with each agent that was asked."""
     ledger = view.ledger
-    needed, early = ledger.least(), ledger.quorum(step)
+    needed, early = ledger.least(), ledger.enough(step)
     yield f"{plural(len(ledger.accepted()), 'update')} stored; {needed} needed, {early} end it early"
+    if step.usual_s is not None:
+        usually, deadline = seconds(step.usual_s), seconds(step.deadline_s)
+        yield f"its agents usually take {usually}: so its deadline is {deadline}"
     if step.extended:
         yield f"its deadline of {step.deadline_s:g} s was extended once"
     if step.quorum_s is not None:

@@ -1,15 +1,12 @@
 """The agent's side of the conversation, with the other side played by the test."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from fl_main.agent.client import AgentState, Client, Profile, Work
-from fl_main.agent.state_folder import StateFolder
+from fl_main.agent.exchange import AgentState, Work
 from fl_main.codec import encode
 from fl_main.errors import ConnectionFailedError, FencedError, FLError, RefusedError
 from fl_main.messages import (
@@ -22,7 +19,6 @@ from fl_main.messages import (
     Join,
     Leave,
     Offer,
-    Payload,
     Ping,
     Pong,
     Refuse,
@@ -30,99 +26,8 @@ from fl_main.messages import (
     Send,
     Sending,
     Verdict,
-    Welcome,
 )
-from fl_main.session import Session, Side
-from fl_main.weights import Layout, file_digest, pack, tagged
-from tests.aggregator.memory_link import PATIENCE_S, MemoryLink, Talker, link_pair, ports
-
-TASK = "a" * 24
-WEIGHTS = {"w": np.arange(1000.0)}
-LAYOUT = Layout.of(WEIGHTS)
-DATA = bytes(pack(WEIGHTS, LAYOUT))
-
-
-def payload() -> Payload:
-    digest = file_digest(LAYOUT)
-    digest.update(DATA)
-    return Payload(layout=LAYOUT.digest, digest=tagged(digest), size=len(DATA))
-
-
-WELCOME = Welcome(
-    session_id="1",
-    run="r",
-    run_id="1",
-    settings_digest=LAYOUT.digest,
-    kinds=["train"],
-    round_id=0,
-    rows=[tuple(row) for row in LAYOUT.to_wire()],  # type: ignore[misc]
-    ping_interval_s=60.0,
-)
-
-
-class World:
-    """A client whose every connection is a new aggregator, played by the test."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.folder = StateFolder(folder)
-        self.dialled: asyncio.Queue[MemoryLink] = asyncio.Queue()
-        self.refusals: list[Exception] = []
-        profile = Profile("r", "site", "1", 0)
-        self.client = Client(profile, self.folder, ports(), self._dial, **options)
-        self.running = asyncio.create_task(self.client.run())
-
-    async def _dial(self) -> MemoryLink:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        mine, theirs = link_pair()
-        self.dialled.put_nowait(theirs)
-        return mine
-
-    async def connected(self, *, welcome: bool = True) -> Talker:
-        async with asyncio.timeout(PATIENCE_S):
-            talker = Talker(await self.dialled.get(), Session(Side.AGGREGATOR))
-        self.join = await talker.hear(Join)
-        if welcome:
-            await talker.say(WELCOME)
-        return talker
-
-    async def end(self) -> None:
-        await self.client.leave("the test is over")
-        self.running.cancel()
-        await asyncio.gather(self.running, return_exceptions=True)
-        self.folder.close()
-
-
-Story = Callable[[World], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Callable[..., None]:
-    """Run a story with a client."""
-
-    def run(story: Story, **options: Any) -> None:
-        async def main() -> None:
-            world = World(tmp_path / "state", **options)
-            try:
-                async with asyncio.timeout(20):
-                    await story(world)
-            finally:
-                await world.end()
-
-        asyncio.run(main())
-
-    return run
-
-
-async def work_of(world: World, talker: Talker) -> Work:
-    """Let the client fetch a task's model, and take the task."""
-    await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()]))
-    fetch = await talker.hear(Fetch)
-    await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
-    await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA))
-    work = await world.client.next_work()
-    assert isinstance(work, Work)
-    return work
+from tests.agent.world import DATA, LAYOUT, TASK, WEIGHTS, WELCOME, World, payload, work_of
 
 
 def test_ping_is_answered(play: Callable[..., None]) -> None:
@@ -346,9 +251,12 @@ def test_fenced_agent_stops(play: Callable[..., None]) -> None:
 
 def test_refusal_for_now_is_no_end(play: Callable[..., None]) -> None:
     async def story(world: World) -> None:
+        lines: list[str] = []
+        world.client._on_change = lambda: lines.append(world.client.line)
         talker = await world.connected(welcome=False)
-        await talker.say(Refuse(code="full", reason="full", lasting=False))
+        await talker.say(Refuse(code="full", reason="full", lasting=False, retry_s=0.01))
         await world.connected()
+        assert lines[0] == "full; trying again in 1 s"
 
     play(story)
 

@@ -191,6 +191,45 @@ def test_agent_that_answers_pings_stays(play: Callable[..., None]) -> None:
     play(story, ping_interval_s=0.05, ping_timeout_s=0.2)
 
 
+def test_agent_is_a_stranger_until_it_is_welcome(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        stranger = house.knock()
+        await stranger.say(Join(run="nowhere", agent_id="a", instance_id="1", name="a", token="join"))
+        await stranger.hear(Refuse)
+        assert not stranger.link.other.is_trusted
+        assert (await house.join(token="join")).link.other.is_trusted
+
+    play(story)
+
+
+def test_crowd_is_told_when_its_turn_is(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        await house.join("a", token="join")
+        await house.join("c", token="join")
+        second = house.knock()
+        await second.say(Join(run="r", agent_id="b", instance_id="1", name="b", token="join"))
+        refuse = await second.hear(Refuse)
+        assert (refuse.code, refuse.lasting) == ("busy", False)
+        assert 0 < refuse.retry_s <= 0.5
+        assert house.daemon.door.refusals == {}
+        await asyncio.sleep(refuse.retry_s)
+        await house.join("b", token="join")
+
+    play(story, joins_per_s=2.0)
+
+
+def test_agent_beyond_the_limit_is_told_to_come_again_but_not_who_is_here(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        await house.join("a", token="join")
+        second = house.knock()
+        await second.say(Join(run="r", agent_id="b", instance_id="1", name="b", token="join"))
+        refuse = await second.hear(Refuse)
+        assert (refuse.code, refuse.retry_s) == ("full", 10.0)
+        await house.join("a", token="join")  # its connection broke, and we have not noticed
+
+    play(story, agents=1)
+
+
 def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         older = await house.join(token="join", start_number=1)

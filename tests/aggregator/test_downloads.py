@@ -110,6 +110,60 @@ def test_memory_and_open_files_are_bounded(store: ModelStore, monkeypatch: pytes
     asyncio.run(story())
 
 
+def test_chunks_are_smaller_where_many_fetch_at_once(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload, _ = stored(store)
+    monkeypatch.setattr(downloads, "SEND_BYTES", 4 * CHUNK_BYTES)
+
+    async def largest(number: int) -> int:
+        frames = Frames(store, ports())
+        pairs = [link_pair() for _ in range(number)]
+        sending = [asyncio.create_task(frames.send(mine, payload, 0)) for mine, _ in pairs]
+        await asyncio.gather(*sending)
+        _, theirs = pairs[-1]
+        sizes = [len(await theirs.receive()) for _ in range(4)]
+        frames.close()
+        return max(sizes)
+
+    def in_chunks(number: int) -> int:
+        return asyncio.run(largest(number)) // downloads.SMALLEST_CHUNK
+
+    assert [in_chunks(number) for number in (1, 4, 8, 100)] == [8, 8, 4, 1]
+
+
+class Slow:
+    """A reader that takes a frame when it is told to."""
+
+    def __init__(self) -> None:
+        self.found = b""
+        self.is_held = asyncio.Event()
+        self.may_go = asyncio.Event()
+
+    async def send(self, frame: bytes) -> None:
+        self.is_held.set()
+        await self.may_go.wait()
+        chunk = decode(frame)
+        assert isinstance(chunk, Chunk)
+        self.found += chunk.data
+
+
+def test_slow_reader_goes_on_though_what_it_reads_was_forgotten(store: ModelStore) -> None:
+    payload, data = stored(store)
+
+    async def story() -> None:
+        frames, slow = Frames(store, ports()), Slow()
+        sending = asyncio.create_task(frames.send(slow, payload, 0))
+        await slow.is_held.wait()
+        frames._kept.clear()
+        slow.may_go.set()
+        await sending
+        assert slow.found == data
+        frames.close()
+
+    asyncio.run(story())
+
+
 def test_link_that_ends_ends_only_its_own_transfer(store: ModelStore) -> None:
     payload, data = stored(store)
 

@@ -38,7 +38,9 @@ def play(store: ModelStore, story: Callable[[RunHost], Coroutine[Any, Any, None]
             "run", "r", SETTINGS.model_dump(mode="json"), SETTINGS.digest, RunStatus.RUNNING, Phase.WAITING
         )
         store.commit([run], 0.0)
-        host = RunHost(SETTINGS, RunSnapshot(run, None, None, (), (), {}, ()), store, ports)
+        host = RunHost(
+            SETTINGS, RunSnapshot(run, None, None, (), (), {}, ()), store, ports, asyncio.Semaphore(1)
+        )
         worker = asyncio.create_task(host.work())
         host.start()
         await story(host)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,13 @@ class Site:
         payload = payload_of(weights)
         self.offer = Offered(TASK, "site", 1, payloads={"weights": payload})
         self.upload = Upload(
-            self.offer, store, ports(), budget or Budget(64 << 20), self.said.append, self.told.append
+            self.offer,
+            store,
+            ports(),
+            budget or Budget(64 << 20, time.monotonic),
+            "r",
+            self.said.append,
+            self.told.append,
         )
         self.furthest = 0
         self._place = 0
@@ -209,7 +216,7 @@ def test_chunk_of_a_channel_that_is_not_due_is_an_error(store: ModelStore) -> No
 
 def test_budget_is_granted_first_come_first_served() -> None:
     async def story() -> None:
-        budget = Budget(10)
+        budget = Budget(10, time.monotonic)
         await budget.take(6)
         order: list[str] = []
 
@@ -230,7 +237,7 @@ def test_budget_is_granted_first_come_first_served() -> None:
 
 def test_budget_survives_those_who_give_up() -> None:
     async def story() -> None:
-        budget = Budget(10)
+        budget = Budget(10, time.monotonic)
         await budget.take(10)
         first, second = asyncio.create_task(budget.take(10)), asyncio.create_task(budget.take(10))
         await asyncio.sleep(0)
@@ -248,15 +255,65 @@ def test_budget_survives_those_who_give_up() -> None:
     play(story)
 
 
-@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), max_size=30))
-def test_budget_is_never_overdrawn_and_comes_back_whole(wishes: list[tuple[int, bool]]) -> None:
+def test_run_of_many_does_not_hold_up_a_run_of_few() -> None:
     async def story() -> None:
-        budget = Budget(10)
+        budget = Budget(10, time.monotonic)
+        await budget.take(10)
+        order: list[str] = []
+
+        async def use(name: str, run: str) -> None:
+            await budget.take(10, run)
+            order.append(name)
+            budget.give_back(10)
+
+        crowd = [asyncio.create_task(use(f"c{number}", "crowd")) for number in range(5)]
+        await asyncio.sleep(0)
+        pair = [asyncio.create_task(use(f"p{number}", "pair")) for number in range(2)]
+        await asyncio.sleep(0)
+        budget.give_back(10)
+        await asyncio.gather(*crowd, *pair)
+        assert order == ["c0", "p0", "c1", "p1", "c2", "c3", "c4"]
+
+    play(story)
+
+
+def test_who_waits_for_the_budget_is_told_its_place_and_about_how_long() -> None:
+    now = 0.0
+
+    async def story() -> None:
+        nonlocal now
+        budget = Budget(10, lambda: now)
+        said: list[str] = []
+        for _ in range(2):  # ten bytes a second
+            await budget.take(10)
+            now += 1.0
+            budget.give_back(10)
+        await budget.take(10)
+        now += 1.0
+        waiting = [asyncio.create_task(budget.take(10, "r", said.append)) for _ in range(4)]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert said == [
+            "it is the next, about 1 s",
+            "1 are before it, about 2 s",
+            "2 are before it, about 3 s",
+            "3 are before it, about 4 s",
+        ]
+
+    play(story)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10), st.booleans(), st.sampled_from("abc")), max_size=30))
+def test_budget_is_never_overdrawn_and_comes_back_whole(wishes: list[tuple[int, bool, str]]) -> None:
+    async def story() -> None:
+        budget = Budget(10, time.monotonic)
         held = 0
 
-        async def use(amount: int) -> None:
+        async def use(amount: int, run: str) -> None:
             nonlocal held
-            await budget.take(amount)
+            await budget.take(amount, run)
             try:
                 held += amount
                 assert held <= 10
@@ -266,8 +323,8 @@ def test_budget_is_never_overdrawn_and_comes_back_whole(wishes: list[tuple[int, 
                 budget.give_back(amount)
 
         tasks = []
-        for amount, gives_up in wishes:
-            tasks.append(asyncio.create_task(use(amount)))
+        for amount, gives_up, run in wishes:
+            tasks.append(asyncio.create_task(use(amount, run)))
             await asyncio.sleep(0)
             if gives_up:
                 tasks[-1].cancel()
@@ -279,13 +336,34 @@ def test_budget_is_never_overdrawn_and_comes_back_whole(wishes: list[tuple[int, 
 
 def test_uploads_share_the_budget(store: ModelStore) -> None:
     async def story() -> None:
-        budget = Budget(8)
+        budget = Budget(8, time.monotonic)
         await budget.take(8)
         site = Site(store, {"w": np.zeros(1)}, budget)
         running = asyncio.create_task(site.serve())
         await asyncio.sleep(0.01)
-        assert site.said == []
+        hold = site.said[0]
+        assert isinstance(hold, Hold)
+        assert hold.reason == "it waits for its turn (limits.receive_bytes): it is the next"
         budget.give_back(8)
+        await running
+        assert_received(site)
+
+    play(story)
+
+
+def test_tiny_chunks_are_put_together(store: ModelStore) -> None:
+    async def story() -> None:
+        site = Site(store, {"w": np.arange(20_000, dtype=np.float64)})
+        running = asyncio.create_task(site.upload.run())
+        await asyncio.sleep(0.01)  # until it asks for bytes
+        assert isinstance(site.said[0], Send)
+        for place in range(0, 160_000 - 8, 8):
+            site.upload.take(
+                Chunk(transfer=f"{TASK}/weights", offset=place, data=site.data["weights"][place : place + 8])
+            )
+        assert len(site.upload._pieces) == 3
+        last = Chunk(transfer=f"{TASK}/weights", offset=160_000 - 8, data=site.data["weights"][-8:])
+        site.upload.take(last)
         await running
         assert_received(site)
 

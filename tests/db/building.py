@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fl_main.db import ModelStore
+from fl_main.deltas import subtract
 from fl_main.store import (
     AgentRecord,
     EventRecord,
@@ -52,8 +53,14 @@ LAYOUT = Layout.of(weights(0.0))
 
 
 def stage(store: ModelStore, name: str, value: float, channel: str = "weights") -> StoredPayload:
+    return stage_arrays(store, name, weights(value), channel)
+
+
+def stage_arrays(
+    store: ModelStore, name: str, arrays: dict[str, Array], channel: str = "weights"
+) -> StoredPayload:
     staging = store.stage(name, LAYOUT)
-    staging.write(bytes(pack(weights(value), LAYOUT)))
+    staging.write(bytes(pack(arrays, LAYOUT)))
     return StoredPayload(channel, staging.finish(), LAYOUT.nbytes, LAYOUT, name)
 
 
@@ -154,6 +161,23 @@ def answer(
         EventRecord(RUN_ID, "update_accepted", round_id, name),
     ]
     store.commit(records, at or 101.0 + 10 * round_id)
+    return found
+
+
+def answer_delta(store: ModelStore, task_id: str, name: str, value: float, base: str) -> UpdateRecord:
+    """What a task of round 1 made of a model that is told by 0.5 is stored as a delta: `d-<task>`."""
+    delta = subtract(weights(0.5), weights(value), LAYOUT)
+    payload, model_id = stage_arrays(store, f"{task_id}.weights", delta), f"d-{task_id}"
+    digests = {"weights": payload.digest}
+    found = update(task_id, name, digests=digests, model_id=model_id, size=payload.size, received_s=7.0)
+    store.commit(
+        [
+            model(model_id, payload, agent_id=name, parents=((base, None),), form="delta"),
+            found,
+            task(task_id, name, status=TaskStatus.ANSWERED, model_id=base),
+        ],
+        150.0,
+    )
     return found
 
 

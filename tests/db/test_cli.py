@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from fl_main.db import ModelDB, ModelStore
 from fl_main.db.cli import db
 from fl_main.settings import DatabaseSettings, RetentionSettings
-from tests.db.building import RUN, begin, metric, tampering, train
+from fl_main.store import Verdict
+from tests.db.building import RUN, answer_delta, begin, metric, round_record, tampering, train, update
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,11 +47,62 @@ def test_runs(trained: Path) -> None:
 def test_rounds(trained: Path) -> None:
     head, *rows = lines(fl_db("rounds", "hearts", "--folder", trained))
     assert head == [
-        *("round", "status", "agents", "late", "rejected", "train_loss", "evaluate_accuracy"),
+        *("round", "status", "agents", "train_loss", "evaluate_accuracy"),
         *("reports", "bytes", "seconds", "model"),
     ]
     assert rows[0][:3] == ["0", "done", "0/0"]
-    assert rows[2] == ["2", "done", "2/2", "0", "0", "0.333333", "0.666667", "2/2", "120", "0.5", "g2"]
+    assert rows[2] == ["2", "done", "2/2", "0.333333", "0.666667", "2/2", "120", "0.5", "g2"]
+
+
+@pytest.fixture
+def asynchronous(trained: Path) -> Path:
+    """Round 2 counts a third update: a's delta of the model of round 1."""
+    with ModelStore(trained) as store:
+        delta = answer_delta(store, "t", "a", 2.0, base="g1")
+        times = {"busy_s": 15.0, "idle_s": 4.0, "wasted_s": 1.0}
+        ended = round_record(2, status="done", base_model_id="g1", model_id="g2", ended_s=2.5, **times)
+        rejected = update("x", "b", 2, verdict=Verdict.REJECTED, reason="not finite")
+        store.commit([replace(delta, counted_in=2, staleness=3), ended, rejected], 160.0)
+    return trained
+
+
+def test_rounds_show_staleness_and_where_time_went(asynchronous: Path) -> None:
+    head, *rows = lines(fl_db("rounds", "-d", asynchronous))
+    shown = [dict(zip(head, row, strict=True)) for row in rows]
+    assert "late" not in head  # no update of any round was
+    assert [row["rejected"] for row in shown] == ["0", "0", "1"]
+    assert [row["stale"] for row in shown] == ["–", "–", "1.0/3"]
+    assert [shown[2][name] for name in ("busy", "idle", "wasted")] == ["75%", "20%", "5%"]
+    found = json.loads(fl_db("rounds", "-d", asynchronous, "--json").stdout)[2]
+    assert (found["counted"], found["staleness"], found["max_staleness"]) == (3, 1.0, 3)
+    assert (found["busy_s"], found["wasted_s"], found["idle_s"]) == (15.0, 1.0, 4.0)
+
+
+def test_a_run_shows_the_totals(asynchronous: Path) -> None:
+    text = fl_db("show", "hearts", "-d", asynchronous).stdout
+    assert "0.6 on average, 3 at most, of 5 counted updates" in text
+    assert "75% busy, 20% idle, 5% wasted of 20 s" in text
+    found = json.loads(fl_db("show", "hearts", "-d", asynchronous, "--json").stdout)
+    assert (found["counted"], found["busy_s"], found["staleness"]) == (5, 15.0, 0.6)
+
+
+def test_a_delta_is_told_with_its_base(asynchronous: Path, tmp_path: Path) -> None:
+    listed = fl_db("models", "-d", asynchronous, "--kind", "local").stdout.splitlines()
+    assert ["delta of g1" in line for line in listed] == [False, False, False, False, False, True]
+    found = json.loads(fl_db("models", "-d", asynchronous, "--kind", "local", "--json").stdout)
+    assert [(row["form"], row["base"]) for row in found[-2:]] == [("full", None), ("delta", "g1")]
+    text = fl_db("show", "d-t", "-d", asynchronous).stdout
+    assert "form     delta of g1" in text
+    assert "\narrays of the delta\n" in text
+    shown = json.loads(fl_db("show", "d-t", "-d", asynchronous, "--json").stdout)
+    assert (shown["form"], shown["base"]) == ("delta", "g1")
+    target = tmp_path / "out.npz"
+    words = fl_db("export", "d-t", target, "-d", asynchronous).stdout
+    assert words == f"{target}: local model d-t, g1 + delta, 2 arrays\n"
+    words = fl_db("export", "d-t", target, "-d", asynchronous, "--force", "--as-stored").stdout
+    assert words == f"{target}: local model d-t, delta of g1, 2 arrays\n"
+    with np.load(target) as loaded:
+        assert loaded["bias"].tolist() == [1.5, 0.0, 0.0]
 
 
 def test_rounds_as_json_and_csv(trained: Path) -> None:

@@ -10,7 +10,7 @@ from fl_main.db import ModelDB, ModelStore, export_model
 from fl_main.errors import StoreError
 from fl_main.store import StoredPayload
 from fl_main.weights import Array, Layout, pack
-from tests.db.building import begin, model, train, weights
+from tests.db.building import answer_delta, begin, model, train, weights
 
 
 def stored(folder: Path, arrays: dict[str, Array]) -> ModelDB:
@@ -36,6 +36,24 @@ def test_safetensors_is_the_stored_file(db: ModelDB, tmp_path: Path) -> None:
     target = export_model(found, tmp_path / "out.safetensors")
     assert target.read_bytes() == found.path.read_bytes()
     np.testing.assert_array_equal(load_file(target)["bias"], weights(1.0)["bias"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_delta_is_exported_as_the_local_model_unless_said_otherwise(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    with ModelStore(folder) as store:
+        train(store)
+        answer_delta(store, "t", "a", 2.0, base="g1")
+    found = ModelDB(folder).model("d-t")
+    whole = export_model(found, tmp_path / f"whole{suffix}")
+    delta = export_model(found, tmp_path / f"delta{suffix}", as_stored=True)
+    read = load_file if suffix == ".safetensors" else np.load
+    for name, array in weights(2.0).items():
+        np.testing.assert_array_equal(read(whole)[name], array)
+        np.testing.assert_array_equal(read(delta)[name], array - weights(0.5)[name])
+    if suffix == ".safetensors":
+        assert delta.read_bytes() == found.path.read_bytes()
 
 
 def test_npz_has_one_entry_per_array(db: ModelDB, tmp_path: Path) -> None:

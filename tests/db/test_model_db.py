@@ -10,7 +10,7 @@ from tempfile import gettempdir
 import numpy as np
 import pytest
 
-from fl_main.db import ModelDB, ModelStore
+from fl_main.db import Effort, ModelDB, ModelStore
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 from fl_main.store import EventRecord, ModelKind, RunStatus, TagRecord, Verdict
 from fl_main.training import Kind
@@ -20,11 +20,13 @@ from tests.db.building import (
     RUN_ID,
     agent,
     answer,
+    answer_delta,
     ask,
     begin,
     metric,
     model,
     publish,
+    round_record,
     stage,
     tampering,
     train,
@@ -101,6 +103,36 @@ def test_rounds_say_what_came_of_them(folder: Path) -> None:
     assert accuracy.value == 0.75
 
 
+def test_rounds_say_how_stale_their_updates_were_and_where_time_went(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=2)
+        counted = [
+            replace(answer_delta(store, f"t{n}", "a", 2.0, "g1"), counted_in=2, staleness=n) for n in (1, 3)
+        ]
+        spent = [
+            round_record(n, status="done", busy_s=6.0 * n, idle_s=3.0, wasted_s=1.0, model_id=f"g{n}")
+            for n in (1, 2)
+        ]
+        store.commit([*counted, *spent, update("refused", "b", verdict=Verdict.REJECTED)], 160.0)
+    run = ModelDB(folder).run()
+    assert [entry.effort for entry in run.rounds()] == [
+        Effort(0, None, None, 0.0, 0.0, 0.0),
+        Effort(2, 0.0, 0, 6.0, 1.0, 3.0),
+        Effort(4, 1.0, 3, 12.0, 1.0, 3.0),
+    ]
+    assert run.effort() == Effort(6, 4 / 6, 3, 18.0, 2.0, 6.0)
+
+
+def test_agents_that_poll_and_times_of_updates_are_told(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=1)
+        store.commit([replace(agent("b"), poll_s=60.0)], 140.0)
+        answer_delta(store, "t", "a", 2.0, base="g1")
+    run = ModelDB(folder).run()
+    assert [member.poll_s for member in run.agents()] == [None, 60.0]
+    assert [found.received_s for found in run.updates()] == [0.0, 0.0, 7.0]
+
+
 def test_models_can_be_selected(db: ModelDB) -> None:
     run = db.run()
     assert [found.model_id for found in run.models("global")] == ["g1", "g2"]
@@ -125,6 +157,27 @@ def test_a_models_weights_layout_and_parents(db: ModelDB) -> None:
     ]
     assert db.model("g1").tags == ("paper",)
     assert [(m.name, m.value) for m in db.model("g1").metrics()] == [("loss", 0.5), ("accuracy", 0.5)]
+
+
+def test_the_weights_of_a_delta_are_those_of_the_local_model(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store)
+        answer_delta(store, "t", "a", 2.0, base="g1")
+    db = ModelDB(folder)
+    found = db.model("d-t")
+    assert (found.form, found.base_id, db.model("m1a").form, db.model("m1a").base_id) == (
+        *("delta", "g1"),
+        *("full", None),
+    )
+    for name, array in weights(2.0).items():
+        np.testing.assert_array_equal(found.weights()[name], array)
+        np.testing.assert_array_equal(found.as_stored()[name], array - weights(0.5)[name])
+    layer = next(entry for entry in found.arrays() if entry.name == "layer/w")
+    assert (layer.least, layer.largest) == (1.5, 1.5)  # of what is stored
+    db.model("g1").path.unlink()
+    with pytest.raises(StoreDamagedError, match="missing"):
+        found.weights()
+    assert found.as_stored().keys() == weights(2.0).keys()
 
 
 def test_a_model_is_named_in_many_ways(db: ModelDB) -> None:

@@ -13,7 +13,20 @@ from fl_main.db.retention import Stored, choose
 from fl_main.errors import StoreError
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from fl_main.store import ModelKind, RunStatus, TagRecord, TaskStatus, Verdict
-from tests.db.building import LAYOUT, RUN, RUN_ID, agent, answer, ask, model, stage, task, train, update
+from tests.db.building import (
+    LAYOUT,
+    RUN,
+    RUN_ID,
+    agent,
+    answer,
+    answer_delta,
+    ask,
+    model,
+    stage,
+    task,
+    train,
+    update,
+)
 
 
 def keeping(**retention: object) -> DatabaseSettings:
@@ -88,6 +101,25 @@ def test_what_is_still_needed_stays(folder: Path) -> None:
         )
         assert store.prune() == 6 * LAYOUT.nbytes
     assert stored_ids(folder) == {"initial", "g1", "g2", "g3", *local, "waiting", "channel"}
+    assert verify_database(folder) == []
+
+
+@pytest.mark.parametrize("retention", [{"keep": "rounds", "rounds": 1}, {"keep": "bytes", "bytes": 1}])
+def test_a_delta_and_its_base_stay_until_it_counts(folder: Path, retention: dict[str, object]) -> None:
+    """Bases are global models, and those never go; nor does that of a task that is still open."""
+    with ModelStore(folder, keeping(**retention)) as store:
+        train(store, rounds=4)
+        asked = task("open", "b", status=TaskStatus.OPEN, model_id="g2")
+        first, second = (
+            answer_delta(store, name, "c", value, "g1") for name, value in (("t", 2.0), ("u", 3.0))
+        )
+        store.commit([asked, replace(first, counted_in=4, staleness=3)], 160.0)
+        store.prune()
+        assert {"d-u", "g1", "g2"} <= stored_ids(folder)  # old as its round is
+        store.commit([replace(second, counted_in=4, staleness=3)], 170.0)
+        assert store.prune() == 2 * LAYOUT.nbytes  # the agent's both models of that round
+        assert {"g1", "g2"} <= stored_ids(folder)
+        assert not {"d-t", "d-u"} & stored_ids(folder)
     assert verify_database(folder) == []
 
 

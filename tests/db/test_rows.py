@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from fl_main.db import ModelStore, rows, schema
 from fl_main.db.batch import upsert
-from fl_main.store import AgentRecord, MetricRecord, RunRecord, StepRecord, TaskRecord, UpdateRecord
+from fl_main.store import (
+    AgentRecord,
+    MetricRecord,
+    RoundRecord,
+    RunRecord,
+    StepRecord,
+    TaskRecord,
+    UpdateRecord,
+)
 from tests.db.building import RUN
 
 text = st.text(st.characters(codec="utf-8"), max_size=10)
@@ -55,7 +63,7 @@ def records(record: type[Any]) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize(
-    "record", [RunRecord, StepRecord, TaskRecord, UpdateRecord, MetricRecord, AgentRecord]
+    "record", [RunRecord, RoundRecord, StepRecord, TaskRecord, UpdateRecord, MetricRecord, AgentRecord]
 )
 @given(data=st.data())
 def test_a_record_comes_back_from_its_row(record: type[Any], data: st.DataObject) -> None:

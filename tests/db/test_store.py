@@ -26,7 +26,18 @@ from fl_main.errors import (
     StoreVersionError,
 )
 from fl_main.settings import DatabaseSettings
-from fl_main.store import EventRecord, MetricRecord, ModelKind, Phase, Record, Store, TaskStatus, Verdict
+from fl_main.store import (
+    AgentPast,
+    EventRecord,
+    MetricRecord,
+    ModelKind,
+    Phase,
+    Record,
+    RunStatus,
+    Store,
+    TaskStatus,
+    Verdict,
+)
 from fl_main.training import Kind
 from fl_main.weights import Layout, pack
 from tests.db.building import (
@@ -35,6 +46,7 @@ from tests.db.building import (
     RUN_ID,
     agent,
     answer,
+    answer_delta,
     ask,
     begin,
     model,
@@ -135,6 +147,47 @@ def test_late_tasks_and_uncounted_updates_outlive_their_round(store: ModelStore)
     (snapshot,) = store.snapshots()
     assert late in snapshot.tasks
     assert snapshot.updates == (uncounted,)
+
+
+def test_the_bases_of_uncounted_updates_come_back(store: ModelStore) -> None:
+    train(store, rounds=3)
+    answer_delta(store, "late", "a", 2.0, base="g1")
+    (snapshot,) = store.snapshots()
+    assert snapshot.models.keys() == {"g3", "d-late", "g1"}
+    assert (snapshot.models["d-late"].form, snapshot.models["g1"].form) == ("delta", "full")
+
+
+def test_two_answers_to_one_base_wait_in_the_order_in_which_they_came(store: ModelStore) -> None:
+    train(store, rounds=1)
+    first, second = (answer_delta(store, task_id, "a", 2.0, "g1") for task_id in ("t9", "t5"))
+    (snapshot,) = store.snapshots()
+    assert snapshot.updates == (first, second)
+
+
+def test_what_agents_did_comes_back(store: ModelStore) -> None:
+    begin(store, "abc")
+    given = [task(f"t{n}", "a", assigned_s=10.0 * n, status=TaskStatus.ANSWERED) for n in range(1, 8)]
+    took = [update(f"t{n}", "a", received_s=10.0 * n + n) for n in range(1, 8)]
+    took[2] = replace(took[2], verdict=Verdict.DISCARDED, reason="late")
+    measured = task("e", "a", kind=Kind.EVALUATE, assigned_s=99.0, status=TaskStatus.ANSWERED)
+    accuracy = update("e", "a", kind=Kind.EVALUATE, received_s=100.0)
+    store.commit([*given, *took, measured, accuracy, task("u", "b", assigned_s=5.0)], 120.0)
+    (snapshot,) = store.snapshots()
+    assert snapshot.past == {
+        "a": AgentPast(7, 70.0, (2.0, 4.0, 5.0, 6.0, 7.0)),  # the third was not accepted
+        "b": AgentPast(1, 5.0, ()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "is_known"), [(RunStatus.FINISHED, False), (RunStatus.STOPPED, True), (RunStatus.FAILED, True)]
+)
+def test_what_agents_did_comes_back_while_a_run_may_go_on(
+    store: ModelStore, status: RunStatus, is_known: bool
+) -> None:
+    train(store, rounds=1)
+    store.commit([replace(RUN, model_id="g1", round_id=1, status=status)], 150.0)
+    assert bool(store.snapshots()[0].past) == is_known
 
 
 def test_a_stored_model_is_read_as_it_was_sent(store: ModelStore) -> None:
@@ -491,7 +544,7 @@ def test_a_newer_database_is_refused(folder: Path) -> None:
     ModelStore(folder).close()
     with tampering(folder) as connection:
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
-    with pytest.raises(StoreVersionError, match=r"schema version 99, .* knows up to 1; install the newer"):
+    with pytest.raises(StoreVersionError, match=r"schema version 99, .* knows up to 2; install the newer"):
         ModelStore(folder)
 
 

@@ -49,7 +49,7 @@ ALTERED = [
     ("UPDATE agents SET left_at = 5 WHERE agent_id = 'b'", f"agents b of run {RUN_ID}"),
     ("UPDATE meta SET value = 'someone' WHERE key = 'made_by'", "meta made_by"),
     ("INSERT INTO meta VALUES ('more', '1')", "meta more"),
-    ("UPDATE migrations SET name = 'x'", "migrations"),
+    ("UPDATE migrations SET name = 'x' WHERE version = 1", "migrations"),
 ]
 
 

@@ -1,9 +1,12 @@
 """A model database in memory: applies records, and returns what a restart would find."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fl_main.store import (
+    PAST,
+    AgentPast,
     AgentRecord,
     EventRecord,
     MetricRecord,
@@ -29,6 +32,10 @@ def key_of(update: UpdateRecord) -> UpdateKey:
     return update.task_id, update.agent_id, tuple(sorted(update.digests.items()))
 
 
+def _metric_key(record: MetricRecord) -> tuple[object, ...]:
+    return record.round_id, record.model_id, record.source, record.agent_id, record.name
+
+
 class MemoryStore:
     """One run's records; every commit keeps the rules that the real database has as constraints."""
 
@@ -39,9 +46,11 @@ class MemoryStore:
         self.last_step: StepRecord | None = None
         self.tasks: dict[str, TaskRecord] = {}
         self.updates: dict[UpdateKey, UpdateRecord] = {}
+        self._answers: dict[str, dict[UpdateKey, None]] = {}  # of each task
         self.models: dict[str, ModelRecord] = {}
         self.tags: dict[str, str] = {}
         self.metrics: list[MetricRecord] = []
+        self._metrics: Counter[tuple[object, ...]] = Counter()
         self.agents: dict[str, AgentRecord] = {}
         self.events: list[EventRecord] = []
 
@@ -49,7 +58,8 @@ class MemoryStore:
         """Apply records in their order."""
         for record in records:
             self._apply(record)
-        self._check()
+        for record in records:
+            self._check(record)
 
     def _apply(self, record: Record) -> None:
         if isinstance(record, RunRecord):
@@ -62,6 +72,7 @@ class MemoryStore:
             self.tasks[record.task_id] = record
         elif isinstance(record, UpdateRecord):
             self.updates[key_of(record)] = record
+            self._answers.setdefault(record.task_id, {})[key_of(record)] = None
         elif isinstance(record, ModelRecord):
             assert record.model_id not in self.models, "a model is stored once"
             stored = replace(record, payload=replace(record.payload, staged=None))
@@ -70,25 +81,29 @@ class MemoryStore:
             self.tags[record.tag] = record.model_id
         elif isinstance(record, MetricRecord):
             self.metrics.append(record)
+            self._metrics[_metric_key(record)] += 1
         elif isinstance(record, AgentRecord):
             self.agents[record.agent_id] = record
         else:
             self.events.append(record)
 
-    def _check(self) -> None:
-        accepted = [update.task_id for update in self.updates.values() if update.verdict is Verdict.ACCEPTED]
-        assert len(accepted) == len(set(accepted)), "a task has one accepted update"
-        for update in self.updates.values():
-            assert update.counted_in is None or update.verdict is Verdict.ACCEPTED
-            assert update.model_id is None or update.model_id in self.models
-        for model_id in (self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()):
-            assert model_id is None or model_id in self.models
-        for task in self.tasks.values():
-            assert task.model_id is None or task.model_id in self.models
+    def _check(self, record: Record) -> None:
+        if isinstance(record, UpdateRecord):
+            accepted = [u for u in self.answers(record.task_id) if u.verdict is Verdict.ACCEPTED]
+            assert len(accepted) <= 1, "a task has one accepted update"
+            assert record.counted_in is None or record.verdict is Verdict.ACCEPTED
+            assert record.model_id is None or record.model_id in self.models
+        elif isinstance(record, RunRecord):
+            for model_id in (record.model_id, record.statistics_id, *record.state_ids.values()):
+                assert model_id is None or model_id in self.models
+        elif isinstance(record, TaskRecord):
+            assert record.model_id is None or record.model_id in self.models
+        elif isinstance(record, MetricRecord):
+            assert self._metrics[_metric_key(record)] == 1, "a metric is measured once by an agent"
 
     def answers(self, task_id: str) -> list[UpdateRecord]:
         """Return all updates that came for a task, in their order."""
-        return [update for update in self.updates.values() if update.task_id == task_id]
+        return [self.updates[key] for key in self._answers.get(task_id, ())]
 
     def find_task(self, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
         """Return a task and its first recorded answer."""
@@ -117,7 +132,22 @@ class MemoryStore:
             tuple(updates),
             self._models(tasks, updates),
             tuple(self.agents.values()),
+            {agent_id: self._past(agent_id) for agent_id in self.agents},
         )
+
+    def _past(self, agent_id: str) -> AgentPast:
+        given = [
+            task for task in self.tasks.values() if task.agent_id == agent_id and task.kind is Kind.TRAIN
+        ]
+        took_s = [
+            update.received_s - self.tasks[update.task_id].assigned_s
+            for update in self.updates.values()
+            if update.agent_id == agent_id
+            and update.kind is Kind.TRAIN
+            and update.verdict is Verdict.ACCEPTED
+        ]
+        asked_s = max((task.assigned_s for task in given), default=None)
+        return AgentPast(len(given), asked_s, tuple(took_s[-PAST:]))
 
     def _is_of(self, task: TaskRecord, step: StepRecord | None) -> bool:
         return step is not None and (
@@ -130,6 +160,8 @@ class MemoryStore:
         wanted = {self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()}
         wanted.update(task.model_id for task in tasks)
         wanted.update(update.model_id for update in updates)
+        locals_ = [self.models[update.model_id] for update in updates if update.model_id]
+        wanted.update(model.parents[0][0] for model in locals_ if model.parents)
         return {model_id: model for model_id, model in self.models.items() if model_id in wanted}
 
 

@@ -127,16 +127,25 @@ class Story:
         held: tuple[str, ...] = (),
         kinds: tuple[str, ...] = ALL_KINDS,
         layout: Layout | None = None,
+        poll_s: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> list[Effect]:
         found: list[Effect] = []
         for agent in agents:
-            found += self.tell(AgentJoined(agent, agent.upper(), kinds, layout=layout, held=held))
+            found += self.tell(
+                AgentJoined(agent, agent.upper(), kinds, attributes or {}, layout, held, poll_s=poll_s)
+            )
         return found
 
-    def gather(self, *agents: str) -> None:
+    def visit(self, agent: str, poll_s: float, held: tuple[str, ...] = ()) -> list[Effect]:
+        """Let an agent that polls come, hear what there is for it, and hang up."""
+        found = self.join(agent, poll_s=poll_s, held=held)
+        return found + self.leave(agent)
+
+    def gather(self, *agents: str, **facts: Any) -> None:
         """Let all of them join before anything begins."""
         self.steer("pause")
-        self.join(*agents)
+        self.join(*agents, **facts)
         self.steer("resume")
 
     def leave(self, agent: str, *, for_good: bool = False) -> list[Effect]:

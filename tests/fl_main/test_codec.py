@@ -90,7 +90,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "fetch": {"layout": st.none() | digests},
-    "assign": {"deadline_s": st.none() | finite},
+    "join": {"poll_s": st.none() | st.floats(1e-3, 1e9)},
+    "assign": {"deadline_s": st.none() | finite, "form": st.sampled_from(["full", "delta"])},
     "decline": {"code": st.sampled_from(["policy", "skipped", "error", "unsupported", "lost"])},
     "refuse": {"code": names},
     "verdict": {"verdict": st.sampled_from(["accepted", "rejected", "discarded"])},

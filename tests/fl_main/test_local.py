@@ -9,7 +9,8 @@ import pytest
 import fl_main.local
 from fl_main import Evaluation, TrainResult, run_local
 from fl_main.errors import RunFailedError, SettingsError, WeightsError
-from fl_main.local import LocalTask
+from fl_main.local import LocalRound, LocalTask
+from fl_main.settings import RunSettings
 from fl_main.strategies import Block, FedAvg
 from fl_main.weights import Array
 from tests.fl_main.strategies.test_fold import Momentum
@@ -168,7 +169,9 @@ def test_memory_does_not_grow_with_the_rounds() -> None:
         return loss(weights, site)
 
     sites = some_sites({"a": 5, "b": 15})
-    settings = fl_main.local._settings(sites, 20, {"rate": 0.1}, watched, None, "fedavg", None, 0)
+    settings = RunSettings.model_validate(
+        {"name": "local", "config": {"rate": 0.1}, "end": {"rounds": 20}, "evaluate": {"every": 1}}
+    )
     driver = fl_main.local._LocalDriver(settings, one_step, sites, watched, None)
     driver.run({"w": np.zeros(3)})
     assert sizes == [1] * 40  # the model that is measured, the base of the next round
@@ -227,3 +230,74 @@ def test_what_is_no_array_is_a_weights_error() -> None:
 def test_settings_out_of_range_are_settings_errors(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         run_local(good, **{"sites": {"a": 0}, "initial_weights": {"w": np.zeros(1)}, **options})
+
+
+# --- modes, in virtual time ----------------------------------------------------------------
+
+
+def plus_one(task: LocalTask) -> TrainResult:
+    return TrainResult({"w": task.weights["w"] + 1}, 1)
+
+
+def in_virtual_time(mode: str, times: dict[str, float], rounds: int, **of_round: object) -> list[LocalRound]:
+    """Let sites that take these times add one to a weight; return what came of the rounds."""
+    made: list[LocalRound] = []
+    run_local(
+        plus_one,
+        dict.fromkeys(times),
+        {"w": np.zeros(1)},
+        rounds=rounds,
+        settings={"mode": mode, "round": {"min_agents": 2, "min_updates": 2, **of_round}},
+        seconds=lambda site, number: times[site],
+        on_round=made.append,
+    )
+    return made
+
+
+def test_a_sync_round_takes_as_long_as_its_slowest_site_and_the_fast_one_is_idle() -> None:
+    first, second = in_virtual_time("sync", {"fast": 1.0, "slow": 10.0}, 2)
+    assert (first.time_s, second.time_s) == (10.0, 20.0)
+    assert (first.busy_s, first.wasted_s, first.idle_s) == (11.0, 0.0, 9.0)
+    assert (second.busy_s, second.wasted_s, second.idle_s) == (11.0, 0.0, 9.0)
+
+
+def test_an_async_run_goes_on_with_the_fast_site_and_counts_the_slow_one_when_it_comes() -> None:
+    rounds = in_virtual_time("async", {"fast": 1.0, "slow": 10.5}, 6, buffer=2)
+    assert [made.time_s for made in rounds] == [2.0, 4.0, 6.0, 8.0, 10.0, 11.0]
+    assert [list(made.staleness) for made in rounds] == [[0, 0]] * 5 + [[0, 5]]
+    assert all(made.idle_s == 0 for made in rounds)
+    # Each fresh update adds 1; in the last buffer one counts 1, the other 1/√(1 + 5); halved by K.
+    last = 5 + (1 + 6**-0.5) / 2
+    assert [made.weights["w"][0] for made in rounds] == pytest.approx([1, 2, 3, 4, 5, last])
+
+
+def test_a_semi_sync_round_counts_what_was_late_in_the_one_before() -> None:
+    rounds = in_virtual_time("semi-sync", {"a": 1.0, "b": 1.0, "slow": 1.5}, 2, buffer=2)
+    assert [made.time_s for made in rounds] == [1.0, 2.0]
+    assert [sorted(made.staleness) for made in rounds] == [[0, 0], [0, 1]]
+
+
+def test_a_deadline_passes_in_virtual_time() -> None:
+    [made] = in_virtual_time("sync", {"a": 1.0, "b": 1.0, "asleep": 1e6}, 1, deadline_s=60.0)
+    assert made.time_s == 60.0
+    assert (made.busy_s, made.idle_s) == (2.0, 118.0)
+
+
+def test_config_may_depend_on_the_measured_time_of_a_site() -> None:
+    seen: dict[str, list[int]] = {"fast": [], "usual": [], "slow": []}
+    times = {"fast": 1.0, "usual": 2.0, "slow": 10.0}
+
+    def noted(task: LocalTask) -> TrainResult:
+        seen[task.site].append(task.config["epochs"])
+        return plus_one(task)
+
+    run_local(
+        noted,
+        dict.fromkeys(times),
+        {"w": np.zeros(1)},
+        rounds=2,
+        config={"epochs": 5},
+        settings={"config_for": [{"where": "slowness > 2", "config": {"epochs": 1}}]},
+        seconds=lambda site, number: times[site],
+    )
+    assert seen == {"fast": [5, 5], "usual": [5, 5], "slow": [5, 1]}

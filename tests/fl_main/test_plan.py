@@ -1,14 +1,12 @@
-"""What comes next in a run, who is asked, and when it ends."""
+"""What comes next in a run, and when it ends."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fl_main.plan import Step, choose_cohort, derive_id, derive_seed, end_reason, is_better, next_step
-from fl_main.settings import CohortSettings, RunSettings, TargetSettings
+from fl_main.plan import Step, derive_id, derive_seed, end_reason, is_better, next_step
+from fl_main.settings import RunSettings, TargetSettings
 from fl_main.store import Phase, RunRecord, RunStatus
 from fl_main.training import Kind
 
@@ -100,51 +98,6 @@ def test_better_is_strictly_less_or_more() -> None:
     assert is_better(5.0, None, least)
     assert [is_better(value, 1.0, least) for value in (0.9, 1.0, 1.1)] == [True, False, False]
     assert [is_better(value, 1.0, most) for value in (0.9, 1.0, 1.1)] == [False, False, True]
-
-
-# --- cohorts -----------------------------------------------------------------------------
-
-agents = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=30, unique=True)
-rules = st.builds(
-    CohortSettings,
-    rule=st.sampled_from(["all", "fraction", "number"]),
-    fraction=st.floats(0.01, 1),
-    number=st.integers(1, 40),
-)
-
-
-@given(agents, rules, st.integers(0, 2**63 - 1), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_a_cohort_follows_from_seed_and_eligible_agents_in_any_order(
-    eligible: list[str], rule: CohortSettings, seed: int, least: int, rng: Any
-) -> None:
-    shuffled = list(eligible)
-    rng.shuffle(shuffled)
-    cohort, words = choose_cohort(eligible, rule, seed, least)
-    assert choose_cohort(shuffled, rule, seed, least) == (cohort, words)
-    assert list(cohort) == sorted(set(cohort))
-    assert set(cohort) <= set(eligible)
-    assert len(cohort) >= min(least, len(eligible))
-
-
-def test_a_fraction_is_rounded_and_at_least_one() -> None:
-    def size(fraction: float, eligible: int, least: int = 1) -> int:
-        rule = CohortSettings(rule="fraction", fraction=fraction)
-        return len(choose_cohort([str(i) for i in range(eligible)], rule, 0, least)[0])
-
-    assert [size(0.1, 20), size(0.26, 10), size(0.01, 10), size(1.0, 3)] == [2, 3, 1, 3]
-    assert size(0.1, 20, least=5) == 5
-
-
-def test_a_number_is_capped_by_who_is_there() -> None:
-    rule = CohortSettings(rule="number", number=3)
-    assert choose_cohort("ab", rule, 0)[0] == ("a", "b")
-    assert len(choose_cohort("abcdef", rule, 0)[0]) == 3
-
-
-def test_another_seed_draws_another_cohort() -> None:
-    rule = CohortSettings(rule="number", number=5)
-    eligible = [f"agent-{number:02}" for number in range(20)]
-    assert len({choose_cohort(eligible, rule, seed)[0] for seed in range(10)}) == 10
 
 
 def test_seeds_and_ids_follow_from_the_place_in_the_run() -> None:

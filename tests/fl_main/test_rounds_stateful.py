@@ -17,7 +17,9 @@ from tests.fl_main.story import Story, payload, run_settings
 
 AGENTS = "abcd"
 agents = st.sampled_from(AGENTS)
-BEGINNINGS_OF_REASONS = ("round ", "stopped by", "the run is ", "late: ", "its task was ")
+SLEEPERS = "cd"  # they may poll
+POLL_S = 8.0
+BEGINNINGS_OF_REASONS = ("round ", "stopped by", "the run is ", "late: ", "its task was ", "stale: ")
 
 
 class Runs(RuleBasedStateMachine):
@@ -26,12 +28,24 @@ class Runs(RuleBasedStateMachine):
     sent: Bundle[Offered] = Bundle("sent")
 
     @initialize(
+        mode=st.sampled_from(["sync", "semi-sync", "async"]),
         quorum=st.sampled_from([0.3, 0.5, 1.0]),
-        late=st.sampled_from(["discard", "count"]),
+        buffer=st.sampled_from([None, 2, 3]),
+        most=st.sampled_from([None, 0, 1]),
+        over_selection=st.sampled_from([1.0, 1.5]),
+        adaptive=st.sampled_from([None, 2.0]),
+        polling=st.booleans(),
         min_agents=st.integers(1, 3),
         grace_s=st.sampled_from([0.0, 3.0]),
         rejoin_s=st.sampled_from([0.0, 5.0]),
-        cohort=st.sampled_from([{}, {"rule": "fraction", "fraction": 0.5}, {"rule": "number", "number": 2}]),
+        cohort=st.sampled_from(
+            [
+                {},
+                {"rule": "fraction", "fraction": 0.5},
+                {"rule": "number", "number": 2, "choose": "least_recent"},
+                {"where": 'region == "eu"'},
+            ]
+        ),
         every=st.integers(0, 2),
         rounds=st.sampled_from([2, 1000]),
         initial=st.booleans(),
@@ -39,8 +53,13 @@ class Runs(RuleBasedStateMachine):
     )
     def begin(
         self,
+        mode: str,
         quorum: float,
-        late: str,
+        buffer: int | None,
+        most: int | None,
+        over_selection: float,
+        adaptive: float | None,
+        polling: bool,
         min_agents: int,
         grace_s: float,
         rejoin_s: float,
@@ -52,7 +71,8 @@ class Runs(RuleBasedStateMachine):
     ) -> None:
         round_settings = {
             "quorum": quorum,
-            "late_updates": late,
+            "buffer": buffer if mode != "sync" else None,
+            "adaptive_deadline": adaptive if mode != "async" else None,
             "min_agents": min_agents,
             "min_updates": min(2, min_agents),
             "grace_s": grace_s,
@@ -61,8 +81,11 @@ class Runs(RuleBasedStateMachine):
             "max_failed_rounds": 1000,
         }
         chosen = run_settings(
+            mode=mode,
             round=round_settings,
-            cohort=cohort,
+            cohort=cohort
+            | ({"over_selection": over_selection} if "rule" in cohort and mode != "async" else {}),
+            staleness={"most": most},
             evaluate={"every": every, "deadline_s": 10.0},
             end={"rounds": rounds},
             statistics=statistics,
@@ -70,22 +93,26 @@ class Runs(RuleBasedStateMachine):
         self.story = Story(chosen, initial=initial)
         self.work: dict[str, dict[str, TaskRecord]] = {agent: {} for agent in AGENTS}
         self.transfers: dict[str, Offered] = {}
-        self.present: set[str] = set()
+        self.present: set[str] = set()  # connected
+        self.polling = SLEEPERS if polling else ""
         self.counted: dict[str, int] = {}
+        self.cancelled: set[str] = set()
 
     def see(self, effects: list[Effect]) -> None:
         """Let the agents that are connected hear what concerns them."""
         for effect in effects:
             if isinstance(effect, Assign):
                 agent = effect.task.agent_id
-                assert agent in self.present, "only connected agents are given tasks"
-                self.work[agent][effect.task.task_id] = effect.task
+                assert agent in self.present or agent in self.polling, "only agents that are here get tasks"
+                if agent in self.present:
+                    self.work[agent][effect.task.task_id] = effect.task
             elif isinstance(effect, Answer):
                 self.hear(effect)
             elif isinstance(effect, Receive):
                 self.transfers[effect.offer.agent_id] = effect.offer
             elif isinstance(effect, Cancel):
                 assert effect.task_id in self.story.store.tasks
+                self.cancelled.add(effect.task_id)
 
     def hear(self, answer: Answer) -> None:
         self.work[answer.agent_id].pop(answer.task_id, None)
@@ -105,7 +132,10 @@ class Runs(RuleBasedStateMachine):
         if forgets:
             self.work[agent].clear()
         self.present.add(agent)
-        self.see(self.story.join(agent, held=tuple(self.work[agent])))
+        poll_s = POLL_S if agent in self.polling else None
+        attributes = {"region": "us" if agent == "b" else "eu"}
+        held = tuple(self.work[agent])
+        self.see(self.story.join(agent, held=held, poll_s=poll_s, attributes=attributes))
 
     @rule()
     def join_all(self) -> None:
@@ -140,6 +170,21 @@ class Runs(RuleBasedStateMachine):
         for agent in AGENTS:
             self.offer(agent, 5, 0)
             self.receive(agent)
+
+    @rule(agent=st.sampled_from(SLEEPERS))
+    def visit(self, agent: str) -> None:
+        """An agent that polls comes, takes what there is, and hangs up; others lose their connection."""
+        self.join(agent, False)
+        self.leave(agent, False)
+
+    @rule()
+    def obey(self) -> None:
+        """Agents stop working on what was cancelled."""
+        for agent in self.present:
+            for task_id in self.cancelled & self.work[agent].keys():
+                self.story.assigned[agent] = self.work[agent].pop(task_id)
+                self.transfers.pop(agent, None)
+                self.see(self.story.decline(agent, "lost"))
 
     @rule(offer=sent, other=st.booleans(), arrived=st.booleans())
     def repeat(self, offer: Offered, other: bool, arrived: bool) -> None:
@@ -248,13 +293,12 @@ class Runs(RuleBasedStateMachine):
             wakeup = machine.next_wakeup()
             assert wakeup is not None
             assert at < wakeup
+            assert all(at < member.gone_at for member in machine.members.values())
         elif machine.run.phase is Phase.AGGREGATING:
             assert len(self.story.folds) == 1
         else:
             step = next_step(machine.run, machine.settings)
-            able = [a for a in self.present if machine.members[a].task_id is None]
-            needed = 1 if step.kind in (Kind.INITIALISE, Kind.EVALUATE) else machine.settings.round.min_agents
-            assert len(able) < needed, "a step that could begin has begun"
+            assert not machine.need(step.kind).is_met, "a step that could begin has begun"
             if step.kind is Kind.EVALUATE:
                 assert machine.next_wakeup() is not None
 
@@ -303,6 +347,50 @@ class Runs(RuleBasedStateMachine):
         assert len(waiting) == len(set(waiting))
 
     @invariant()
+    def indexes_say_what_is_so(self) -> None:
+        machine = self.story.machine
+        here = {agent: member for agent, member in machine.members.items() if member.is_present}
+        assert set(machine._free) == {agent for agent, member in here.items() if member.task_id is None}
+        assert machine._busy == len(here) - len(machine._free)
+        hung_up = {agent for agent, member in here.items() if member.hung_up_at is not None}
+        assert set(machine._hung_up) == hung_up
+        assert set(here) == hung_up | self.present - hung_up
+        unanswered = {
+            task.task_id: task.agent_id
+            for task in self.story.store.tasks.values()
+            if task.status in (TaskStatus.OPEN, TaskStatus.LATE)
+        }
+        assert machine.unanswered == unanswered
+        assert all(machine.tasks[task_id] == self.story.store.tasks[task_id] for task_id in unanswered)
+        waiting = {
+            update.task_id
+            for update in self.story.store.updates.values()
+            if update.verdict is Verdict.ACCEPTED and update.counted_in is None and update.kind is Kind.TRAIN
+        }
+        assert set(machine._ready[Kind.TRAIN]) == waiting
+
+    @invariant()
+    def what_may_still_be_answered_has_its_base(self) -> None:
+        machine = self.story.machine
+        bases = {machine.tasks[task_id].model_id for task_id in machine.unanswered}
+        bases |= {machine.base_of(update) for update in machine.ready(Kind.TRAIN)}
+        assert bases - {None} <= machine.models.keys()
+
+    @invariant()
+    def the_agents_time_is_not_negative(self) -> None:
+        for record in self.story.store.rounds.values():
+            assert min(record.busy_s, record.wasted_s, record.idle_s) >= 0.0
+
+    @invariant()
+    def whoever_is_free_has_something_to_do(self) -> None:
+        machine, run = self.story.machine, self.story.run
+        if not machine.is_async or run.status is not RunStatus.RUNNING or run.phase is not Phase.COLLECTING:
+            return
+        if run.kind is Kind.TRAIN and machine.settings.cohort.rule == "all":
+            free = {agent for agent in machine.eligible(Kind.TRAIN) if agent in self.present}
+            assert all(machine._is_spared(agent) for agent in free)
+
+    @invariant()
     def memory_is_bounded(self) -> None:
         machine = self.story.machine
         assert len(machine.tasks) <= 4 * len(AGENTS)
@@ -320,11 +408,13 @@ class Runs(RuleBasedStateMachine):
             for agent in AGENTS:
                 self.leave(agent, for_good=False)
                 self.join(agent, forgets=True)
-            for _ in range(12):
+            for number in range(24):
+                self.obey()
                 self.all_answer()
                 while story.folds:
                     self.fold(fails=False)
-                self.wake_up()
+                if number % 2:
+                    self.wake_up()
             assert story.run.rounds_done > done or story.run.status.is_over
         self.nothing_accepted_is_lost()
 

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,20 @@ from click.testing import CliRunner, Result
 from fl_main.settings_cli import settings
 from fl_main.settings_files import load_run
 from fl_main.settings_reference import KINDS, json_schema
+
+OWN_CODE = """
+from fl_main.strategies import FedAvg
+
+class Scaffold(FedAvg):
+    modes = ("sync",)
+    why_not = "its control variates hold for one base"
+
+def oldest(candidates, seed):
+    return []
+
+def number():
+    return 5
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +61,38 @@ def test_check_follows_the_files_that_a_file_names() -> None:
         "error: tls.certificate: c.pem: no such file",
         "error: tls.key: k.pem: no such file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (
+            "strategy: own_code:Scaffold\nmode: semi-sync",
+            "mode: semi-sync: the strategy own_code:Scaffold is not valid in it: its control variates hold "
+            "for one base; give mode: sync, or another strategy",
+        ),
+        ("strategy: own_code:Nix", "strategy: 'own_code:Nix' cannot be imported: module 'own_code' has no "
+            "attribute 'Nix'"),
+        ("strategy: own_code:oldest", "strategy_options: own_code:oldest: missing 2 required positional "
+            "arguments: 'candidates' and 'seed'; its options: candidates, seed"),
+        ("strategy: own_code:number", "strategy: own_code:number gives int, not a Strategy"),
+        ("cohort: {rule: own_code:nix}", "cohort.rule: 'own_code:nix' cannot be imported: module 'own_code' "
+            "has no attribute 'nix'"),
+    ],
+)  # fmt: skip
+def test_check_looks_at_the_code_that_a_run_names(
+    monkeypatch: pytest.MonkeyPatch, text: str, mistake: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_code", raising=False)
+    Path("own_code.py").write_text(OWN_CODE)
+    Path("good.yaml").write_text("name: a\nstrategy: own_code:Scaffold\ncohort: {rule: own_code:oldest}")
+    assert invoke("check", "good.yaml").stdout == "good.yaml: run settings, no mistakes\n"
+    Path("run.yaml").write_text(f"name: a\n{text}")
+    Path("aggregator.yaml").write_text("runs: [good.yaml, run.yaml]")
+    for file in ("run.yaml", "aggregator.yaml"):
+        result = invoke("check", file)
+        assert (result.exit_code, result.stderr) == (2, f"error: run.yaml: {mistake}\n")
 
 
 def test_kind_can_be_said() -> None:

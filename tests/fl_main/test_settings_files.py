@@ -86,7 +86,8 @@ def test_a_section_with_nothing_in_it_means_its_defaults() -> None:
         ("best: {direction: up}", "best.direction: 'up' is not allowed: must be min or max"),
         (
             "cohort: {rule: some}",
-            "cohort.rule: 'some' is not allowed: must be all, fraction or number",
+            "cohort.rule: 'some' is not allowed: "
+            "must be text that is all, fraction, number or package.module:function",
         ),
         ("config: [1]", "config: [1] is not allowed: must be a mapping"),
         ("config: {a: [1, .inf]}", "config: a.1 is inf, which is not a finite number"),
@@ -95,6 +96,64 @@ def test_a_section_with_nothing_in_it_means_its_defaults() -> None:
             "config: a.b is a whole number of more than 64 bits",
         ),
         ("round: {min_agents: 1}", "round: min_updates (2) is larger than min_agents (1)"),
+        (
+            "round: {buffer: 5}",
+            "round.buffer is for the modes semi-sync and async: leave it out, or give mode; "
+            "what ends a round of mode sync early is round.quorum",
+        ),
+        (
+            "mode: semi-sync\nround: {buffer: 1}",
+            "round.buffer (1) is smaller than round.min_updates (2), below which no model is published: "
+            "make them equal",
+        ),
+        (
+            "mode: async\nround: {adaptive_deadline: 2}",
+            "round.adaptive_deadline is for the modes sync and semi-sync, whose rounds wait for a cohort: "
+            "leave it out in mode async",
+        ),
+        (
+            "mode: async\ncohort: {rule: number, over_selection: 1.3}",
+            "cohort.over_selection is for the modes sync and semi-sync, whose rounds ask a cohort: "
+            "leave it out in mode async",
+        ),
+        (
+            "cohort: {over_selection: 1.3}",
+            "cohort: over_selection (1.3) is for the rules fraction and number, which say how many answers "
+            "are wanted: leave it out with rule all",
+        ),
+        (
+            "cohort: {over_selection: 0.9}",
+            "cohort.over_selection: 0.9 is not allowed: must be at least 1 and at most 10",
+        ),
+        (
+            "cohort: {where: region = 5}",
+            "cohort.where: 'region = 5' is not a condition (invalid syntax); e.g. region == \"eu\" and gpu",
+        ),
+        ("staleness: {a: 0}", "staleness.a: 0 is not allowed: must be greater than 0 and at most 20"),
+        (
+            "config_for: {where: gpu}",
+            'config_for: {"where": "gpu"} is not allowed: must be a list, each a section',
+        ),
+        ("config_for: [5]", "config_for.0: 5 is not allowed: must be a section"),
+        ("config_for: [{where: 5, config: {}}]", "config_for.0.where: 5 is not allowed: must be text"),
+        (
+            "config_for: [{where: f(1), config: {}}]",
+            "config_for.0.where: 'f(1)' is not part of a condition, which is made of names of attributes, "
+            "numbers, texts in quotes, lists, comparisons, and, or, not, in",
+        ),
+        (
+            "config_for: [{config: {}}]",
+            "config_for.0.where is missing: which agents: by their attributes, or slowness > 2 (of the usual "
+            "time of all)",
+        ),
+        (
+            "config_for: [{where: gpu, config: {}, konfig: 5}]",
+            "unknown key 'config_for.0.konfig'; did you mean 'config'?",
+        ),
+        (
+            "config_for: [{where: gpu, config: {a: .nan}}]",
+            "config_for.0.config: a is nan, which is not a finite number",
+        ),
         ("initial: {file: a, model: b}", "initial: give a file or a model, not both"),
         ("name: b", "line 2, column 1: not valid YAML: key 'name' stands here a second time"),
         ("1: b", "line 2, column 1: not valid YAML: a key must be text: put it in quotes"),

@@ -341,7 +341,7 @@ def test_an_idle_agent_hears_what_the_run_waits_for() -> None:
 
 
 def test_an_agent_with_work_of_a_past_round_says_so() -> None:
-    late = story_of("abc", round={"quorum": 0.6, "late_updates": "count"})
+    late = story_of("abc", mode="semi-sync", round={"quorum": 0.6})
     late.answer("a", "b")
     assert agent_of(late, "c").what.startswith(
         "still at work on round 1, which is over; its update may count"
@@ -406,7 +406,7 @@ def test_a_task_says_what_became_of_it() -> None:
 
 
 def test_a_task_of_a_round_that_is_over_is_late_or_cancelled() -> None:
-    late = story_of("abc", round={"quorum": 0.6, "late_updates": "count"})
+    late = story_of("abc", mode="semi-sync", round={"quorum": 0.6})
     late.answer("a", "b")
     assert task_of(late, "c").what == "late: its round is over; an update may count in a later one"
     old = story_of("abc", round={"quorum": 0.6})
@@ -417,7 +417,7 @@ def test_a_task_of_a_round_that_is_over_is_late_or_cancelled() -> None:
 
 
 def test_an_update_says_whether_and_where_it_counts() -> None:
-    story = story_of("abc", round={"quorum": 0.6, "late_updates": "count"})
+    story = story_of("abc", mode="semi-sync", round={"quorum": 0.6})
     story.answer("a")
     assert update_of(story, "a").what == "stored; it counts when round 1 closes"
     first = story.assigned["c"]

@@ -6,22 +6,28 @@ Each one is a mistake that somebody might make one day, and that no ordinary tes
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from fl_main import members
 from fl_main.agent import client
+from fl_main.agent.client import Client
 from fl_main.aggregator import host
 from fl_main.aggregator.door import Door
 from fl_main.aggregator.host import RunHost
 from fl_main.aggregator.uploads import Upload
-from fl_main.db import ModelStore
+from fl_main.assignments import Assignments
+from fl_main.db import ModelStore, retention
 from fl_main.db.files import StagedFile
 from fl_main.errors import StoreError
 from fl_main.events import Answer
-from fl_main.ledger import Outcome
-from fl_main.messages import Join
+from fl_main.ledger import Ledger, Outcome
+from fl_main.messages import Join, Nothing
 from fl_main.session import Session
-from fl_main.store import ModelRecord, Record, TaskRecord, UpdateRecord
+from fl_main.store import ModelKind, ModelRecord, Record, RunSnapshot, TaskRecord, UpdateRecord
+from fl_main.strategies.base import Contribution
+from fl_main.training import Kind
 
 Plant = Callable[[ExitStack], None]
 BUGS: dict[str, Plant] = {}
@@ -181,3 +187,118 @@ def staging_left_behind(stack: ExitStack) -> None:
 def unordered_messages(stack: ExitStack) -> None:
     """A message that came twice, or too late, is taken as if nothing were wrong."""
     stack.enter_context(patch.object(Session, "_require_next", lambda self, number: None))
+
+
+# --- of the modes semi-sync and async, and of agents that poll -------------------------------
+
+
+@bug
+def staleness_off_by_one(stack: ExitStack) -> None:
+    """What an update counts is found out after the new model was numbered, not before."""
+    contribution_of = Ledger.contribution_of
+
+    def one_more(self: Ledger, update: UpdateRecord) -> Contribution:
+        return contribution_of(self, replace(update, version=update.version - 1))
+
+    stack.enter_context(patch.object(Ledger, "contribution_of", one_more))
+
+
+@bug
+def late_counted_twice(stack: ExitStack) -> None:
+    """A late update stays in the buffer when it was counted."""
+    index = Ledger._index
+
+    def kept(self: Ledger, update: UpdateRecord) -> None:
+        if update.counted_in is None or not update.staleness:
+            index(self, update)
+
+    stack.enter_context(patch.object(Ledger, "_index", kept))
+
+
+@bug
+def wrong_base(stack: ExitStack) -> None:
+    """A difference is added to the newest model, not to that which the agent started from."""
+    stack.enter_context(patch.object(Ledger, "base_of", lambda self, update: self.run.model_id))
+
+
+@bug
+def base_forgotten(stack: ExitStack) -> None:
+    """The daemon forgets a model when a newer one is there, though somebody is still at work on it."""
+    forget = Ledger._forget
+
+    def newest_only(self: Ledger) -> None:
+        forget(self)
+        for task in self.tasks.values():
+            if task.model_id != self.run.model_id:
+                self.models.pop(task.model_id or "", None)
+
+    stack.enter_context(patch.object(Ledger, "_forget", newest_only))
+
+
+@bug
+def base_let_go(stack: ExitStack) -> None:
+    """Retention lets old global models go, and does not ask who is at work on them."""
+    kinds = tuple(kind.value for kind in ModelKind if kind is not ModelKind.STATE)
+    stack.enter_context(patch.object(retention, "FROM_AGENTS", kinds))
+    stack.enter_context(patch.object(retention, "UNANSWERED", ()))
+
+
+@bug
+def buffer_lost_at_restart(stack: ExitStack) -> None:
+    """A daemon that starts again takes up the updates of the current round only."""
+    snapshots = ModelStore.snapshots
+
+    def current_only(self: ModelStore) -> list[RunSnapshot]:
+        return [
+            replace(found, updates=tuple(u for u in found.updates if u.round_id == found.run.round_id))
+            for found in snapshots(self)
+        ]
+
+    stack.enter_context(patch.object(ModelStore, "snapshots", current_only))
+
+
+@bug
+def past_lost_at_restart(stack: ExitStack) -> None:
+    """A daemon that starts again does not know what its agents did before."""
+    snapshots = ModelStore.snapshots
+
+    def without_past(self: ModelStore) -> list[RunSnapshot]:
+        return [replace(found, past={}) for found in snapshots(self)]
+
+    stack.enter_context(patch.object(ModelStore, "snapshots", without_past))
+
+
+@bug
+def stale_ones_counted(stack: ExitStack) -> None:
+    """`staleness.most` is looked at when an update comes, not when it is counted."""
+    discard = Ledger._discard_accepted
+
+    def spared(self: Ledger, update: UpdateRecord, reason: str) -> None:
+        if not reason.startswith("stale"):
+            discard(self, update, reason)
+
+    stack.enter_context(patch.object(Ledger, "_discard_accepted", spared))
+
+
+@bug
+def too_many_at_work(stack: ExitStack) -> None:
+    """Whoever is free is given a task, whatever `cohort` says of how many may be at work."""
+    stack.enter_context(patch.object(Assignments, "_chosen_now", lambda self: self.eligible(Kind.TRAIN)))
+
+
+@bug
+def forgotten_between_visits(stack: ExitStack) -> None:
+    """An agent that polls forgets what its program is at work on when it hangs up."""
+    hang_up = Client._hang_up
+
+    def forgetful(self: Client, nothing: Nothing) -> None:
+        hang_up(self, nothing)
+        self._handed_out.clear()
+
+    stack.enter_context(patch.object(Client, "_hang_up", forgetful))
+
+
+@bug
+def given_up_too_soon(stack: ExitStack) -> None:
+    """An agent that polls is taken for gone when it missed one visit."""
+    stack.enter_context(patch.object(members, "MISSED_POLLS", 1))

@@ -13,8 +13,7 @@ from fl_main.store import Record
 
 from .machine import Machine, SimDisk
 from .process import Process
-
-FULL, LOCKED = ("SQLITE_FULL", "database or disk is full"), ("SQLITE_BUSY", "database is locked")
+from .watch import Watch
 
 
 class SimStore(ModelStore):
@@ -24,8 +23,12 @@ class SimStore(ModelStore):
     state before it. That SQLite itself keeps this promise is not tested here.
     """
 
-    def __init__(self, folder: Path, settings: DatabaseSettings, machine: Machine, process: Process) -> None:
+    def __init__(
+        self, folder: Path, settings: DatabaseSettings, machine: Machine, process: Process, watch: Watch
+    ) -> None:
         self._process = process
+        self._watch = watch
+        self._place = folder
         self._machine = machine
         super().__init__(folder, settings, process.ports().wall_time, SimDisk(machine, process))
         process.at_the_end(self._abandoned)
@@ -46,7 +49,13 @@ class SimStore(ModelStore):
 
     def commit(self, records: Sequence[Record], at: float) -> None:
         super().commit(records, at)
+        self._watch.stored(self._place)
         self._process.call("just after a commit")
+
+    def prune(self) -> int:
+        freed = super().prune()
+        self._watch.stored(self._place)
+        return freed
 
     def _abandoned(self) -> None:
         """What the system does for a dead process: its files are closed, nothing is committed."""

@@ -2,19 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sqlalchemy import func, select
 
-from fl_main.db import Model, ModelDB, ModelStore, Run
+from fl_main.db import Model, ModelDB, ModelStore, Round, Run, schema
 from fl_main.db.verify import verify_database
 from fl_main.weights import Array
 
+from .formulas import FORMULAS, Part, recomputed
+from .scenario import Scenario
 from .world import Ended
 
 # Why an accepted update may come to nothing: never by a fault of ours.
-GIVEN_UP = re.compile(r"stopped by|round \d+ failed|the run is (finished|stopped|failed)")
+GIVEN_UP = re.compile(r"stopped by|stale: |round \d+ failed|the run is (finished|stopped|failed)")
 
 
 def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
@@ -33,8 +37,11 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
     with ModelDB(ended.database) as db:
         run = db.run("r")
         found += _of_run(run, ended)
+        found += _of_efforts(run)
+        found += _of_tasks(run, ended)
         found += _of_updates(run, ended)
         found += _of_models(run, ended)
+        found += _of_steps(run, ended)
         found += _of_files(run, ended)
     found += [f"the stopped daemon still holds {n} {what}" for what, n in ended.left.items() if n]
     if undisturbed is not None:
@@ -68,6 +75,26 @@ def _was_stopped(ended: Ended) -> bool:
     return bool(ended.faults_seen.get("stop"))
 
 
+def _of_efforts(run: Run) -> Iterator[str]:
+    """Nobody is busy for less than nothing, or idle for longer than the run was under way."""
+    for made in run.rounds():
+        spent = made.effort
+        if min(spent.busy_s, spent.wasted_s, spent.idle_s) < 0:
+            yield f"round {made.round_id} took less than no time: {spent}"
+    if run.effort().idle_s > run.facts.agents * run.facts.run_time_s * (1 + 1e-9):
+        yield f"{run.facts.agents} sites were idle for {run.effort().idle_s:g} s in {run.facts.run_time_s:g} s"
+
+
+def _of_tasks(run: Run, ended: Ended) -> Iterator[str]:
+    """Where an agent may answer twice on one model, it does not do the same work twice."""
+    table, number = schema.tasks, func.count()
+    query = select(table.c.agent_id, number).where(table.c.kind == "train")
+    with run._db.connect() as connection:
+        twice = connection.execute(query.group_by(table.c.agent_id, table.c.seed).having(number > 1)).all()
+    if ended.scenario.run["mode"] == "async":
+        yield from (f"{agent_id} was given {count} tasks of one seed" for agent_id, count in twice)
+
+
 def _of_updates(run: Run, ended: Ended) -> Iterator[str]:
     updates = run.updates()
     verdicts = {update.task_id: str(update.verdict) for update in updates if update.verdict == "accepted"}
@@ -77,39 +104,68 @@ def _of_updates(run: Run, ended: Ended) -> Iterator[str]:
     given_up = {u.task_id for u in updates if u.verdict == "discarded" and GIVEN_UP.match(u.reason)}
     for task_id in ended.accepted - verdicts.keys() - given_up:
         yield f"task {task_id} was answered accepted, and is not in the database"
+    able = {site.name for site in ended.scenario.sites if ended.scenario.trains(site)}
+    names = {agent.agent_id: agent.name for agent in run.agents()}
     for update in updates:
         if update.verdict == "rejected":
             yield f"an update of {update.agent_id} was rejected: {update.reason}"
         is_stored = update.verdict == "accepted" and update.kind == "train"
-        if ended.scenario.is_strict and is_stored and update.counted_in is None:
+        if is_stored and update.counted_in is None:
             yield f"the update of task {update.task_id} was accepted and never counted"
+        if update.verdict == "discarded" and not update.reason:
+            yield f"the update of task {update.task_id} was discarded without a reason"
+        if update.kind == "train" and names[update.agent_id] not in able:
+            yield f"{names[update.agent_id]} trained, which cohort.where does not let it"
 
 
 def _of_models(run: Run, ended: Ended) -> Iterator[str]:
     used: Counter[str] = Counter()
     for model in run.models("global"):
         used.update(parent.model_id for parent in model.parents)
-        if not ended.scenario.has_drift and ended.scenario.database["retention"]["keep"] == "all":
-            yield from _recomputed(run, model)
     for model_id, count in used.items():
         if count > 1:
             yield f"the update {model_id} counts in {count} models"
 
 
-def _recomputed(run: Run, model: Model) -> Iterator[str]:
-    """Compare a global model with x̄ += (n / N)(x - x̄) over its updates, in their order."""
-    examples = {update.model_id: update.num_examples for update in run.updates()}
-    mean: dict[str, Array] = {}
-    total = 0
-    for parent in model.parents:
-        count = examples[parent.model_id]
-        total += count
-        for name, array in run._db.model_by_id(parent.model_id).weights().items():
-            before = mean.get(name)
-            step = array.dtype.type(count / total)
-            mean[name] = array if before is None else before + (array - before) * step
-    if not _equal(mean, model):
-        yield f"the model of round {model.round_id} is not the mean of its updates"
+def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
+    """Hold each global model against its base, and against the updates that it was made from."""
+    scenario = ended.scenario
+    most = scenario.run["staleness"]["most"]
+    made = [round_ for round_ in run.rounds() if round_.status == "done"]
+    versions = {round_.model_id: version for version, round_ in enumerate(made)}
+    counted = {update.model_id: update for update in run.updates() if update.counted_in is not None}
+    for version, round_ in enumerate(made[1:]):
+        model = run._db.model_by_id(round_.model_id or "")
+        parts = []
+        for parent in model.parents:
+            update, local = counted[parent.model_id], run._db.model_by_id(parent.model_id)
+            origin_id = local.parents[0].model_id
+            late = version - versions[origin_id]
+            parts.append((update, local, origin_id, late))
+            if update.staleness != late:
+                yield f"task {update.task_id} is {late} versions late, not {update.staleness}"
+            if most is not None and late > most:
+                yield f"task {update.task_id} counts though it is {late} versions late"
+        if scenario.run["strategy"] in FORMULAS and scenario.database["retention"]["keep"] == "all":
+            yield from _recomputed(run, scenario, round_, parts)
+
+
+def _recomputed(run: Run, scenario: Scenario, made: Round, found: Sequence[Any]) -> Iterator[str]:
+    """Compare a global model with what the formula of its strategy makes of its updates."""
+    read = run._db.model_by_id
+    parts = [
+        Part(
+            local.as_stored(),
+            read(origin_id).weights(),
+            local.form == "delta",
+            update.num_examples,
+            late,
+        )
+        for update, local, origin_id, late in found
+    ]
+    base = read(made.base_model_id or "").weights()
+    if not _equal(recomputed(scenario.run, base, parts), read(made.model_id or "")):
+        yield f"the model of round {made.round_id} does not follow from its updates"
 
 
 def _of_files(run: Run, ended: Ended) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fl_main.errors import ConnectionFailedError
-from fl_main.ports import Link, LinkClosedError
+from fl_main.ports import GuestLink, LinkClosedError
 
 from .process import CURRENT, Process
 
@@ -80,6 +80,9 @@ class SimLink:
             raise LinkClosedError(found.code, str(found))
         return found
 
+    def trust(self, credit: Callable[[], int]) -> None:
+        pass
+
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self._process.call(f"closing the connection to {self.peer}")
         if self._closed is None:
@@ -151,11 +154,11 @@ class Network:
         self.links: list[tuple[SimLink, SimLink]] = []
         self._random = random
         self._say = say
-        self._listener: tuple[Process, Callable[[Link], Awaitable[None]]] | None = None
+        self._listener: tuple[Process, Callable[[GuestLink], Awaitable[None]]] | None = None
 
     # --- making connections ---------------------------------------------------------------
 
-    def listen(self, process: Process, serve: Callable[[Link], Awaitable[None]]) -> None:
+    def listen(self, process: Process, serve: Callable[[GuestLink], Awaitable[None]]) -> None:
         """Let a process serve new connections."""
         self._listener = (process, serve)
 
@@ -266,7 +269,7 @@ def _nobody(act: Callable[..., None], args: tuple[object, ...]) -> None:
         CURRENT.reset(token)
 
 
-async def _served(serve: Callable[[Link], Awaitable[None]], link: SimLink) -> None:
+async def _served(serve: Callable[[GuestLink], Awaitable[None]], link: SimLink) -> None:
     await serve(link)
 
 

@@ -1,12 +1,16 @@
 """What a simulation is about: a run, its sites, and what goes wrong, all drawn from one seed."""
 
 import errno
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from .database import FULL, LOCKED
 from .network import Weather
+
+FULL, LOCKED = ("SQLITE_FULL", "database or disk is full"), ("SQLITE_BUSY", "database is locked")
+CROWD = 0.03  # of the seeds
+FEW = 4  # sites of the others, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +19,35 @@ class SiteFacts:
 
     Attributes:
         train_s: Virtual seconds that a training takes.
+        has_tail: Some of its trainings take many times as long.
         is_constant: It sends the same weights in every round, so that models have equal files.
+        region: One of its attributes; `gpu`: another one.
+        poll_s: Seconds between its visits; None: it stays connected.
     """
 
     name: str
     number: int
     train_s: float
+    has_tail: bool
     is_constant: bool
+    region: str
+    gpu: bool
+    poll_s: float | None
+
+
+RETENTION: list[dict[str, Any]] = [
+    {"keep": "all"},
+    {"keep": "all"},
+    {"keep": "rounds", "rounds": 1},
+    {"keep": "bytes", "bytes": 1},
+]
+
+# Conditions of `cohort.where`, and what they mean.
+WHERE: dict[str, Callable[[SiteFacts], bool]] = {
+    "": lambda site: True,
+    'region == "eu"': lambda site: site.region == "eu",
+    'gpu or region in ["us", "asia"]': lambda site: site.gpu or site.region == "us",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +57,7 @@ class Scenario:
     Attributes:
         run: Its settings.
         database: Those of the model database.
+        limits: What the daemon takes at most.
         is_strict: Every update must count, so that the result is known to the bit.
         size: Values of the model.
         has_drift: The strategy keeps state of its own, and wants a second channel.
@@ -40,11 +67,21 @@ class Scenario:
     seed: int
     run: dict[str, Any]
     database: dict[str, Any]
+    limits: dict[str, Any]
     sites: tuple[SiteFacts, ...]
     is_strict: bool
     size: int
     has_drift: bool
     keeps_state: bool
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether many come at once."""
+        return len(self.sites) > FEW
+
+    def trains(self, site: SiteFacts) -> bool:
+        """Whether a site may be given training tasks."""
+        return WHERE[self.run["cohort"]["where"]](site)
 
 
 @dataclass(slots=True)
@@ -85,53 +122,140 @@ class Faults:
 def draw_scenario(seed: int) -> Scenario:
     """Return the run of a seed."""
     random = Random(f"{seed} scenario")
-    count, is_strict = random.randint(1, 4), random.random() < 0.7
+    mode = random.choice(["sync"] * 5 + ["semi-sync"] * 2 + ["async"] * 4)
+    is_strict = mode == "sync" and random.random() < 0.7
+    is_crowd = random.random() < CROWD
+    sites = _sites(random, random.randint(20, 60) if is_crowd else random.randint(1, FEW))
     has_drift = random.random() < 0.4
-    is_constant = random.random() < 0.25
-    sites = tuple(
-        SiteFacts(f"site{number}", number, random.choice([0.0, 0.5, 3.0, 90.0]), is_constant)
-        for number in range(1, count + 1)
-    )
     return Scenario(
         seed,
-        _run(random, count, is_strict, has_drift),
+        _run(random, mode, sites, is_strict, has_drift),
         {
             "durability": random.choice(["process", "power"]),
-            "retention": random.choice([{"keep": "all"}, {"keep": "rounds", "rounds": 1}]),
+            "retention": random.choice(RETENTION),
         },
+        {"joins_per_s": random.choice([10.0, 200.0])} if is_crowd else {},
         sites,
         is_strict,
-        random.choice([1, 40, 300, 1200]),
+        random.choice([1, 40]) if is_crowd else random.choice([1, 40, 300, 1200]),
         has_drift,
         random.random() < 0.5,
     )
 
 
-def _run(random: Random, count: int, is_strict: bool, has_drift: bool) -> dict[str, Any]:
-    few = count if is_strict else max(1, count - 1)
-    rounds = {
-        "min_agents": few,
-        "min_updates": few,
-        "quorum": 1.0 if is_strict else random.choice([1.0, 0.5]),
-        "grace_s": 0.0 if is_strict else random.choice([0.0, 5.0]),
-        "deadline_s": 100_000.0 if is_strict else random.choice([60.0, 400.0]),
-        "late_updates": "discard" if is_strict else random.choice(["discard", "count"]),
-        "max_failed_rounds": 1000,
-    }
-    if is_strict:
-        rounds["min_agents"] = count
-    strategy = {"strategy": "fedavg"}
-    if has_drift:
-        strategy = {"strategy": "tests.system.momentum:Momentum", "strategy_options": {"beta": 0.5}}  # type: ignore[dict-item]
+def _sites(random: Random, count: int) -> tuple[SiteFacts, ...]:
+    is_constant, has_tail = random.random() < 0.25, random.random() < 0.4
+    polling = random.choice([0.0, 0.0, 0.0, 0.5, 1.0])
+    poll_s = random.choice([0.5, 2.0, 10.0, 45.0] if count <= FEW else [10.0, 45.0])
+    paces = [0.0, 0.5, 3.0] if poll_s < 10 or count > FEW else [0.0, 0.5, 3.0, 90.0]
+    return tuple(
+        SiteFacts(
+            f"site{number}",
+            number,
+            random.choice(paces),
+            has_tail,
+            is_constant,
+            random.choice(["eu", "us"]),
+            random.random() < 0.5,
+            poll_s if random.random() < polling else None,
+        )
+        for number in range(1, count + 1)
+    )
+
+
+def _run(
+    random: Random, mode: str, sites: Sequence[SiteFacts], is_strict: bool, has_drift: bool
+) -> dict[str, Any]:
+    where = random.choice([text for text, fits in WHERE.items() if any(map(fits, sites))])
+    cohort = {"where": where if random.random() < 0.3 else "", **_rule(random, mode, len(sites), is_strict)}
+    able = sum(map(WHERE[cohort["where"]], sites))
+    strategy = _strategy(random, mode, has_drift)
+    rounds = 2 if len(sites) > FEW else random.randint(2, 8 if mode == "async" else 5)
     return {
         "name": "r",
+        "mode": mode,
         "seed": random.randrange(1000),
-        "round": rounds,
-        "end": {"rounds": random.randint(2, 5)},
+        "cohort": cohort,
+        "round": _strict_round(able, cohort)
+        if is_strict
+        else _round(random, mode, able, strategy["strategy"]),
+        "staleness": _staleness(random, mode),
+        "end": {"rounds": rounds},
         "evaluate": {"every": random.choice([0, 1])},
         "statistics": random.random() < 0.3,
+        "config_for": [{"where": "slowness > 2", "config": {"epochs": 1}}] if random.random() < 0.2 else [],
         **strategy,
     }
+
+
+def _rule(random: Random, mode: str, sites: int, is_strict: bool) -> dict[str, Any]:
+    """Return who is asked in a round, or in mode async how many are at work at once."""
+    rule = random.choice(["all", "all", "number", "fraction"])
+    if rule == "all":
+        return {"rule": "all"}
+    chosen: dict[str, Any] = {"rule": rule, "choose": random.choice(["random", "least_recent"])}
+    chosen[rule] = random.randint(1, sites) if rule == "number" else random.choice([0.3, 0.7])
+    if mode != "async" and not is_strict:
+        chosen["over_selection"] = random.choice([1.0, 1.3, 2.0])
+    return chosen
+
+
+def most_of(cohort: dict[str, Any], able: int) -> int:
+    """Return how many of so many sites a round wants, or in mode async how many may be at work at once."""
+    most: dict[str, float] = {
+        "all": able,
+        "number": cohort.get("number", 0),
+        "fraction": cohort.get("fraction", 0) * able,
+    }
+    return min(able, max(1, round(most[cohort["rule"]])))
+
+
+def _strict_round(able: int, cohort: dict[str, Any]) -> dict[str, Any]:
+    """Return a round that waits for everybody that it asked."""
+    return {
+        "min_agents": able,
+        "min_updates": most_of(cohort, able),
+        "deadline_s": 100_000.0,
+        "max_failed_rounds": 1000,
+    }
+
+
+def _round(random: Random, mode: str, able: int, strategy: str) -> dict[str, Any]:
+    few = max(1, able - 1) if able < 5 else able // 2
+    least = 1 if strategy == "fedasync" else random.randint(1, few)
+    return {
+        "min_agents": few,
+        "min_updates": least,
+        "quorum": random.choice([1.0, 0.5]),
+        "grace_s": random.choice([0.0, 5.0]),
+        "deadline_s": random.choice([60.0, 400.0]),
+        "buffer": None if mode == "sync" else random.choice([None, least, random.randint(least, able + 1)]),
+        "adaptive_deadline": None if mode == "async" else random.choice([None, None, 2.0]),
+        "max_failed_rounds": 1000,
+    }
+
+
+def _staleness(random: Random, mode: str) -> dict[str, Any]:
+    most = None if mode == "sync" else random.choice([None, None, 0, 1, 3])
+    return {
+        "most": most,
+        "discount": random.choice(["polynomial", "hinge", "none"]),
+        "a": random.choice([None, 2.0]),
+        "b": 1,
+    }
+
+
+def _strategy(random: Random, mode: str, has_drift: bool) -> dict[str, Any]:
+    if has_drift:
+        name = "tests.simulation.drift:Drift" if mode == "async" else "tests.system.momentum:Momentum"
+        return {"strategy": name, "strategy_options": {"beta": 0.5}}
+    names = {"sync": ["fedavg", "fedavg", "fedbuff"], "semi-sync": ["fedavg", "fedbuff", "fedasync"]}
+    name = random.choice(names.get(mode, ["fedbuff", "fedbuff", "fedasync"]))
+    options = {
+        "fedbuff": {"eta": random.choice([1.0, 0.3])},
+        "fedasync": {"alpha": random.choice([0.6, 1.0])},
+    }
+    return {"strategy": name, "strategy_options": options.get(name, {})}
 
 
 def draw_faults(scenario: Scenario) -> Faults:

@@ -1,6 +1,7 @@
 """The programs of the sites: the real `AsyncAgent` in a simulated process."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from .process import Process
 from .scenario import Scenario, SiteFacts
 
 T = TypeVar("T")
+
+TAIL = 1.1  # Pareto's exponent of training times: their mean is just finite
+LONGEST_S = 135.0  # of those of the tail: a round of the shortest deadline must be possible
 
 
 @dataclass(slots=True)
@@ -118,6 +122,15 @@ def train(
     }
 
 
+def work_s(site: SiteFacts, seed: int) -> float:
+    """Return how long a training takes: with a heavy tail now and then many times as long."""
+    seconds = site.train_s * (0.5 + seed % 100 / 100)
+    if not site.has_tail:
+        return seconds
+    part = (seed // 100 % 1000 + 1) / 1000  # from 0 to 1
+    return max(seconds, min(LONGEST_S, seconds * math.pow(part, -1 / TAIL)))
+
+
 async def attend(
     scenario: Scenario,
     site: SiteFacts,
@@ -145,8 +158,11 @@ async def attend(
             evaluate=lambda weights: Evaluation({"loss": float(np.mean(weights["w"]))}, site.number),
             statistics=statistics if scenario.run["statistics"] else None,
             state_folder=path,
+            attributes={"region": site.region, "gpu": site.gpu},
             durability=scenario.database["durability"],
             progress=False,
+            connection="stay" if site.poll_s is None else "poll",
+            poll_s=site.poll_s or 60.0,
         )
         agent.process, agent.machine, agent.network, agent.on_stored = process, machine, network, on_stored
         await _take_part(agent, scenario, site, record)
@@ -158,9 +174,7 @@ async def _take_part(agent: SimAgent, scenario: Scenario, site: SiteFacts, recor
         async for task in agent.tasks():
             assert task.task_id not in record.stored, f"{task.task_id} is trained though it was stored"
             record.trained.append(task.task_id)
-            await asyncio.sleep(
-                site.train_s * (0.5 + derive_seed(task.seed, len(record.trained)) % 100 / 100)
-            )
+            await asyncio.sleep(work_s(site, derive_seed(task.seed, len(record.trained))))
             made = train(scenario, site, task.weights, task.seed, task.state)
             receipt = await task.submit(**made)
             assert receipt is not None

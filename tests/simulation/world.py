@@ -20,8 +20,11 @@ from fl_main.aggregator.operator import OrderFailedError, _answer
 from fl_main.aggregator.server import Daemon
 from fl_main.codec import decode
 from fl_main.errors import FLError, StateFolderError, StoreError
-from fl_main.messages import Ask, Verdict
-from fl_main.ports import Link, LinkClosedError
+from fl_main.events import Event
+from fl_main.ledger import Outcome
+from fl_main.messages import Ask, Verdict, Welcome
+from fl_main.ports import GuestLink, LinkClosedError
+from fl_main.rounds import RoundMachine
 from fl_main.settings import AggregatorSettings, RunSettings
 
 from .database import SimStore
@@ -31,6 +34,7 @@ from .network import Network, SimLink
 from .process import CURRENT, Killed, Process, task_factory
 from .scenario import Faults, Scenario, SiteFacts, Trouble
 from .sites import SiteRecord, attend
+from .watch import Watch
 
 PATIENCE_S = 5000.0  # of virtual time, after the last fault: longer than any wait of ours
 CHUNK = 256  # bytes: so that a small model, too, comes in many pieces
@@ -97,6 +101,7 @@ class World:
             {site.name: SiteRecord() for site in scenario.sites},
             {site.name: folder / site.name for site in scenario.sites},
         )
+        self.watch = Watch(scenario, self.ended.broken, lambda: asyncio.get_running_loop().time())
         self._network = Network(Random(f"{scenario.seed} network"), faults.weather, self.say, self._saw_frame)
 
     # --- the story ------------------------------------------------------------------------
@@ -110,9 +115,12 @@ class World:
         self.ended.faults_seen[kind] = self.ended.faults_seen.get(kind, 0) + 1
 
     def _saw_frame(self, link: SimLink, frame: bytes) -> None:
-        message = decode(frame) if len(frame) < 4000 and b"accepted" in frame else None
+        is_of_interest = len(frame) < 4000 and (b"accepted" in frame or b"welcome" in frame)
+        message = decode(frame) if is_of_interest else None
         if isinstance(message, Verdict) and message.verdict == "accepted":
             self.ended.accepted.add(message.task_id)
+        elif isinstance(message, Welcome):
+            self.watch.welcomed(link.peer)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -151,7 +159,7 @@ class World:
                 self.say(process.name, f"waits in {' > '.join(frames)}")
 
     def _waiting_for(self) -> str:
-        if self._daemon is None:
+        if self._daemon is None or self._processes["aggregator"].is_dead:
             return "there is no daemon"
         return "; ".join(str(run) for run in self._daemon.status()["runs"])
 
@@ -217,21 +225,27 @@ class World:
         self._machines["aggregator"].folder.mkdir(parents=True, exist_ok=True)
         while not self._is_over:
             self._stop_daemon.clear()
-            await self._keep("aggregator", self._aggregate)
+            try:
+                await self._keep("aggregator", self._aggregate)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is a bug of ours
+                self.ended.broken.append(f"the daemon raised {type(error).__name__}: {error}")
+                return
 
     async def _aggregate(self, process: Process) -> None:
         """The daemon's program: what `fl_main.aggregator.Aggregator` does with real ports."""
-        settings = AggregatorSettings.model_validate({"database": self._scenario.database})
+        settings = AggregatorSettings.model_validate(
+            {"database": self._scenario.database, "limits": self._scenario.limits}
+        )
         runs = [RunSettings.model_validate(self._scenario.run)]
         machine = self._machines["aggregator"]
-        store = SimStore(self.ended.database, settings.database, machine, process)
+        store = SimStore(self.ended.database, settings.database, machine, process, self.watch)
         for damage in store.damages:
             self.ended.broken.append(f"damage: {damage}")
         listener = _Listener(self._network, process)
         self._daemon = daemon = Daemon(
             settings, runs, store, process.ports(), listener, join_token="", operator_token="o"
         )
-        daemon._shared.budget = uploads.Budget(6 * CHUNK)
+        daemon._shared.budget = uploads.Budget(6 * CHUNK, process.ports().monotonic)
         await daemon.start()
         await self._stop_daemon.wait()
         await daemon.stop()
@@ -326,7 +340,7 @@ class _Listener:
         self._network = network
         self._process = process
 
-    async def start(self, serve: Callable[[Link], Awaitable[None]], trouble: Callable[[], str]) -> None:
+    async def start(self, serve: Callable[[GuestLink], Awaitable[None]], trouble: Callable[[], str]) -> None:
         self._process.call("listening")
         self._network.listen(self._process, serve)
 
@@ -359,6 +373,19 @@ class _StoryHandler(logging.Handler):
 
 
 @contextmanager
+def _watched(watch: Watch) -> Iterator[None]:
+    handle = RoundMachine.handle
+
+    def handled(machine: RoundMachine, event: Event, at: float) -> Outcome:
+        outcome = handle(machine, event, at)
+        watch.decided(machine, outcome)
+        return outcome
+
+    with patch.object(RoundMachine, "handle", handled):
+        yield
+
+
+@contextmanager
 def _told(world: World) -> Iterator[None]:
     logger, handler = logging.getLogger("fl_main"), _StoryHandler(world)
     before = (logger.handlers[:], logger.level, logger.propagate)
@@ -381,6 +408,7 @@ def simulate(scenario: Scenario, faults: Faults, folder: Path) -> Ended:
         try:
             world = World(scenario, faults, folder)
             stack.enter_context(_told(world))
+            stack.enter_context(_watched(world.watch))
             try:
                 return loop.run_until_complete(world.run())
             except NeverEndsError as error:

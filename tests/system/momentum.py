@@ -35,4 +35,5 @@ class Momentum(FedAvg):
 class Fresh(FedAvg):
     """A mean that is only right for updates of the current model."""
 
-    late_allowed = False
+    modes = ("sync",)
+    why_not = "it throws away what others learned meanwhile"

@@ -9,13 +9,11 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from fl_main.agent import TrainResult
 from fl_main.codec import encode
-from fl_main.links import MAX_UNREAD_BYTES
 from fl_main.messages import (
     Assign,
     Chunk,
@@ -198,34 +196,6 @@ def test_connection_that_is_cut_within_a_frame_ends_that_session_only(
         peer.connection.socket.sendall(struct.pack(">BBH", 0x82, 0x80 | 126, 1000) + bytes(100))
         peer.connection.socket.shutdown(socket.SHUT_RDWR)
         assert honest.join().status == "finished"
-
-
-def test_flood_of_pings_whose_answers_are_not_read_is_cut_off(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(run_of())
-    before = psutil.Process().memory_info().rss
-    with Deaf(daemon.port) as deaf:
-        with pytest.raises(ConnectionError):
-            deaf.send(Ping(), 1_000_000)
-        until(lambda: not daemon.host().seats)
-    assert psutil.Process().memory_info().rss - before < 100 << 20
-
-
-def test_flood_of_websocket_pings_whose_answers_are_not_read_is_cut_off(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(run_of())
-    pings = struct.pack(">BB4x", 0x89, 0x80 | 125) + bytes(125)
-    with Deaf(daemon.port) as deaf:
-        with pytest.raises(ConnectionError):
-            deaf.socket.sendall(pings * (2 * MAX_UNREAD_BYTES // len(pings)))
-        until(lambda: not daemon.host().seats)
-
-
-def test_message_of_endless_empty_fragments_is_cut_off(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(run_of())
-    with Deaf(daemon.port) as deaf:
-        deaf.socket.sendall(struct.pack(">BB4x", 0x02, 0x80))
-        with pytest.raises(ConnectionError):
-            deaf.socket.sendall(struct.pack(">BB4x", 0x00, 0x80) * 1_000_000)
-        until(lambda: not daemon.host().seats)
 
 
 def test_daemon_stops_in_time_though_a_peer_never_reads(start_daemon: StartDaemon) -> None:

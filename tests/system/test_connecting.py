@@ -67,6 +67,30 @@ def test_daemon_that_others_could_reach_must_be_secure(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        (
+            "mode: async\nstrategy: tests.system.momentum:Fresh",
+            "mode: async: the strategy tests.system.momentum:Fresh is not valid in it: it throws away what "
+            "others learned meanwhile; give mode: sync, or another strategy",
+        ),
+        (
+            "cohort: {rule: nosuch:rule}",
+            "cohort.rule: 'nosuch:rule' cannot be imported: No module named 'nosuch'",
+        ),
+    ],
+)
+def test_daemon_says_which_run_cannot_be(tmp_path: Path, settings: str, mistake: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"name: r\n{settings}")
+    (tmp_path / "aggregator.yaml").write_text("listen: {port: 0}\nruns: [run.yaml]")
+    database = tmp_path / "models"
+    done = fl(
+        "aggregator", "--settings", tmp_path / "aggregator.yaml", "--database", database, cwd=Path.cwd()
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"error: run r: {mistake}")
+
+
 def test_insecure_daemon_listens_everywhere_if_it_is_told_to(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(run_of(), insecure=True, listen={"host": "0.0.0.0"})
     assert daemon.url.startswith("ws://0.0.0.0:")

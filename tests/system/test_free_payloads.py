@@ -47,9 +47,9 @@ def test_bytes_of_any_length_go_through_the_whole_system(
     [
         ({"payload": "free"}, "payload: free: the strategy fedavg combines arrays, not bytes"),
         (
-            {"strategy": "tests.system.momentum:Fresh", "round": {"late_updates": "count"}},
-            "round.late_updates: count: the strategy tests.system.momentum:Fresh"
-            " is not valid with late updates",
+            {"strategy": "tests.system.momentum:Fresh", "mode": "semi-sync"},
+            "mode: semi-sync: the strategy tests.system.momentum:Fresh is not valid in it: it throws away "
+            "what others learned meanwhile; give mode: sync, or another strategy",
         ),
     ],
 )

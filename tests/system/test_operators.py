@@ -101,7 +101,12 @@ def test_agent_cannot_give_orders(start_daemon: StartDaemon) -> None:
     [
         ({"name": "x", "strategy": "nothing"}, "strategy: 'nothing' is not one of"),
         ({"name": "x", "strategy_options": {"cap": 0}}, "strategy_options.cap: 0 is not"),
-        ({"name": "x", "strategy_options": {"what": 0}}, "strategy_options: fedavg does not take them"),
+        ({"name": "x", "strategy_options": {"what": 0}}, "'what'; its options: weighting, cap"),
+        (
+            {"name": "x", "mode": "async", "strategy": "fedavg"},
+            "mode: async: the strategy fedavg is not valid",
+        ),
+        ({"name": "x", "cohort": {"rule": "nosuch:rule"}}, "cohort.rule: 'nosuch:rule' cannot be imported"),
         ({"name": "x", "initial": {"file": "/nowhere.npz"}}, "initial.file: /nowhere.npz: No such file"),
         ({"name": "x", "initial": {"model": "m"}}, "initial.model: there is no model 'm' in this database"),
         ({"name": "../x"}, "name: "),

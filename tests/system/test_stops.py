@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from fl_main.agent import AgentState
+from fl_main.aggregator.runs import MAX_FOLDS
 from fl_main.db import ModelDB, verify_database
 from fl_main.errors import StoreLockedError
 from tests.system.agents import AgentThread, assert_equal, first_weights
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess, StartPython
 from tests.system.daemons import DaemonProcess, run_of, until, write_yaml
 from tests.system.locks import locked
-from tests.system.proxy import Proxy
 from tests.system.test_restart import Gate, models_of
 
 VALUES = 1 << 20
@@ -278,7 +278,7 @@ def test_database_stays_locked_while_a_fold_of_its_last_daemon_lasts(
     assert list(verify_database(second.folder)) == []
 
 
-def test_daemon_ends_though_every_thread_for_files_is_busy(
+def test_updates_come_in_and_the_daemon_ends_though_folds_of_many_runs_last(
     start_process: StartProcess,
     start_agent: StartAgent,
     tmp_path: Path,
@@ -287,16 +287,14 @@ def test_daemon_ends_though_every_thread_for_files_is_busy(
 ) -> None:
     runs = [run_of(name=f"slow{number}", initial=large, **slow) for number in range(4)]
     daemon = start_process(*runs, run_of(initial=large), limits={"stop_s": 1.0}).started()
-    gate = Gate(1, 1)
-    with Proxy(daemon.url) as proxy:
-        start_agent(proxy.url, 1, gate, initial_weights=None)
-        start_agent(daemon.url, 2, initial_weights=None)
-        assert gate.reached.wait(20)
-        for run in runs:
-            for number in (1, 2):
-                start_agent(daemon.url, f"{run['name']}-{number}", run=run["name"], initial_weights=None)
-        until(lambda: folds(tmp_path) == 4, "for four folds")
-        gate.open.set()
-        until(lambda: proxy.up > 1 << 20, "for an update whose bytes nobody can write")
-        daemon.signal(signal.SIGTERM)
-        assert "is done again at the next start" in daemon.ended()
+    for run in runs:
+        for number in (1, 2):
+            start_agent(daemon.url, f"{run['name']}-{number}", run=run["name"], initial_weights=None)
+    until(lambda: folds(tmp_path) == MAX_FOLDS, "for as many folds as there are at once")
+    for number in (1, 2):
+        start_agent(daemon.url, number, initial_weights=None)
+    with ModelDB(daemon.models) as db:
+        until(lambda: len(db.run("r").updates()) == 2, "for updates that find a thread")
+    assert folds(tmp_path) == MAX_FOLDS
+    daemon.signal(signal.SIGTERM)
+    assert "is done again at the next start" in daemon.ended()

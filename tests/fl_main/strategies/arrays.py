@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fl_main.deltas import subtract
 from fl_main.strategies import Contribution, Strategy
 from fl_main.strategies.fold import Answer, Folded, fold, state_layout
 from fl_main.weights import Array, Layout, Role, pack, views
@@ -32,6 +33,12 @@ def memory(arrays: Mapping[str, Array], roles: Mapping[str, Role] | None = None)
     return Memory(layout, pack(arrays, layout))
 
 
+def _sent(
+    model: Mapping[str, Array], origin: Memory, roles: Mapping[str, Role] | None, as_deltas: bool
+) -> Memory:
+    return memory(subtract(origin.arrays, model, origin.layout) if as_deltas else model, roles)
+
+
 @dataclass(slots=True)
 class Result:
     """What came of a fold."""
@@ -55,17 +62,23 @@ def folded(
     state: Mapping[str, Memory] | None = None,
     channels: Sequence[Mapping[str, Memory]] | None = None,
     facts: Sequence[Contribution] | None = None,
+    origins: Sequence[Mapping[str, Array]] | None = None,
+    as_deltas: bool = False,
     block_bytes: int = 1 << 20,
 ) -> Result:
-    """Fold models given as arrays; agents are named in their order."""
+    """Fold models given as arrays; agents are named in their order.
+
+    Each was trained on its origin, or else on the base; as deltas they travel as differences from it.
+    """
     counts = counts or [1] * len(models)
     facts = facts or [Contribution(f"agent-{i:03}", count) for i, count in enumerate(counts)]
     extra = channels or [{}] * len(models)
-    answers = [
-        Answer(fact, {"weights": memory(model, roles), **more})
-        for fact, model, more in zip(facts, models, extra, strict=True)
-    ]
     start = memory(base or models[0], roles)
+    began = [memory(origin, roles) for origin in origins] if origins else [start] * len(models)
+    answers = [
+        Answer(fact, {"weights": _sent(model, origin, roles, as_deltas), **more}, origin, as_deltas)
+        for fact, model, more, origin in zip(facts, models, extra, began, strict=True)
+    ]
     sink = Memory(start.layout)
     after = {name: Memory(state_layout(start.layout)) for name in strategy.state}
     found = fold(strategy, answers, start, state or {}, sink, after, block_bytes=block_bytes)

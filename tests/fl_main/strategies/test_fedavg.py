@@ -8,6 +8,7 @@ from fl_main.strategies import Contribution, FedAvg, Strategy, make_strategy
 from fl_main.strategies.fedavg import running_shares
 from tests.fl_main.strategies.arrays import folded
 
+HERE = "tests.fl_main.strategies.test_fedavg"
 MODELS = [{"w": np.array([1.0, 10.0])}, {"w": np.array([2.0, 20.0])}, {"w": np.array([5.0, 0.0])}]
 
 
@@ -36,10 +37,23 @@ def test_one_update_is_the_new_model() -> None:
     assert folded(FedAvg(), MODELS[:1], [7]).model.data == np.array([1.0, 10.0]).tobytes()
 
 
-def test_stale_updates_count_like_others() -> None:
-    facts = [Contribution("a", 1), Contribution("b", 1, staleness=3)]
+@pytest.mark.parametrize(("weighting", "parts"), [("examples", (0.25, 0.75)), ("uniform", (0.5, 0.5))])
+def test_staleness_alone_counts_for_nothing(weighting: str, parts: tuple[float, float]) -> None:
+    facts = [Contribution("a", 10), Contribution("b", 30, staleness=3)]
+    assert (
+        folded(make_strategy("fedavg", {"weighting": weighting}), MODELS[:2], facts=facts).folded.shares
+        == parts
+    )
+
+
+def test_late_updates_count_as_much_as_their_discount_leaves() -> None:
+    facts = [Contribution("a", 10), Contribution("b", 60, staleness=3, discount=0.5)]
     found = folded(FedAvg(), MODELS[:2], facts=facts)
-    assert found.arrays["w"].tolist() == [1.5, 15.0]
+    # (10 x 1 + 60 / 2 x 2) / 40 = 1.75; (10 x 10 + 60 / 2 x 20) / 40 = 17.5
+    np.testing.assert_allclose(found.arrays["w"], [1.75, 17.5], rtol=1e-15)
+    assert found.folded.shares == (0.25, 0.75)
+    uniform = folded(FedAvg(weighting="uniform"), MODELS[:2], facts=facts)
+    assert uniform.folded.shares == pytest.approx((2 / 3, 1 / 3))
 
 
 def test_running_shares_are_parts_of_what_came_so_far() -> None:
@@ -53,6 +67,25 @@ def test_running_shares_are_parts_of_what_came_so_far() -> None:
 def test_options_that_it_does_not_take_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="strategy_options"):
         make_strategy("fedavg", options)
+
+
+def test_error_says_which_options_there_are() -> None:
+    with pytest.raises(SettingsError) as caught:
+        make_strategy("fedavg", {"cup": 1})
+    assert str(caught.value) == (
+        "strategy_options: fedavg: got an unexpected keyword argument 'cup'; its options: weighting, cap"
+    )
+
+
+class Picky(FedAvg):
+    def __init__(self, rate: float) -> None:
+        raise ValueError(f"rate {rate}\nis not mine")
+
+
+def test_constructor_that_raises_is_one_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        make_strategy(f"{HERE}:Picky", {"rate": 5})
+    assert str(caught.value) == f"strategy_options: {HERE}:Picky: rate 5 is not mine; its options: rate"
 
 
 class Mine(FedAvg):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_main.errors import StrategyError, UpdateRejectedError
-from fl_main.strategies import Block, Contribution, FedAvg, Strategy
+from fl_main.strategies import Block, Contribution, FedAvg, FedBuff, Strategy
 from fl_main.strategies.base import Values
-from fl_main.strategies.fold import Answer, fold_sum, state_layout
+from fl_main.strategies.fold import Answer, fold, fold_sum, state_layout
 from fl_main.weights import Array, ArraySpec, DType, Layout, Role
 from tests.fl_main.strategies.arrays import Memory, folded, memory
 
@@ -437,11 +437,16 @@ def test_a_large_sum_is_taken_in_blocks() -> None:
     assert summed({"n": values}, {"n": values})["n"].tolist() == (2 * values).tolist()
 
 
+def test_a_strategy_gets_the_form_that_it_wants_only_with_the_model_trained_on() -> None:
+    base, sink = memory({"w": np.zeros(1)}), Memory(Layout.of({"w": np.zeros(1)}))
+    answers = [Answer(Contribution("st-mary", 1), {"weights": base})]
+    with pytest.raises(StrategyError, match=r"^the model that st-mary started from is not at hand$"):
+        fold(FedBuff(), answers, base, {}, sink, {})
+
+
 def test_layouts_in_a_foreign_order_fold_too() -> None:
     layout = Layout([ArraySpec("z", DType.F32, (2,)), ArraySpec("a", DType.F32, (1,))], ordered=True)
     first = Memory(layout, bytearray(np.array([1, 2, 3], "f4").tobytes()))
-    from fl_main.strategies.fold import fold
-
     sink = Memory(layout)
     velocity = Memory(state_layout(layout))
     answers = [Answer(Contribution("a", 1), {"weights": first})]

@@ -1,0 +1,217 @@
+"""A connection that came in, as the WebSocket library sees it and as the gate sees it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
+from websockets.protocol import CONNECTING, OPEN, Event
+from websockets.server import ServerProtocol
+
+from fl_main.links import CLOSE_S, READ_QUEUE, Counting, WebSocketLink, short
+from fl_main.messages import MAX_FRAME_BYTES
+
+from .gate import Gate
+from .pace import Pace
+
+MAX_REQUEST_BYTES = 32 << 10  # of the HTTP request that opens a WebSocket
+MAX_EARLY_FRAMES = 64  # of somebody who has not joined, and has one thing to say
+FRAME_COST = 320  # bytes of memory that a frame takes beside its content
+SMALL_BYTES = 4 << 10  # what counts as a message and not as part of a transfer
+MESSAGES_PER_S, MESSAGES_AT_ONCE = 1000.0, 2000  # of one connection; no agent has so much to say
+SLICE_BYTES = 4 << 10  # that are read at first, in case they are many small frames
+
+
+class Guest(Counting, ServerConnection):
+    """The accepting end of a link.
+
+    Frames are parsed in slices. Where they are small and many, the rest waits, and the network is not
+    read, until that many may have come: backpressure for this connection only, nothing is dropped.
+
+    Args:
+        protocol: What the bytes mean.
+        server: Who serves it.
+        gate: Who counts it.
+        peer: Its address and port.
+        network: Where it comes from, see `Gate`.
+
+    Attributes:
+        opening: Makes the connection of the socket; with TLS this takes a while.
+        dropped: Why we hung up without waiting for it, if we did.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, protocol: ServerProtocol, server: Server, gate: Gate, peer: str, network: str) -> None:
+        super().__init__(
+            protocol,
+            server,
+            ping_interval=None,  # liveness is ours: by bytes moved
+            close_timeout=CLOSE_S,
+            max_queue=READ_QUEUE,
+        )
+        self.peer = peer
+        self.network = network
+        self.opening: asyncio.Task[Any] | None = None
+        self.dropped = ""
+        self._gate = gate
+        self._pace = Pace(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+        self._frames = 0
+        self._messages: deque[list[Frame]] = deque()  # that nobody has received yet
+        self._queued = 0  # bytes that they take
+        self._unparsed = b""
+        self._heard_too_late = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- reading --------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what comes, unless it comes too fast."""
+        if self.protocol.eof_sent:
+            self._heard_too_late += len(data)
+            if self._heard_too_late > MAX_FRAME_BYTES:  # more than was on its way when we said our last word
+                self.transport.abort()
+        self._unparsed += data
+        self._parse()
+        if self.request is None:
+            self._require_short_request()
+        if self._frames > MAX_EARLY_FRAMES and self._gate.is_stranger(self):
+            self.drop("it says too much before it has joined")
+        self.account()
+
+    def _parse(self) -> None:
+        """Parse slice after slice, larger ones as long as their frames are large."""
+        data, size = memoryview(self._unparsed), SLICE_BYTES
+        while data and self._may_read:
+            super().data_received(bytes(data[:size]))
+            data, size = data[size:], size * 2
+            if wait_s := self._pace.ahead_s(self.loop.time()):
+                self._rest(wait_s)
+        self._unparsed = bytes(data)
+
+    @property
+    def _may_read(self) -> bool:
+        return not (self._timer or self.recv_messages.paused or self.transport.is_closing())
+
+    def _rest(self, wait_s: float) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._timer = self.loop.call_later(wait_s, self._rested)
+
+    def _rested(self) -> None:
+        self._timer = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Parse what waits and read on, if there are time and room for it now."""
+        self._parse()
+        if self._may_read:
+            self.transport.resume_reading()
+        self.account()
+
+    def process_event(self, event: Event) -> None:
+        """Count a frame, then go on."""
+        if isinstance(event, Frame):
+            self._frames += 1
+            if len(event.data) < SMALL_BYTES:
+                self._pace.wait_s(self.loop.time())
+            if event.opcode in DATA_OPCODES:
+                self._enqueue(event)
+        else:
+            self._require_short_request()
+        super().process_event(event)
+
+    def _require_short_request(self) -> None:
+        if self.bytes_received > MAX_REQUEST_BYTES:
+            self.drop(f"a request of more than {MAX_REQUEST_BYTES} bytes")
+
+    def _enqueue(self, frame: Frame) -> None:
+        self._queued += len(frame.data) + FRAME_COST
+        if frame.opcode is Opcode.CONT:
+            self._messages[-1].append(frame)
+        else:
+            self._messages.append([frame])
+
+    def dequeue(self) -> None:
+        """Note that somebody received a message."""
+        for frame in self._messages.popleft():
+            self._queued -= len(frame.data) + FRAME_COST
+            frame.data = b""  # the parser keeps its last frame until the next one comes
+        self.account()
+
+    # --- life -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; with TLS this is after its handshake."""
+        super().connection_made(transport)
+        self.recv_messages.resume = self._go_on
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._gate.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def send_data(self) -> None:
+        """Write, and count what the network does not take yet."""
+        super().send_data()
+        self.account()
+
+    def resume_writing(self) -> None:
+        """Count once more, now that the network took some."""
+        super().resume_writing()
+        self.account()
+
+    def account(self) -> None:
+        """Tell the gate how many bytes wait here."""
+        parsed = self._queued if self.request else self.bytes_received  # its headers, not yet complete
+        unread = len(self._unparsed) + len(self.protocol.reader.buffer) + parsed
+        self._gate.account(self, unread + self.transport.get_write_buffer_size())
+
+    def drop(self, reason: str) -> None:
+        """Hang up soon; whoever can be told is told why."""
+        self.dropped = reason
+        self._gate.leave(self)
+        self.loop.call_soon(self._hang_up, reason)
+
+    def _hang_up(self, reason: str) -> None:
+        if self.opening is not None:
+            self.opening.cancel()
+        if not hasattr(self, "transport") or self.transport.is_closing():
+            return
+        if self.protocol.state is OPEN:
+            self.protocol.fail(CloseCode.TRY_AGAIN_LATER, short(reason))
+            self.send_data()
+        elif self.protocol.state is CONNECTING and not self.protocol.eof_sent:  # else all was said
+            refusal = self.protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
+            self.protocol.send_response(refusal)
+            self.send_data()
+        self.transport.abort()
+
+
+class ServedLink(WebSocketLink):
+    """A `fl_main.ports.GuestLink` over a connection that came in."""
+
+    def __init__(self, guest: Guest, gate: Gate) -> None:
+        super().__init__(guest)
+        self._guest = guest
+        self._gate = gate
+
+    @property
+    def peer(self) -> str:
+        """See `Link`."""
+        return self._guest.peer
+
+    async def receive(self) -> bytes | str:
+        """See `Link`."""
+        frame = await super().receive()
+        self._guest.dequeue()
+        return frame
+
+    def trust(self, credit: Callable[[], int]) -> None:
+        """See `fl_main.ports.GuestLink`."""
+        self._gate.trust(self._guest, credit)
