@@ -97,7 +97,8 @@ class Acceptor:
 
 
 def _listening(family: int, address: Any) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Named TCP, for asyncio lets only such connections send small messages at once (TCP_NODELAY).
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setblocking(False)
         if hasattr(socket, "SO_REUSEADDR") and resource is not None:  # on Windows it means something else

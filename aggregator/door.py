@@ -145,8 +145,9 @@ class Door:
                 welcome = await self._welcome(host, join)
             except StoreError as error:
                 raise Refusal("trouble", str(error), lasting=False) from error
+            # From here to its seat nothing is waited for: what is said meanwhile it would never hear.
             link.trust(lambda: agent.credit)
-            await link.send(session.send(welcome))
+            agent.post(welcome)
             self.sessions[key] = agent
             self._visitors.note(join)
             self.refusals.pop(key, None)
@@ -254,6 +255,9 @@ class Door:
         await older.close(1008, "replaced by a newer connection", None if same else notice)
 
     async def _welcome(self, host: RunHost, join: Join) -> Welcome:
+        said, counted = -1, dict[str, int]()
+        while said != host.counted:  # what counts while we look, nobody is told: look again
+            said, counted = host.counted, await self._counted(join)
         run, settings = host.run, host.settings
         layout = host.machine.layout
         return Welcome(
@@ -266,7 +270,7 @@ class Door:
             stores_local_models=self._shared.retention,
             round_id=run.round_id,
             rows=layout.to_wire() if layout else None,
-            counted=await self._counted(join),
+            counted=counted,
             ping_interval_s=self._shared.limits.ping_interval_s,
             software=SOFTWARE,
         )

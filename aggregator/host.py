@@ -18,6 +18,7 @@ from fl_main.events import (
     Prune,
     Receive,
     StepFolded,
+    TellCounted,
     TimePassed,
 )
 from fl_main.ledger import Outcome
@@ -105,6 +106,7 @@ class RunHost:
         machine: The run itself.
         seats: Connected agents by id.
         journal: What was decided and waits to be stored.
+        counted: How many updates were said to be part of a model since the start.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class RunHost:
         self.settings = settings
         self.machine = RoundMachine(settings, strategy_of(settings), snapshot)
         self.seats: dict[str, Seat] = {}
+        self.counted = 0
         self.journal = Journal(lambda: self.run, store, ports, self._hold)
         self._told: dict[str, str] = {}  # what idle agents were told that they wait for
         self._is_telling = False
@@ -232,6 +235,7 @@ class RunHost:
             if seat := self.seats.get(effect.agent_id):
                 seat.expel(effect.code, effect.reason)
         else:
+            self.counted += isinstance(effect, TellCounted)
             self._post(*message_of(self.machine, effect))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -437,7 +437,7 @@ class RoundMachine(Assignments):
         self._drop_updates(f"the run is {status}: {reason}", self.ready(Kind.TRAIN))
         if self.is_async:
             self._release_all(f"the run is {status}")
-        if self.round is not None:  # the last: what came after it, a final evaluation for instance, is its own
+        if self.round is not None:  # the last one: what came after it, a final evaluation say, is its own
             self._store_effort(self.round)
         self._move("ended", status=status, reason=reason)
         self._note("run_ended", status=status, reason=reason)

@@ -32,6 +32,32 @@ def test_connections_are_taken_until_it_is_closed() -> None:
     asyncio.run(asyncio.wait_for(story(), 20))
 
 
+def test_small_messages_are_sent_at_once() -> None:
+    """With Nagle's algorithm a round takes tens of milliseconds more."""
+
+    async def story() -> None:
+        delays: asyncio.Queue[int] = asyncio.Queue()
+
+        async def connect(accepted: socket.socket) -> None:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+            made = transport.get_extra_info("socket")
+            delays.put_nowait(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+        made: list[asyncio.Task[None]] = []
+        accepting = Acceptor(
+            lambda accepted, address: made.append(asyncio.create_task(connect(accepted))), lambda: None
+        )
+        await accepting.bind("127.0.0.1", 0)
+        with socket.create_connection(accepting.sockets[0].getsockname()):
+            assert await delays.get() != 0
+        accepting.close()
+        await accepting.wait_closed()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
 def test_address_that_is_taken_leaves_nothing_open() -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:

@@ -81,8 +81,9 @@ def _of_efforts(run: Run) -> Iterator[str]:
         spent = made.effort
         if min(spent.busy_s, spent.wasted_s, spent.idle_s) < 0:
             yield f"round {made.round_id} took less than no time: {spent}"
-    if run.effort().idle_s > run.facts.agents * run.facts.run_time_s * (1 + 1e-9):
-        yield f"{run.facts.agents} sites were idle for {run.effort().idle_s:g} s in {run.facts.run_time_s:g} s"
+    idle_s, most_s = run.effort().idle_s, run.facts.agents * run.facts.run_time_s
+    if idle_s > most_s * (1 + 1e-9):
+        yield f"all sites together were idle for {idle_s:g} s, in a run of {most_s:g} s of theirs"
 
 
 def _of_tasks(run: Run, ended: Ended) -> Iterator[str]:

@@ -260,6 +260,28 @@ class Network:
         asyncio.get_running_loop().call_at(when, _nobody, act, args)
 
 
+class SimListener:
+    """Where simulated links come in; see `fl_main.ports.Listener`."""
+
+    url = "ws://simulated"
+
+    def __init__(self, network: Network, process: Process) -> None:
+        self._network = network
+        self._process = process
+
+    async def start(self, serve: Callable[[GuestLink], Awaitable[None]], trouble: Callable[[], str]) -> None:
+        self._process.call("listening")
+        self._network.listen(self._process, serve)
+
+    def stop_accepting(self) -> None:
+        self._network.stop_listening(self._process)
+
+    async def close(self) -> None:
+        self._network.stop_listening(self._process)
+        self._network.end_all(self._process)
+        await asyncio.sleep(0.1)
+
+
 def _nobody(act: Callable[..., None], args: tuple[object, ...]) -> None:
     """Do what the network does: it belongs to no process."""
     token = CURRENT.set(None)

@@ -26,6 +26,7 @@ class Process:
     Args:
         name: For the story.
         random: Where its delays and its death come from.
+        thread_s: Mean time that a thread takes to begin, and again to be heard of.
         calls_left: Calls of ports until it is killed; None: it lives.
         on_kill: Told what it was doing when it was killed.
 
@@ -38,6 +39,7 @@ class Process:
         self,
         name: str,
         random: Random,
+        thread_s: float,
         calls_left: int | None,
         on_kill: Callable[["Process", str], None],
     ) -> None:
@@ -47,6 +49,7 @@ class Process:
         self.has_ended = False
         self.wall_offset_s = 0.0
         self._random = random
+        self._thread_s = thread_s
         self._calls_left = calls_left
         self._on_kill = on_kill
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -152,13 +155,16 @@ class Process:
         future: asyncio.Future[T] = self._loop.create_future()
         self._pending[future] = None
         future.add_done_callback(self._pending.pop)
-        begins = self._loop.time() + self._random.expovariate(1000.0)
+        begins = self._loop.time() + self._delay()
         if where == "writer":
             begins = self._free_at["writer"] = max(begins, self._free_at["writer"] + 1e-5)
         # Who waits for it may be cancelled. Work that a thread has begun goes on all the same.
         has_begun = self._random.random() < 0.5
         self._loop.call_at(begins, self._work, future, has_begun, function, args)
         return future
+
+    def _delay(self) -> float:
+        return self._random.expovariate(1 / self._thread_s)
 
     def _work(
         self, future: "asyncio.Future[Any]", has_begun: bool, function: Callable[..., Any], args: Any
@@ -171,7 +177,7 @@ class Process:
             return
         except BaseException as raised:  # noqa: BLE001 - it belongs to whoever waits
             result, error = None, raised
-        self._loop.call_later(self._random.expovariate(1000.0), self._settle, future, result, error)
+        self._loop.call_later(self._delay(), self._settle, future, result, error)
 
     def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         if future.done():

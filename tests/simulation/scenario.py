@@ -9,6 +9,7 @@ from typing import Any
 from .network import Weather
 
 FULL, LOCKED = ("SQLITE_FULL", "database or disk is full"), ("SQLITE_BUSY", "database is locked")
+FAST_S, SLOW_S = 0.001, 0.1  # that a thread takes to begin
 CROWD = 0.03  # of the seeds
 FEW = 4  # sites of the others, at most
 
@@ -102,6 +103,7 @@ class Faults:
     Attributes:
         kills: How many processes are killed at most.
         mean_calls: Calls of ports that a process lives through on average.
+        thread_s: How long the machines' threads take: on slow ones more happens while something is stored.
         loses_power: A process takes its whole machine with it.
         troubles: Disks that fail for a while.
         orders: What operators do: the second, and the order.
@@ -112,6 +114,7 @@ class Faults:
     weather: Weather = field(default_factory=Weather)
     kills: int = 0
     mean_calls: float = 1e9
+    thread_s: float = FAST_S
     loses_power: bool = False
     troubles: list[Trouble] = field(default_factory=list)
     orders: list[tuple[float, str]] = field(default_factory=list)
@@ -170,7 +173,7 @@ def _run(
     cohort = {"where": where if random.random() < 0.3 else "", **_rule(random, mode, len(sites), is_strict)}
     able = sum(map(WHERE[cohort["where"]], sites))
     strategy = _strategy(random, mode, has_drift)
-    rounds = 2 if len(sites) > FEW else random.randint(2, 8 if mode == "async" else 5)
+    rounds = 2 if len(sites) > FEW else random.randint(2, 10 if mode == "async" else 5)
     return {
         "name": "r",
         "mode": mode,
@@ -270,6 +273,7 @@ def draw_faults(scenario: Scenario) -> Faults:
         loses_power=scenario.database["durability"] == "power" and random.random() < 0.7,
         troubles=_troubles(random, machines, until_s),
         orders=_orders(random, until_s),
+        thread_s=random.choice([FAST_S, FAST_S, FAST_S, SLOW_S]),
         clock_jumps=[
             (random.uniform(0, until_s), random.choice(machines), random.uniform(-9e4, 9e4))
             for _ in range(random.choice([0, 0, 3]))

@@ -2,10 +2,13 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from fl_main.db.files import ModelFiles
+from fl_main.events import Event
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
 from fl_main.store import EventRecord, TaskRecord, TaskStatus
@@ -93,3 +96,17 @@ class Watch:
 
     def _break(self, found: Iterable[str]) -> None:
         self._broken.extend(found)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Let somebody look at every decision of the round machine."""
+    handle = RoundMachine.handle
+
+    def handled(machine: RoundMachine, event: Event, at: float) -> Outcome:
+        outcome = handle(machine, event, at)
+        watch.decided(machine, outcome)
+        return outcome
+
+    with patch.object(RoundMachine, "handle", handled):
+        yield

@@ -7,7 +7,7 @@ database, the agents with their outboxes. What happens follows from the seed alo
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,21 +20,18 @@ from fl_main.aggregator.operator import OrderFailedError, _answer
 from fl_main.aggregator.server import Daemon
 from fl_main.codec import decode
 from fl_main.errors import FLError, StateFolderError, StoreError
-from fl_main.events import Event
-from fl_main.ledger import Outcome
 from fl_main.messages import Ask, Verdict, Welcome
-from fl_main.ports import GuestLink, LinkClosedError
-from fl_main.rounds import RoundMachine
+from fl_main.ports import LinkClosedError
 from fl_main.settings import AggregatorSettings, RunSettings
 
 from .database import SimStore
 from .loop import NeverEndsError, VirtualLoop
 from .machine import Machine
-from .network import Network, SimLink
+from .network import Network, SimLink, SimListener
 from .process import CURRENT, Killed, Process, task_factory
-from .scenario import Faults, Scenario, SiteFacts, Trouble
+from .scenario import FAST_S, Faults, Scenario, SiteFacts, Trouble
 from .sites import SiteRecord, attend
-from .watch import Watch
+from .watch import Watch, watched
 
 PATIENCE_S = 5000.0  # of virtual time, after the last fault: longer than any wait of ours
 CHUNK = 256  # bytes: so that a small model, too, comes in many pieces
@@ -176,7 +173,8 @@ class World:
         calls = None
         if self._kills_left > 0 and not self._is_calm:
             calls = 1 + int(self._random.expovariate(1 / self._faults.mean_calls))
-        process = Process(name, Random(f"{self._random.random()}"), calls, self._killed)
+        random = Random(f"{self._random.random()}")
+        process = Process(name, random, self._faults.thread_s, calls, self._killed)
         if name in self._processes:
             process.wall_offset_s = self._processes[name].wall_offset_s
         self._processes[name] = process
@@ -241,7 +239,7 @@ class World:
         store = SimStore(self.ended.database, settings.database, machine, process, self.watch)
         for damage in store.damages:
             self.ended.broken.append(f"damage: {damage}")
-        listener = _Listener(self._network, process)
+        listener = SimListener(self._network, process)
         self._daemon = daemon = Daemon(
             settings, runs, store, process.ports(), listener, join_token="", operator_token="o"
         )
@@ -317,7 +315,7 @@ class World:
                     return
 
     async def _ordered(self, order: Any) -> bool:
-        process = Process("operator", Random(0), None, lambda *_: None)
+        process = Process("operator", Random(0), FAST_S, None, lambda *_: None)
         try:
             link = await self._network.dial(process)
             answer = process.run(_answer(link, "o", Ask(number=1, order=order, run="r")))
@@ -329,28 +327,6 @@ class World:
             self.say("operator", f"was told: {error}")
             return False
         return True
-
-
-class _Listener:
-    """Where simulated links come in; see `fl_main.ports.Listener`."""
-
-    url = "ws://simulated"
-
-    def __init__(self, network: Network, process: Process) -> None:
-        self._network = network
-        self._process = process
-
-    async def start(self, serve: Callable[[GuestLink], Awaitable[None]], trouble: Callable[[], str]) -> None:
-        self._process.call("listening")
-        self._network.listen(self._process, serve)
-
-    def stop_accepting(self) -> None:
-        self._network.stop_listening(self._process)
-
-    async def close(self) -> None:
-        self._network.stop_listening(self._process)
-        self._network.end_all(self._process)
-        await asyncio.sleep(0.1)
 
 
 class _StoryHandler(logging.Handler):
@@ -370,19 +346,6 @@ class _StoryHandler(logging.Handler):
         self._world.say(process.name if process else "world", text)
         if record.levelno >= logging.CRITICAL or "bug of ours" in text or record.exc_info:
             self._world.ended.broken.append(text)
-
-
-@contextmanager
-def _watched(watch: Watch) -> Iterator[None]:
-    handle = RoundMachine.handle
-
-    def handled(machine: RoundMachine, event: Event, at: float) -> Outcome:
-        outcome = handle(machine, event, at)
-        watch.decided(machine, outcome)
-        return outcome
-
-    with patch.object(RoundMachine, "handle", handled):
-        yield
 
 
 @contextmanager
@@ -408,7 +371,7 @@ def simulate(scenario: Scenario, faults: Faults, folder: Path) -> Ended:
         try:
             world = World(scenario, faults, folder)
             stack.enter_context(_told(world))
-            stack.enter_context(_watched(world.watch))
+            stack.enter_context(watched(world.watch))
             try:
                 return loop.run_until_complete(world.run())
             except NeverEndsError as error:

@@ -255,12 +255,12 @@ def test_a_long_request_that_is_no_http_ends_without_a_traceback(
 ) -> None:
     host, _, port = daemon.url.removeprefix("ws://").partition(":")
     for _ in range(5):
-        with socket.create_connection((host, int(port)), timeout=5.0) as peer:
-            with contextlib.suppress(ConnectionError):
-                peer.sendall(b"no http\r\n" + b"x" * 100_000)
-                peer.shutdown(socket.SHUT_WR)
-                while peer.recv(1 << 16):
-                    pass
+        peer = socket.create_connection((host, int(port)), timeout=5.0)
+        with peer, contextlib.suppress(ConnectionError):
+            peer.sendall(b"no http\r\n" + b"x" * 100_000)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(1 << 16):
+                pass
     with Peer(daemon.url):  # the next one is served
         pass
     assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
