@@ -63,8 +63,9 @@ class AgentOptions:
         """
         if self.connection not in ("stay", "poll"):
             raise SettingsError(f"connection: {self.connection!r} is neither stay nor poll")
-        if not 0 < self.poll_s < math.inf:
-            raise SettingsError(f"poll_s: {self.poll_s} is not a number of seconds above 0")
+        poll_s: object = self.poll_s  # whatever a program says
+        if not isinstance(poll_s, int | float) or not 0 < poll_s < math.inf:
+            raise SettingsError(f"poll_s: {self.poll_s!r} is not a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,8 @@ def status(as_json: bool, watch: bool, **target: Any) -> None:
 
 
 def _print_status(found: Mapping[str, Any]) -> None:
-    click.echo(f"{found['software']} at {found['url']}: {found['agents']} agents, {len(found['runs'])} runs")
+    counts = f"{found['agents']} agents connected, {len(found['runs'])} runs"
+    click.echo(f"{found['software']} at {found['url']}: {counts}")
     for run in found["runs"]:
         click.echo()
         _print_run(run)

@@ -199,8 +199,9 @@ class Door:
         wanted = self._join_token
         if wanted and not hmac.compare_digest(join.token.encode(), wanted.encode()):
             raise Refusal("bad_token", "the join token is not the aggregator's")
-        self._require_turn((join.run, join.agent_id))
         host = self._runs.find(join.run)
+        if not (host and _is_visit(host, join)):
+            self._require_turn((join.run, join.agent_id))
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self._runs)) or "none yet"
             raise Refusal(
@@ -334,3 +335,9 @@ async def _ignored(link: Link, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             while True:
                 await link.receive()
+
+
+def _is_visit(host: RunHost, join: Join) -> bool:
+    """Whether an agent that polls looks in as it is to: it was let in before, and must not miss its time."""
+    member = host.machine.members.get(join.agent_id)
+    return join.poll_s is not None and member is not None and member.hung_up_at is not None

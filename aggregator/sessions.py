@@ -44,7 +44,7 @@ MAX_QUEUED = 1000  # control messages to an agent that does not read them
 MAX_HELPERS = 8  # requests of one agent at once
 CLOSE_PATIENCE_S = 2.0  # for messages that are still queued
 FETCHING = "sending a model"  # the request that people see as a transfer
-MAX_REMEMBERED = 64  # ended uploads whose last chunks may still be on their way
+MAX_REMEMBERED = 8  # ended uploads whose last chunks may still be on their way
 MAX_STRANGE_OFFERS = 100  # of tasks that the agent was never given: each is a row in the database
 PONG = Pong()
 

@@ -150,15 +150,15 @@ def _past(connection: Connection, run: RunRecord) -> dict[str, AgentPast]:
 
 
 def _took(connection: Connection, run: RunRecord) -> dict[str, list[float]]:
-    """Return by agent how long its last accepted updates took; of some it was not kept."""
+    """Return by agent how long its last updates took; of some it was not kept."""
     order = func.row_number().over(partition_by=updates.c.agent_id, order_by=updates.c.update_id.desc())
-    accepted = select(updates.c.update_id, order.label("place")).where(
+    judged = select(updates.c.update_id, order.label("place")).where(
         updates.c.run_id == run.run_id,
-        updates.c.verdict == Verdict.ACCEPTED.value,
+        updates.c.verdict.in_([Verdict.ACCEPTED.value, Verdict.DISCARDED.value]),
         updates.c.kind == Kind.TRAIN.value,
         updates.c.received_s > 0,
     )
-    ranked = accepted.subquery()
+    ranked = judged.subquery()
     last = select(ranked.c.update_id).where(ranked.c.place <= PAST)
     query = (
         select(updates.c.agent_id, updates.c.received_s - tasks.c.assigned_s)

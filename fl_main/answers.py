@@ -43,6 +43,7 @@ from fl_main.training import Kind
 from fl_main.weights import Layout
 
 MAX_EXAMPLES = 10**12  # of one update: sums over all agents still fit the database
+OVER = "its round is over"  # why a task was cancelled, as a rule
 LATE = "late"  # the reason of an update that was accepted though its round was over
 
 
@@ -273,6 +274,8 @@ class Answers(Ledger):
             return ""
         if task.status in (TaskStatus.DECLINED, TaskStatus.FAILED):
             return f"its task was {task.status}"
+        if task.status is TaskStatus.CANCELLED and task.reason not in ("", OVER):
+            return task.reason
         return f"late: round {task.round_id} is over"
 
     def _accept(self, offer: Offered, task: TaskRecord) -> None:
@@ -353,11 +356,16 @@ class Answers(Ledger):
         self._answer(offer, verdict, reason)
 
     def _answer(self, offer: Offered, verdict: Verdict, reason: str = "", *, late: bool = False) -> None:
-        self._free_from(offer.agent_id, offer.task_id, is_wasted=verdict is not Verdict.ACCEPTED)
+        self._free_from(
+            offer.agent_id,
+            offer.task_id,
+            is_wasted=verdict is not Verdict.ACCEPTED,
+            is_measured=verdict is not Verdict.REJECTED,  # who is always late is slow, too
+        )
         self._out.effects.append(Answer(offer.agent_id, offer.task_id, verdict, reason, late))
 
     def _declined(self, event: TaskDeclined) -> None:
-        self._free_from(event.agent_id, event.task_id, is_wasted=True)
+        self._free_from(event.agent_id, event.task_id, is_wasted=True, is_measured=False)
         task = self.tasks.get(event.task_id)
         if task is None or task.agent_id != event.agent_id or task.task_id in self.updates:
             return

@@ -10,7 +10,6 @@ from fl_main.results import Results
 from fl_main.store import RoundRecord, StepRecord, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
 
-BUFFER = 10  # updates that make a new model in mode async: K of Nguyen et al. 2022 (FedBuff)
 LEAST_DEADLINE_S = 1.0  # of an adaptive one
 POLLS_IN_DEADLINE = 2  # so that a sleeper hears of a task, and can answer
 
@@ -91,6 +90,8 @@ class Assignments(Results):
         labels = self._labels()
         ids = {labels[agent_id]: agent_id for agent_id in eligible}
         candidates = [self.candidate(agent_id) for agent_id in eligible]
+        if self._buffer_given() is not None and len(self._ready[step.kind]) >= self.buffer():
+            return (), 0, "nobody: enough late updates are there"
         chosen = choose_cohort(candidates, self.settings.cohort, seed, self.least_of(step.kind))
         return tuple(sorted(ids[label] for label in chosen.labels)), chosen.target, chosen.rule
 
@@ -101,20 +102,6 @@ class Assignments(Results):
         if self.is_async and step.kind is Kind.EVALUATE:
             return len(self.able(step.kind))
         return self.quorum_of(target)
-
-    def _buffer_given(self) -> int | None:
-        """Return K as the settings or the strategy state it; in mode sync there is none."""
-        if self.settings.mode == "sync":
-            return None
-        return self.settings.round.buffer or self.strategy.buffer
-
-    def buffer(self) -> int:
-        """Return K: how many updates make a new model where rounds do not wait for all."""
-        given = self._buffer_given()
-        if given is None:
-            at_work = target_of(self.settings.cohort, len(self.able(Kind.TRAIN)))
-            given = min(BUFFER, -(-at_work // 2))
-        return max(given, self.least_of(Kind.TRAIN))
 
     def _deadline_of(self, step: Step, invited: tuple[str, ...]) -> tuple[float, float | None]:
         """Return seconds until a step ends anyway, and what its cohort usually takes, if that decides."""

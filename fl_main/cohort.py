@@ -130,7 +130,9 @@ def _by_function(candidates: Sequence[Candidate], rule: str, seed: int, least: i
         chosen = list(function(candidates, seed))
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SettingsError(f"cohort.rule: {rule} raised {said}") from error
+        raise SettingsError(
+            f"cohort.rule: {rule} raised {said}; mend it, restart the aggregator, resume the run"
+        ) from error
     for label in chosen:
         if not isinstance(label, str) or label not in known:
             raise SettingsError(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fl_main.cohort import target_of
 from fl_main.events import Cancel, Effect
 from fl_main.members import NEVER, UNANSWERED, Membership
 from fl_main.phases import next_phase
@@ -31,6 +32,8 @@ from fl_main.strategies.base import Contribution, Strategy
 from fl_main.training import Kind
 from fl_main.weights import Layout
 
+BUFFER = 10  # updates that make a new model in mode async: K of Nguyen et al. 2022 (FedBuff)
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -48,7 +51,7 @@ class Need:
         agents: How many must be here, free, and able to do it.
         eligible: How many are.
         busy: How many more are here, still at work on an earlier task.
-        unfit: How many more are here, and do not meet the settings' `cohort.where`.
+        unfit: How many more are here, and do not meet the condition `where` of the settings.
     """
 
     kind: Kind
@@ -56,6 +59,7 @@ class Need:
     eligible: int
     busy: int
     unfit: int = 0
+    where: str = ""
 
     @property
     def is_met(self) -> bool:
@@ -70,7 +74,7 @@ class Need:
         agents = f"{self.agents} agent{'s' * (self.agents != 1)} for {self.kind}"
         text = f"{agents}; {self.eligible} {'is' if self.eligible == 1 else 'are'} here"
         text += f", {self.busy} more still busy with an earlier task" if self.busy else ""
-        return f"{text}; {self.unfit} more do not meet cohort.where" if self.unfit else text
+        return f"{text}; {self.unfit} more do not meet cohort.where: {self.where}" if self.unfit else text
 
 
 class Ledger(Membership):
@@ -178,8 +182,12 @@ class Ledger(Membership):
             return False
         if kind is Kind.EVALUATE:  # a sleeper would not hear of it in time
             return record.poll_s is None or record.poll_s <= self.settings.evaluate.deadline_s
+        return kind is not Kind.TRAIN or self.is_meant(agent_id)
+
+    def is_meant(self, agent_id: str) -> bool:
+        """Whether an agent is one of those that the settings want in the cohorts."""
         where = self.settings.cohort.where
-        return kind is not Kind.TRAIN or not where or self.candidate(agent_id).meets(where)
+        return not where or self.candidate(agent_id).meets(where)
 
     def need(self, kind: Kind) -> Need:
         """Return what a step of a kind needs to begin."""
@@ -187,8 +195,10 @@ class Ledger(Membership):
         if kind in (Kind.INITIALISE, Kind.EVALUATE):
             least = 1
         if self.is_open_to_all(kind):  # it does not wait for the busy ones
-            return Need(kind, least, len(self.able(kind)), 0, self._unfit(kind))
-        return Need(kind, least, len(self.eligible(kind)), self._busy, self._unfit(kind))
+            return Need(kind, least, len(self.able(kind)), 0, self._unfit(kind), self.settings.cohort.where)
+        return Need(
+            kind, least, len(self.eligible(kind)), self._busy, self._unfit(kind), self.settings.cohort.where
+        )
 
     def _unfit(self, kind: Kind) -> int:
         """Return how many are here that the settings leave out of the cohorts."""
@@ -257,6 +267,20 @@ class Ledger(Membership):
     def quorum_of(self, number: int) -> int:
         """Return what part of so many answers ends a step early."""
         return math.ceil(self.settings.round.quorum * number - 1e-9)  # 0.55 x 100 is 55.00…01
+
+    def _buffer_given(self) -> int | None:
+        """Return K as the settings or the strategy state it; in mode sync there is none."""
+        if self.settings.mode == "sync":
+            return None
+        return self.settings.round.buffer or self.strategy.buffer
+
+    def buffer(self) -> int:
+        """Return K: how many updates make a new model where rounds do not wait for all."""
+        given = self._buffer_given()
+        if given is None:
+            at_work = target_of(self.settings.cohort, len(self.able(Kind.TRAIN)))
+            given = min(BUFFER, -(-at_work // 2))
+        return max(given, self.least_of(Kind.TRAIN))
 
     def least(self) -> int:
         """Return how many updates the current step needs at least."""

@@ -6,12 +6,12 @@ are told how long they take, time is virtual: a fleet of slow and fast ones is t
 """
 
 import heapq
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-from pydantic import ValidationError
 
 from fl_main.deltas import subtract
 from fl_main.errors import FLError, RunFailedError, SettingsError
@@ -35,8 +35,10 @@ from fl_main.events import (
     UpdateSpoiled,
 )
 from fl_main.ledger import Outcome
+from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
+from fl_main.settings_files import parse_run
 from fl_main.store import (
     MetricRecord,
     ModelKind,
@@ -148,7 +150,7 @@ def run_local(
         strategy_options: Its options.
         seed: The tasks' seeds follow from it.
         settings: Further settings of a run, as in its file: `{"mode": "async"}`. Without others,
-            a round needs an update of every site.
+            a sync round needs an update of every site, and one update is enough in other modes.
         seconds: Returns how long a site takes for its n-th task (0, 1, …): virtual seconds, in
             which deadlines and the order of updates are those of such a fleet.
         on_round: Called with each new global model.
@@ -160,26 +162,32 @@ def run_local(
     """
     if not sites:
         raise SettingsError("sites: there is none; at least one is needed")
+    if seconds is not None and not callable(seconds):
+        raise SettingsError("run_local: seconds must be a function of a site's name and a number")
     stated: dict[str, Any] = {
         "name": "local",
         "strategy_options": dict(strategy_options or {}),
         "seed": seed,
         "statistics": statistics is not None,
         "config": dict(config or {}),
-        "end": {"rounds": rounds},
         "evaluate": {"every": 1 if evaluate else 0},
-        "round": {"min_agents": len(sites), "min_updates": len(sites), "max_failed_rounds": 1},
         **({"strategy": strategy} if strategy else {}),
         **(settings or {}),
+        "end": {"rounds": rounds, **(settings or {}).get("end", {})},
+        "round": _rounds_of(len(sites), settings or {}),
     }
-    try:
-        checked = RunSettings.model_validate(stated)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"run_local: {place}: {first['msg']}") from None
+    checked = parse_run(stated, "run_local")
     driver = _LocalDriver(checked, train, sites, evaluate, statistics, seconds, on_round)
     return driver.run(initial_weights)
+
+
+def _rounds_of(sites: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `round`: a sync round needs every site unless the settings say otherwise."""
+    waits_for_all = settings.get("mode", "sync") == "sync"
+    defaults: dict[str, Any] = {"min_agents": sites, "min_updates": sites if waits_for_all else 1}
+    if "round" not in settings:
+        defaults["max_failed_rounds"] = 1
+    return {**defaults, **settings.get("round", {})}
 
 
 @dataclass(slots=True)
@@ -245,7 +253,9 @@ class _LocalDriver:
         self._go_on()
         record = self._machine.run
         if record.status is not RunStatus.FINISHED:
-            reason = f"{record.reason}; {self._complaint}" if self._complaint else record.reason
+            waits = f"it waits for {self._machine.need(next_step(record, self._settings).kind)}"
+            ended = record.reason or waits
+            reason = f"{ended}; {self._complaint}" if self._complaint else ended
             raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
         final = self._machine.models[record.model_id or ""].payload
         metrics = list(self._metrics.values())
@@ -308,7 +318,11 @@ class _LocalDriver:
             return 0.0
         number = self._done.get(task.agent_id, 0)
         self._done[task.agent_id] = number + 1
-        return max(0.0, self._seconds(task.agent_id, number))
+        stated = self._seconds(task.agent_id, number)
+        if isinstance(stated, numbers.Real) and 0 <= (seconds := float(stated)) < math.inf:
+            return seconds
+        asked = f"seconds({task.agent_id!r}, {number})"
+        raise SettingsError(f"run_local: {asked} gave {stated!r}, which is no duration")
 
     def _received(self, offer: Offered) -> Event:
         for channel, payload in offer.payloads.items():

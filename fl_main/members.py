@@ -30,7 +30,7 @@ class Member:
         idle_from: Run time from which on it has been idle and that was not added up yet.
         tasks: Training tasks that it was given.
         asked_s: Run time at which it was given the last one.
-        took_s: Seconds from a training task to its accepted update, of the last ones.
+        took_s: Seconds from a training task to its update, in time or late, of the last ones.
     """
 
     record: AgentRecord
@@ -222,8 +222,15 @@ class Membership:
             self._free[member.record.agent_id] = None
             member.idle_from = self._at
 
-    def _free_from(self, agent_id: str, task_id: str, *, is_wasted: bool) -> None:
-        """An agent's work on a task is over; note what its time went into."""
+    def _free_from(self, agent_id: str, task_id: str, *, is_wasted: bool, is_measured: bool = True) -> None:
+        """An agent's work on a task is over; note what its time went into.
+
+        Args:
+            agent_id: Whose work.
+            task_id: On what.
+            is_wasted: Whether it came to nothing.
+            is_measured: Whether it tells how long the agent usually takes.
+        """
         member = self.members.get(agent_id)
         if member is None or member.task_id != task_id:
             return
@@ -233,8 +240,8 @@ class Membership:
                 self.effort.wasted_s += took_s
             else:
                 self.effort.busy_s += took_s
-                if task.kind is Kind.TRAIN:
-                    member.took_s.append(took_s)
+            if is_measured and task.kind is Kind.TRAIN:
+                member.took_s.append(took_s)
         self._rest(member)
 
     def _add_idle(self, member: Member) -> None:

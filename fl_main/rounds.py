@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from fl_main.answers import OVER
 from fl_main.assignments import Assignments
 from fl_main.errors import InvalidTransitionError, SettingsError
 from fl_main.events import (
@@ -147,7 +148,7 @@ class RoundMachine(Assignments):
             self._try_to_close()
         if self.run.phase is Phase.WAITING:
             self._try_to_start()
-            if self.is_async and self._is_collecting:  # the buffer may be full already
+            if self.settings.mode != "sync" and self._is_collecting:  # the buffer may be full already
                 self._try_to_close()
         if self._is_collecting:
             try:
@@ -301,11 +302,11 @@ class RoundMachine(Assignments):
             if task.kind is not step.kind:
                 continue
             if step.kind is not Kind.TRAIN or self.settings.mode == "sync":
-                self._cancel(task, "its round is over")
+                self._cancel(task, OVER)
             elif self.members[agent_id].left_at == NEVER:
                 self._release(task, TaskStatus.CANCELLED, "its agent left for good")
             elif self.settings.mode == "semi-sync" and task.status is TaskStatus.OPEN:
-                self._release(task, TaskStatus.LATE, "its round is over")
+                self._release(task, TaskStatus.LATE, OVER)
 
     # --- results -----------------------------------------------------------------------------
 

@@ -129,7 +129,10 @@ class CohortSettings(Section):
 class RoundSettings(Section):
     """How one round is run."""
 
-    min_agents: PositiveInt = Field(default=2, description="agents connected before a round starts")
+    min_agents: PositiveInt = Field(
+        default=2,
+        description="agents that must be here and free before a round starts; in mode async, be here",
+    )
     min_updates: PositiveInt = Field(
         default=2,
         description="updates below which no global model is published: "

@@ -362,7 +362,7 @@ class AgentPast:
     Attributes:
         tasks: Training tasks that it was given.
         asked_s: Run time at which it was given the last one.
-        took_s: Seconds from a training task to its accepted update, of the last `PAST` ones.
+        took_s: Seconds from a training task to its update, in time or late, of the last `PAST` ones.
     """
 
     tasks: int = 0

@@ -53,6 +53,9 @@ def _agent(
         [f"task {short(task.task_id)}, given {seconds(view.now - view.given_at(task))} ago"] if task else []
     )
     evidence += [visits] if (visits := view.visits(member)) else []
+    if view.ledger.settings.cohort.where:
+        stated = ", ".join(f"{name}: {value}" for name, value in member.record.attributes.items())
+        evidence.append(f"its attributes are {stated}" if stated else "it states no attributes")
     since_at = view.given_at(task) if task else view.wall(member.since)
     return Finding(
         Subject.AGENT,
@@ -75,6 +78,9 @@ def _came(view: View, member: Member) -> tuple[str, ...]:
 def progress(view: View, task: TaskRecord) -> str:
     """Return what an agent that is here does for a task, as far as its transfers tell."""
     transfer = view.transfers.get(task.agent_id)
+    hung_up_at = view.ledger.members[task.agent_id].hung_up_at
+    if hung_up_at is not None and hung_up_at <= task.assigned_s:
+        return f"asleep until its next poll, when it hears of {task.kind}"
     if transfer is None:
         return WORK[task.kind]
     if transfer.way == "out":
@@ -106,7 +112,8 @@ def _away(view: View, member: Member) -> Finding:
     evidence = [f"left {left_because(view, agent_id)}"] if left else [left_because(view, agent_id)]
     if task is not None:
         evidence.append(f"task {short(task.task_id)} of round {task.round_id} is {task.status}")
-    is_awaited = is_asked and not is_gone and view.is_moving
+    outlives = ledger.is_async and task is not None and task.kind is Kind.TRAIN
+    is_awaited = is_asked and not is_gone and view.is_moving and not outlives
     ends_s = ledger.rejoin_times([agent_id]) if is_awaited else []
     over = ledger.run.status.is_over or (is_gone and not is_asked)
     return Finding(
@@ -153,14 +160,24 @@ def _idle_because(view: View, member: Member) -> tuple[Standing, str, str]:
     if run.phase is Phase.COLLECTING and ledger.step is not None:
         return _spared(view, member, ledger.step)
     need = view.need
+    if need.kind is Kind.TRAIN and not ledger.is_meant(member.record.agent_id):
+        return _unmeant(view)
     if need.kind not in member.record.kinds:
         return Standing.WAITING, f"it has no function for {need.kind}", f"give it a function for {need.kind}"
     return Standing.WAITING, f"the run waits for {need}", f"what helps the run: fl why {view.name}"
 
 
+def _unmeant(view: View) -> tuple[Standing, str, str]:
+    where = view.ledger.settings.cohort.where
+    remedy = "start it with other attributes, or create a run with another condition"
+    return Standing.WAITING, f"it does not meet cohort.where: {where}", remedy
+
+
 def _spared(view: View, member: Member, step: StepRecord) -> tuple[Standing, str, str]:
     """Say why an agent has nothing to do while others are at work."""
     agent_id = member.record.agent_id
+    if step.kind is Kind.TRAIN and not view.ledger.is_meant(agent_id):
+        return _unmeant(view)
     task = view.ledger.task_of(step, agent_id)
     if task is not None:
         return _after_its_task(view, task)

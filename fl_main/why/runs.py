@@ -137,6 +137,8 @@ def _help(need: Need) -> str:
         return "start an agent with an evaluate function; else the evaluation is skipped"
     count = need.agents - need.eligible
     text = f"start {plural(count, 'more agent')}: fl agent, or your own program"
+    if need.unfit:
+        text += " (their attributes: fl why AGENT)"
     return f"{text}; or wait for the answers of those that are busy" if need.busy >= count else text
 
 
@@ -146,6 +148,8 @@ def _around(view: View, need: Need) -> Iterator[str]:
     free = [agent for agent, member in members.items() if member.is_present and member.task_id is None]
     able = [agent for agent in free if need.kind in members[agent].record.kinds]
     unable = [agent for agent in free if agent not in able]
+    unmeant = [agent for agent in able if need.kind is Kind.TRAIN and not view.ledger.is_meant(agent)]
+    able = [agent for agent in able if agent not in unmeant]
     busy = [agent for agent, member in members.items() if member.is_present and member.task_id]
     away = [agent for agent, member in members.items() if not member.is_present]
     if not members:
@@ -154,6 +158,8 @@ def _around(view: View, need: Need) -> Iterator[str]:
         yield f"here and free: {view.agents(able)}"
     if unable:
         yield f"here, but without a function for {need.kind}: {view.agents(unable)}"
+    if unmeant:
+        yield f"here, but not of those that cohort.where wants: {view.agents(unmeant)}"
     if busy:
         yield f"busy with an earlier task: {view.agents(busy)}"
     yield from (f"away: {view.agent(agent)}, {left_because(view, agent)}" for agent in away[:AGENTS])
@@ -198,13 +204,38 @@ def _combining(view: View) -> Finding:
     )
 
 
+def _filling(view: View, step: StepRecord) -> Finding:
+    """Return what a run of mode async does: a buffer is filled, and perhaps the last model measured."""
+    ledger = view.ledger
+    there, enough = len(ledger.ready(Kind.TRAIN)), ledger.buffer()
+    at_work = [agent for task, agent in ledger.unanswered.items() if ledger.tasks[task].kind is Kind.TRAIN]
+    text = f"train: {there} of the {plural(enough, 'update')} for the next model are there"
+    text += f"; at work: {view.agents(at_work)}" if at_work else "; nobody is at work"
+    if step.kind is Kind.EVALUATE:
+        measured = len(ledger.ready(Kind.EVALUATE))
+        text += f"; {plural(measured, 'agent')} measured the model of round {step.round_id} meanwhile"
+    started = view.last("step_started", step=str(step.kind))
+    rest = f"in {seconds(ledger.deadline() - view.at)} it goes on with what is there, if that is at least "
+    return _found(
+        view,
+        Standing.WAITING,
+        text,
+        f"their answers; {rest}{plural(ledger.least_of(Kind.TRAIN), 'update')}",
+        [*_of_step(view, step)] if step.kind is Kind.TRAIN else [],
+        started.at if started else view.wall(step.started_s),
+        view.wall(ledger.deadline()),
+    )
+
+
 def _collecting(view: View, step: StepRecord) -> Finding:
     ledger = view.ledger
+    if ledger.is_open_to_all(step.kind):
+        return _filling(view, step)
     here = [agent for agent in ledger.asked() if ledger.members[agent].is_present]
     gone = [agent for agent in ledger.asked() if not ledger.members[agent].is_present]
     accepted, least = len(ledger.accepted()), ledger.least()
     text = f"{step.kind}: {accepted} of {len(step.invited)} answered"
-    if ledger.is_async or ledger.enough(step) > len(step.invited):  # late ones count, too
+    if ledger.settings.mode == "semi-sync" and step.kind is Kind.TRAIN:  # late ones count, too
         text = f"{step.kind}: {accepted} of {plural(ledger.enough(step), 'update')} are there"
     if here:
         text += f"; waiting for {view.agents(here)}"

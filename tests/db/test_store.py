@@ -168,13 +168,14 @@ def test_what_agents_did_comes_back(store: ModelStore) -> None:
     begin(store, "abc")
     given = [task(f"t{n}", "a", assigned_s=10.0 * n, status=TaskStatus.ANSWERED) for n in range(1, 8)]
     took = [update(f"t{n}", "a", received_s=10.0 * n + n) for n in range(1, 8)]
-    took[2] = replace(took[2], verdict=Verdict.DISCARDED, reason="late")
+    took[2] = replace(took[2], verdict=Verdict.REJECTED, reason="not finite")
+    took[3] = replace(took[3], verdict=Verdict.DISCARDED, reason="late")
     measured = task("e", "a", kind=Kind.EVALUATE, assigned_s=99.0, status=TaskStatus.ANSWERED)
     accuracy = update("e", "a", kind=Kind.EVALUATE, received_s=100.0)
     store.commit([*given, *took, measured, accuracy, task("u", "b", assigned_s=5.0)], 120.0)
     (snapshot,) = store.snapshots()
     assert snapshot.past == {
-        "a": AgentPast(7, 70.0, (2.0, 4.0, 5.0, 6.0, 7.0)),  # the third was not accepted
+        "a": AgentPast(7, 70.0, (2.0, 4.0, 5.0, 6.0, 7.0)),  # the third tells nothing, the fourth was late
         "b": AgentPast(1, 5.0, ()),
     }
 

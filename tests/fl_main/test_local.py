@@ -301,3 +301,32 @@ def test_config_may_depend_on_the_measured_time_of_a_site() -> None:
         seconds=lambda site, number: times[site],
     )
     assert seen == {"fast": [5, 5], "usual": [5, 5], "slow": [5, 1]}
+
+
+def test_settings_of_a_local_run_are_checked_as_those_of_a_file() -> None:
+    with pytest.raises(SettingsError, match=r"run_local: unknown key 'mod'.*mode"):
+        run_local(plus_one, {"a": None}, {"w": np.zeros(1)}, settings={"mod": "async"})
+    with pytest.raises(SettingsError, match="gave -1, which is no duration"):
+        run_local(plus_one, {"a": None}, {"w": np.zeros(1)}, seconds=lambda site, number: -1)
+
+
+def test_a_local_run_that_cannot_begin_says_what_it_waits_for() -> None:
+    with pytest.raises(
+        RunFailedError, match=r"it waits for 1 agent for train; 0 are here; 1 more do not meet"
+    ):
+        run_local(plus_one, {"a": None}, {"w": np.zeros(1)}, settings={"cohort": {"where": "gpu"}})
+
+
+def test_an_async_local_run_makes_a_model_of_half_of_its_sites() -> None:
+    made: list[LocalRound] = []
+    sites = dict.fromkeys("abcdefgh")
+    run_local(
+        plus_one,
+        sites,
+        {"w": np.zeros(1)},
+        rounds=3,
+        settings={"mode": "async"},
+        seconds=lambda site, number: 20.0,
+        on_round=made.append,
+    )
+    assert [len(one.staleness) for one in made] == [4, 4, 4]

@@ -939,3 +939,53 @@ def test_an_update_that_got_too_old_was_wasted_time() -> None:
     story.answer("a", "b", "c")
     story.fold()
     assert effort(story, 1) == (4.0, 2.0, 0.0)
+
+
+# --- what newcomers found --------------------------------------------------------------------
+
+
+def test_a_semi_sync_round_that_begins_with_enough_late_updates_asks_nobody_and_closes_at_once() -> None:
+    story = Story(run_settings(mode="semi-sync", round={"buffer": 2, "min_agents": 3}, end={"rounds": 9}))
+    story.gather("a", "b", "c", "d")
+    story.answer("a", "b")
+    story.fold()
+    assert story.stand == (1, "train", "waiting")  # three must be free
+    story.answer("c")
+    story.answer("d")
+    [fold] = story.folds
+    assert [update.agent_id for update in fold.updates] == ["c", "d"]
+    assert story.store.steps[2, Kind.TRAIN, 0].invited == ()
+    story.fold()
+    assert {task.round_id for task in story.assigned.values()} == {3}
+
+
+def test_an_agent_that_is_always_late_is_known_to_be_slow() -> None:
+    story = Story(
+        run_settings(
+            cohort={"rule": "number", "number": 2, "over_selection": 1.5},
+            config_for=[{"where": "slowness > 2", "config": {"epochs": 1}}],
+            end={"rounds": 9},
+        )
+    )
+    story.gather("a", "b", "c")
+    for at in (1.0, 2.0):
+        story.at = at
+        story.answer("a", "b")
+        story.fold()
+    story.at = 10.0
+    assert story.answer("c")[0].verdict is Verdict.DISCARDED
+    story.answer("a", "b")
+    story.fold()
+    assert story.assigned["c"].config == {"epochs": 1}
+
+
+def test_an_update_of_a_task_that_was_too_old_says_so() -> None:
+    story = Story(run_settings(mode="async", round={"buffer": 2}, staleness={"most": 0}, end={"rounds": 9}))
+    story.gather("a", "b", "c")
+    story.answer("a", "b")
+    story.fold()
+    [answer] = story.answer("c")
+    assert (answer.verdict, answer.reason) == (
+        Verdict.DISCARDED,
+        "its base is 1 versions old, staleness.most is 0",
+    )

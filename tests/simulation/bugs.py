@@ -24,6 +24,7 @@ from fl_main.errors import StoreError
 from fl_main.events import Answer
 from fl_main.ledger import Ledger, Outcome
 from fl_main.messages import Join, Nothing
+from fl_main.results import Results
 from fl_main.session import Session
 from fl_main.store import ModelKind, ModelRecord, Record, RunSnapshot, TaskRecord, UpdateRecord
 from fl_main.strategies.base import Contribution
@@ -270,14 +271,8 @@ def past_lost_at_restart(stack: ExitStack) -> None:
 
 @bug
 def stale_ones_counted(stack: ExitStack) -> None:
-    """`staleness.most` is looked at when an update comes, not when it is counted."""
-    discard = Ledger._discard_accepted
-
-    def spared(self: Ledger, update: UpdateRecord, reason: str) -> None:
-        if not reason.startswith("stale"):
-            discard(self, update, reason)
-
-    stack.enter_context(patch.object(Ledger, "_discard_accepted", spared))
+    """What was begun on a model that is too old by now is counted all the same."""
+    stack.enter_context(patch.object(Results, "_drop_stale", lambda self: None))
 
 
 @bug

@@ -13,14 +13,22 @@ from tests.simulation.bugs import BUGS
 ROOT = Path(__file__).resolve().parents[2]
 
 # Seeds that found mistakes of ours, each of another kind.
-FOUND_MISTAKES = [62, 67, 78]
+FOUND_MISTAKES = [62, 67, 78, 5339]
 
 # Of each mode with agents that stay and that poll, with many faults and with few; and crowds.
 SYNC, SEMI_SYNC, ASYNC, CROWDS = [6, 19, 23, 33], [3, 14, 48, 50], [1, 2, 15, 24, 28, 32, 58], [95, 449]
 PINNED = [*FOUND_MISTAKES, *SYNC, *SEMI_SYNC, *ASYNC, *CROWDS]
 
 # Bugs that a few seeds find; docs/faults.md tells of all of them.
-FOUND_SOON = ["ack-before-commit", "leaking-budget", "lost-fence", "late-counted-twice", "given-up-too-soon"]
+FOUND_SOON = [
+    "leaking-budget",
+    "lost-fence",
+    "staleness-off-by-one",
+    "late-counted-twice",
+    "too-many-at-work",
+    "forgotten-between-visits",
+    "given-up-too-soon",
+]
 
 
 @pytest.mark.parametrize("seed", PINNED)
