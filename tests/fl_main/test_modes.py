@@ -945,11 +945,11 @@ def test_an_update_that_got_too_old_was_wasted_time() -> None:
 
 
 def test_a_semi_sync_round_that_begins_with_enough_late_updates_asks_nobody_and_closes_at_once() -> None:
-    story = Story(run_settings(mode="semi-sync", round={"buffer": 2, "min_agents": 3}, end={"rounds": 9}))
+    story = Story(run_settings(mode="semi-sync", round={"buffer": 2, "min_agents": 4}, end={"rounds": 9}))
     story.gather("a", "b", "c", "d")
     story.answer("a", "b")
     story.fold()
-    assert story.stand == (1, "train", "waiting")  # three must be free
+    assert story.stand == (1, "train", "waiting")  # four must be free
     story.answer("c")
     story.answer("d")
     [fold] = story.folds
