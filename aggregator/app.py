@@ -23,6 +23,7 @@ from fl_main.store import Record
 
 from .host import RunHost
 from .listener import WebSocketListener
+from .memory import keep_small
 from .server import Daemon
 
 logger = logging.getLogger("fl_main.aggregator")
@@ -62,6 +63,7 @@ class Aggregator:
         self._files = ThreadPoolExecutor(FILE_THREADS, "fl-files")
         self._writer = ThreadPoolExecutor(1, "fl-database")
         self._store = ModelStore(self.settings.database.folder, self.settings.database)
+        self._chore: asyncio.Task[None] | None = None
         self._closing = Thread(target=self._close, name="fl-close", daemon=True)
         for damage in self._store.damages:
             logger.error("the model database is damaged: %s; see fl db verify", damage)
@@ -88,9 +90,12 @@ class Aggregator:
         except BaseException:
             await self.stop()
             raise
+        self._chore = asyncio.create_task(keep_small(_runner(self._files)))
 
     async def stop(self) -> None:
         """Stop in order: no new agents, tell the others, store everything."""
+        if self._chore is not None:
+            self._chore.cancel()
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self.settings.limits.stop_s
         try:

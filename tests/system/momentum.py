@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fl_main.strategies import Block, Contribution, FedAvg
+from fl_main.strategies import Block, Contribution, FedAvg, Strategy
+from fl_main.strategies.base import Values
 
 
-class Momentum(FedAvg):
-    """m ← β m + mean(y) − x + mean(drift); x ← x + m."""
+class Drifting(Strategy):
+    """What a strategy with momentum and drifts wants of its run, and of every update."""
 
     state = ("momentum",)
     down = ("momentum",)
@@ -23,12 +24,22 @@ class Momentum(FedAvg):
         super().begin(contributions)
         assert all(update.num_steps for update in contributions)
 
-    def combine(self, block: Block) -> None:
-        super().combine(block)
-        drift = np.mean([values.copy() for values in block.updates("drift")], axis=0)
+    def moved(self, block: Block) -> Values:
+        """Return the momentum of before, slowed down, plus the mean of the drifts; kept as state."""
         momentum = block.state["momentum"]
         momentum *= self._beta
-        momentum += block.out - block.base + drift.astype(momentum.dtype)
+        drifts = [values.copy() for values in block.updates("drift")]
+        momentum += np.mean(drifts, axis=0).astype(momentum.dtype)
+        return momentum
+
+
+class Momentum(Drifting, FedAvg):
+    """m ← β m + mean(drift) + mean(y) − x; x ← x + m."""
+
+    def combine(self, block: Block) -> None:
+        super().combine(block)
+        momentum = self.moved(block)
+        momentum += block.out - block.base
         block.out[:] = block.base + momentum
 
 
