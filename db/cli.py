@@ -93,10 +93,11 @@ def _run_row(run: Run, output: Output | None) -> dict[str, object]:
 def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     """List the rounds of RUN with what came of them.
 
-    Agents are accepted/invited. Metrics are means over agents, weighted by examples; `reports`
-    says how many agents reported for training/evaluation. `stale` is the mean/largest number of
-    global models between an update's base and the model that it counts in; `busy`, `idle` and
-    `wasted` are parts of the agents' time. Columns that say nothing in any round are left out.
+    Agents are updates in the model (of a round without one: accepted) / agents asked. Metrics are
+    means over agents, weighted by examples; `reports` says how many agents reported for
+    training/evaluation. `stale` is the mean/largest number of global models between an update's
+    base and the model that it counts in; `busy`, `idle` and `wasted` are parts of the agents'
+    time. Columns that say nothing in any round are left out.
     """
     found = database.run(run).rounds()
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -137,7 +138,7 @@ def _round_row(entry: Round) -> dict[str, object]:
         "status": entry.status,
         "reason": entry.reason or None,
         "kind": str(entry.kind) if entry.kind else None,
-        "agents": f"{entry.accepted}/{entry.invited}",
+        "agents": f"{entry.effort.counted or entry.accepted}/{entry.invited}",
         "accepted": entry.accepted,
         "invited": entry.invited,
         "eligible": entry.eligible,

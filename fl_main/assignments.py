@@ -1,13 +1,14 @@
 """Who is given what to do: the cohort of a step, each one's config, and work for whoever is free."""
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from fl_main.cohort import choose_cohort, config_of, target_of
 from fl_main.events import Assign
 from fl_main.plan import Step, derive_id, derive_seed, end_reason
 from fl_main.results import Results
-from fl_main.store import RoundRecord, StepRecord, TaskRecord, TaskStatus, Verdict
+from fl_main.store import RoundRecord, StepRecord, TaskRecord, TaskStatus, UpdateRecord, Verdict
 from fl_main.training import Kind
 
 LEAST_DEADLINE_S = 1.0  # of an adaptive one
@@ -212,6 +213,8 @@ class Assignments(Results):
         is_rejected = answer is not None and answer.verdict is Verdict.REJECTED
         return is_rejected or task.status in (TaskStatus.DECLINED, TaskStatus.FAILED)
 
-    def _invited(self, step: StepRecord) -> tuple[str, ...]:
-        """Return all that a step asked, at once or later."""
+    def _invited(self, step: StepRecord, updates: Iterable[UpdateRecord]) -> tuple[str, ...]:
+        """Return all that a step asked, at once or later; in mode async whoever counts in it."""
+        if step.kind is Kind.TRAIN and self.is_async:
+            return tuple(sorted({update.agent_id for update in updates}))
         return step.invited or tuple(sorted({task.agent_id for task in self.tasks_of(step)}))

@@ -275,7 +275,7 @@ class RoundMachine(Assignments):
         self.step = replace(
             step,
             status="frozen",
-            invited=self._invited(step),
+            invited=self._invited(step, updates),
             frozen=tuple(update.task_id for update in updates),
             ended_s=self._at,
         )
