@@ -57,7 +57,7 @@ def test_runs_are_created_listed_shown_paused_resumed_and_stopped(
     assert run("stop", "old", code=1) == "error: there is no run 'old' (runs: new)\n"
 
     done = fl("status", *target, cwd=tmp_path)
-    assert "0 agents, 1 runs" in done.stdout
+    assert "0 agents connected, 1 runs" in done.stdout
     assert json.loads(fl("status", "--json", *target, cwd=tmp_path).stdout)["runs"][0]["status"] == "stopped"
     daemon.stop()
 
