@@ -221,10 +221,18 @@ def _filling(view: View, step: StepRecord) -> Finding:
         Standing.WAITING,
         text,
         f"their answers; {rest}{plural(ledger.least_of(Kind.TRAIN), 'update')}",
-        [*_of_step(view, step)] if step.kind is Kind.TRAIN else [],
+        _of_step(view, step) if step.kind is Kind.TRAIN else [_measuring(view, step)],
         started.at if started else view.wall(step.started_s),
         view.wall(ledger.deadline()),
     )
+
+
+def _measuring(view: View, step: StepRecord) -> str:
+    """Return who measures the last model, beside the training."""
+    asked = [task.agent_id for task in view.ledger.tasks_of(step)]
+    if not asked:
+        return "nobody that can measure the last model is free yet"
+    return f"asked to measure the model of round {step.round_id}: {view.agents(asked)}"
 
 
 def _collecting(view: View, step: StepRecord) -> Finding:
