@@ -381,7 +381,8 @@ def test_second_process_with_one_state_folder_is_told_to_choose_another_name(
 def test_newer_session_fences_the_older_one_which_stops(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(run_of())
     older = AgentThread(daemon.url, "a", tmp_path / "first")
-    until(lambda: daemon.host().seats)
+    until(lambda: daemon.host().run.model_id)
+    until(lambda: not any((tmp_path / "first" / "outbox").iterdir()))  # else it changes while it is copied
     shutil.copytree(tmp_path / "first", tmp_path / "copy", ignore=shutil.ignore_patterns("lock"))
     newer = AgentThread(daemon.url, "a", tmp_path / "copy")
     error = older.failed()
