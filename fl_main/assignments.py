@@ -87,12 +87,12 @@ class Assignments(Results):
             return (), 0, "whoever is free"
         if step.kind is not Kind.TRAIN:
             return eligible, len(eligible), "all that can"
+        if self._buffer_given() is not None and len(self._ready[step.kind]) >= self.buffer():
+            return (), 0, "nobody: enough late updates are there"
         seed = derive_seed(self.settings.seed, step.round_id, step.kind)
         labels = self._labels()
         ids = {labels[agent_id]: agent_id for agent_id in eligible}
         candidates = [self.candidate(agent_id) for agent_id in eligible]
-        if self._buffer_given() is not None and len(self._ready[step.kind]) >= self.buffer():
-            return (), 0, "nobody: enough late updates are there"
         chosen = choose_cohort(candidates, self.settings.cohort, seed, self.least_of(step.kind))
         return tuple(sorted(ids[label] for label in chosen.labels)), chosen.target, chosen.rule
 

@@ -111,7 +111,7 @@ def fold(
     Args:
         strategy: A fresh instance.
         answers: At least one, in the order in which they count.
-        base: The global model they started from.
+        base: The global model as it is now.
         state: The strategy's arrays before; one that is missing is zeros.
         sink: Takes the new model's data.
         state_sinks: Take the strategy's arrays after, by name.

@@ -27,7 +27,7 @@ from fl_main.messages import (
     Sending,
     Verdict,
 )
-from tests.agent.world import DATA, LAYOUT, TASK, WEIGHTS, WELCOME, World, payload, work_of
+from tests.agent.world import DATA, LAYOUT, TASK, WEIGHTS, WELCOME, World, cut_transfer, payload, work_of
 
 
 def test_ping_is_answered(play: Callable[..., None]) -> None:
@@ -61,15 +61,7 @@ def test_model_that_the_agent_holds_is_not_fetched_again(play: Callable[..., Non
 
 def test_transfer_goes_on_where_it_stopped_on_the_next_connection(play: Callable[..., None]) -> None:
     async def story(world: World) -> None:
-        talker = await world.connected()
-        assign = Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()])
-        await talker.say(assign)
-        fetch = await talker.hear(Fetch)
-        await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
-        await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA[:800]))
-        await talker.say(Ping())
-        await talker.hear(Pong)
-        await talker.link.close(1006, "cut")
+        assign = await cut_transfer(await world.connected())
         talker = await world.connected()
         assert world.join.held == []  # it has no model yet: the task may be given to it again
         await talker.say(assign)

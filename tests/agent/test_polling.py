@@ -28,7 +28,7 @@ from fl_main.messages import (
     Verdict,
 )
 from fl_main.ports import LinkClosedError
-from tests.agent.world import DATA, LAYOUT, TASK, WEIGHTS, World, payload
+from tests.agent.world import DATA, LAYOUT, TASK, WEIGHTS, World, cut_transfer, payload
 from tests.aggregator.memory_link import Talker
 
 Play = Callable[..., None]
@@ -218,15 +218,7 @@ def test_update_that_was_trained_beyond_the_end_of_the_run_is_handed_in(play: Pl
 
 def test_transfer_that_is_cut_is_gone_on_with_at_once(play: Play) -> None:
     async def story(world: World) -> None:
-        talker = await world.connected()
-        assign = Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()])
-        await talker.say(assign)
-        fetch = await talker.hear(Fetch)
-        await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
-        await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA[:800]))
-        await talker.say(Ping())
-        await talker.hear(Pong)
-        await talker.link.close(1006, "cut")
+        assign = await cut_transfer(await world.connected())
         talker = await world.connected()
         await talker.say(assign)
         assert (await talker.hear(Fetch)).offset == 800

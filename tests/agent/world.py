@@ -19,7 +19,9 @@ from fl_main.messages import (
     Message,
     Nothing,
     Payload,
+    Ping,
     Poll,
+    Pong,
     Sending,
     Welcome,
 )
@@ -110,3 +112,16 @@ async def work_of(world: World, talker: Talker) -> Work:
     work = await world.client.next_work()
     assert isinstance(work, Work)
     return work
+
+
+async def cut_transfer(talker: Talker) -> Assign:
+    """Give the client a task, and cut the connection in the middle of its model; return the task."""
+    assign = Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()])
+    await talker.say(assign)
+    fetch = await talker.hear(Fetch)
+    await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
+    await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA[:800]))
+    await talker.say(Ping())
+    await talker.hear(Pong)
+    await talker.link.close(1006, "cut")
+    return assign
