@@ -1,28 +1,82 @@
 """The fold over stored updates: from the store's files to a staged model. Runs in a thread."""
 
 import contextlib
+from dataclasses import dataclass
 
+from fl_main.errors import StoreError
 from fl_main.events import Fold, StepFolded
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import DataFile, StagingFile, Store, StoredPayload, UpdateRecord
 from fl_main.strategies import strategy_of
+from fl_main.strategies.base import Contribution
 from fl_main.strategies.fold import Answer, fold, fold_free, fold_sum, state_layout
 from fl_main.training import Kind
 from fl_main.weights import Layout
 
 
-def fold_step(store: Store, settings: RunSettings, machine: RoundMachine, effect: Fold) -> StepFolded:
-    """Fold a frozen step's updates into a staged model.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One update as the store has it.
 
-    The machine is only read: while a step is frozen, what is read of it does not change.
+    Attributes:
+        origin: The model that it was trained on, if that is stored.
+    """
+
+    facts: Contribution
+    payloads: tuple[StoredPayload, ...]
+    origin: StoredPayload | None
+    is_delta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPlan:
+    """All that a fold needs to know of its run, which may go on meanwhile.
+
+    Attributes:
+        staging: What the names of its staging files begin with: no other fold's do.
+        base: The run's model, once there is one.
+        state: The strategy's arrays before, by name.
+    """
+
+    effect: Fold
+    staging: str
+    updates: tuple[Stored, ...]
+    base: StoredPayload | None
+    state: dict[str, StoredPayload]
+
+
+def fold_plan(machine: RoundMachine, effect: Fold) -> FoldPlan:
+    """Return what a fold that the run waits for is made of."""
+    run, models = machine.run, machine.models
+    return FoldPlan(
+        effect,
+        staging_name(run.run_id, effect),
+        tuple(_stored(machine, update) for update in effect.updates),
+        models[run.model_id].payload if run.model_id else None,
+        {name: models[model_id].payload for name, model_id in run.state_ids.items()},
+    )
+
+
+def _stored(machine: RoundMachine, update: UpdateRecord) -> Stored:
+    base = machine.models.get(machine.base_of(update) or "") if update.kind is Kind.TRAIN else None
+    return Stored(
+        machine.contribution_of(update),
+        tuple(machine.payloads_of(update)),
+        base.payload if base else None,
+        machine.is_delta(update),
+    )
+
+
+def fold_step(store: Store, settings: RunSettings, plan: FoldPlan) -> StepFolded:
+    """Fold a frozen step's updates into a staged model.
 
     Raises:
         UpdateRejectedError: If the updates cannot be combined.
         StoreError: If a file cannot be read or written.
     """
     with contextlib.ExitStack() as opened:
-        return _Folding(store, settings, machine, effect, opened).result()
+        return _Folding(store, settings, plan, opened).result()
 
 
 def staging_name(run_id: str, effect: Fold) -> str:
@@ -34,46 +88,39 @@ class _Folding:
     """One fold and the files that it has open."""
 
     def __init__(
-        self,
-        store: Store,
-        settings: RunSettings,
-        machine: RoundMachine,
-        effect: Fold,
-        opened: contextlib.ExitStack,
+        self, store: Store, settings: RunSettings, plan: FoldPlan, opened: contextlib.ExitStack
     ) -> None:
         self._store = store
         self._settings = settings
-        self._machine = machine
-        self._effect = effect
+        self._plan = plan
+        self._effect = plan.effect
         self._opened = opened
         self._origins: dict[str, DataFile] = {}
 
     def result(self) -> StepFolded:
         """Fold as the step's kind and the run's layout ask for."""
-        answers = [self._answer(update) for update in self._effect.updates]
+        answers = [self._answer(update) for update in self._plan.updates]
         if self._effect.kind is Kind.STATISTICS:
             return self._sums(answers)
         if self._settings.payload == "free":
             return self._free_model(answers)
         return self._model(answers)
 
-    def _answer(self, update: UpdateRecord) -> Answer:
-        payloads = self._machine.payloads_of(update)
+    def _answer(self, update: Stored) -> Answer:
         return Answer(
-            self._machine.contribution_of(update),
-            {payload.channel: self._read(payload) for payload in payloads},
-            self._origin(update),
-            is_delta=self._machine.is_delta(update),
+            update.facts,
+            {payload.channel: self._read(payload) for payload in update.payloads},
+            self._origin(update.origin),
+            is_delta=update.is_delta,
         )
 
-    def _origin(self, update: UpdateRecord) -> DataFile | None:
+    def _origin(self, payload: StoredPayload | None) -> DataFile | None:
         """Return the model that an update was trained on; opened once however many were."""
-        model = self._machine.models.get(self._machine.base_of(update) or "")
-        if model is None or update.kind is not Kind.TRAIN:
+        if payload is None:
             return None
-        if model.model_id not in self._origins:
-            self._origins[model.model_id] = self._read(model.payload)
-        return self._origins[model.model_id]
+        if payload.digest not in self._origins:
+            self._origins[payload.digest] = self._read(payload)
+        return self._origins[payload.digest]
 
     def _sums(self, answers: list[Answer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout
@@ -89,9 +136,10 @@ class _Folding:
         return StepFolded(self._effect, _staged(sink, layout, "weights"))
 
     def _model(self, answers: list[Answer]) -> StepFolded:
-        strategy, run, models = strategy_of(self._settings), self._machine.run, self._machine.models
-        base = self._read(models[run.model_id or ""].payload)
-        before = {name: self._read(models[model_id].payload) for name, model_id in run.state_ids.items()}
+        if self._plan.base is None:
+            raise StoreError("there is no model to fold updates into")
+        strategy, base = strategy_of(self._settings), self._read(self._plan.base)
+        before = {name: self._read(payload) for name, payload in self._plan.state.items()}
         sink, layout = self._stage("weights", base.layout), state_layout(base.layout)
         after = {name: self._stage(name, layout) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
@@ -109,8 +157,7 @@ class _Folding:
         return file
 
     def _stage(self, channel: str, layout: Layout) -> StagingFile:
-        name = staging_name(self._machine.run.run_id, self._effect)
-        staging = self._store.stage(f"{name}.{channel}", layout)
+        staging = self._store.stage(f"{self._plan.staging}.{channel}", layout)
         self._opened.callback(staging.close)
         return staging
 

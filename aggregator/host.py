@@ -47,7 +47,7 @@ from fl_main.training import Kind
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Outage, Transfer, Trouble, View
 
-from .folding import fold_step, staging_name
+from .folding import fold_plan, fold_step, staging_name
 from .journal import RETRY_S, Journal
 from .wording import ending_of, message_of
 
@@ -299,12 +299,17 @@ class RunHost:
             self.tell(event)
 
     async def _folded(self, effect: Fold) -> StepFolded | FoldFailed | None:
-        """Fold; None if the disk hinders it: an update that was acknowledged is not lost by that."""
+        """Fold; None if the disk hinders it: an update that was acknowledged is not lost by that.
+
+        None as well if nobody waits for it any more: the run may have been stopped, and gone on,
+        before the step's end could be stored, or while other folds were under way.
+        """
         try:
             async with self._folds:
-                return await self._ports.run_in_thread(
-                    fold_step, self._store, self.settings, self.machine, effect
-                )
+                if not self.machine.is_wanted(effect):
+                    return None
+                plan = fold_plan(self.machine, effect)
+                return await self._ports.run_in_thread(fold_step, self._store, self.settings, plan)
         except StoreDamagedError as error:
             return FoldFailed(effect, str(error))
         except StoreError as error:
