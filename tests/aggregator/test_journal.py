@@ -12,11 +12,12 @@ from fl_main.aggregator.host import KEEP_TIME_S, RunHost
 from fl_main.aggregator.journal import MAX_UNSTORED
 from fl_main.db import ModelStore
 from fl_main.errors import StoreFullError
-from fl_main.events import AgentJoined, AgentLeft, Steered
+from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateReceived
 from fl_main.messages import Message
 from fl_main.ports import Ports
 from fl_main.settings import RunSettings
-from fl_main.store import Phase, RunRecord, RunSnapshot, RunStatus
+from fl_main.store import Phase, RunRecord, RunSnapshot, RunStatus, StoredPayload
+from tests.fl_main.story import LAYOUT
 from tests.simulation.loop import VirtualLoop
 
 T = TypeVar("T")
@@ -147,6 +148,39 @@ def test_run_that_was_stopped_and_resumed_before_that_was_stored_goes_on(
         assert "run_ended" not in [message.type for message in said]
 
     play(store, story)
+
+
+def test_step_that_was_given_up_before_its_end_could_be_stored_is_not_folded(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(host: RunHost) -> None:
+        host.tell(join("a"))
+        host.tell(answer(host, store))  # the first weights
+        with full_disk(store, monkeypatch):
+            host.tell(answer(host, store))
+            assert host.run.phase is Phase.AGGREGATING
+            await host.journal.flush_or_trouble()
+            host.tell(Steered("stop", "me"))
+            host.tell(Steered("resume", "me"))
+        await host.journal.flush()
+        await asyncio.sleep(1.0)
+        assert host.run.phase is Phase.COLLECTING
+        host.tell(answer(host, store))
+        await asyncio.sleep(1.0)
+        assert host.run.rounds_done == 1
+
+    play(store, story)
+    assert "failed" not in caplog.text
+
+
+def answer(host: RunHost, store: ModelStore) -> UpdateReceived:
+    """Return the answer to the task that is out; its bytes are staged."""
+    [task_id] = host.machine.unanswered
+    staging = store.stage(f"{task_id}.weights", LAYOUT)
+    staging.write(bytes(LAYOUT.nbytes))
+    payload = StoredPayload("weights", staging.finish(), LAYOUT.nbytes, LAYOUT, staging.name)
+    staging.close()
+    return UpdateReceived(Offered(task_id, "a", num_examples=1, payloads={"weights": payload}))
 
 
 def test_flush_waits_for_what_was_decided_before_and_for_nothing_after(store: ModelStore) -> None:
