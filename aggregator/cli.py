@@ -20,6 +20,7 @@ from fl_main.settings_files import load_aggregator, load_run, read_secret
 
 from .app import Aggregator, operator_token
 from .live import LiveView
+from .memory import share_one_arena
 from .notify import Notifier
 from .operator import Order, OrderFailedError, ask
 
@@ -65,6 +66,7 @@ def aggregator(
     is_live = sys.stdout.isatty() and not no_live and log_format == "text"
     configure_logging(log_format, verbose)
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: strategies of the user's own
+    share_one_arena()
     view = LiveView() if is_live else None
     daemon = Aggregator(settings, runs, insecure=insecure, on_record=view.take if view else None)
     _loop_runner()(_serve(daemon, view))

@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,9 +36,29 @@ def test_glibc_is_asked_again_and_again_until_cancelled(monkeypatch: pytest.Monk
     asyncio.run(asyncio.wait_for(story(), 10))
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_all_threads_take_memory_from_one_place() -> None:
+    script = """
+import ctypes, threading
+from fl_main.aggregator.memory import share_one_arena
+
+share_one_arena()
+for _ in range(4):
+    worker = threading.Thread(target=bytes, args=(100_000,))
+    worker.start()
+    worker.join()
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.count("<heap nr=") == 1
+
+
 def test_where_it_cannot_be_asked_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: object) -> object:
         raise OSError("no such library")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert memory.give_back() is None
+    memory.share_one_arena()
+    asyncio.run(asyncio.wait_for(memory.keep_small(None), 10))  # type: ignore[arg-type]
