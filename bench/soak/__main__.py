@@ -38,7 +38,7 @@ def main(folder: Path | None, output: Path | None, figure: Path | None, **how: o
         place = folder or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="fl-soak-")))
         place.mkdir(parents=True, exist_ok=True)
         if any(place.iterdir()):
-            raise click.UsageError(f"{place} is not empty: a run that lies there would go on; take another one")
+            raise click.UsageError(f"{place} is not empty: the run that lies there would go on")
         options = Options(**how, folder=place.resolve())  # type: ignore[arg-type]
         table = opened.enter_context(output.open("w", encoding="utf-8")) if output else None
         daemon = DaemonProcess(place, [options.run()], **options.settings())
