@@ -27,11 +27,23 @@ from fl_main.training import Kind
 from fl_main.weights import Layout
 
 from . import rows
-from .schema import agents, events, layouts, models, parents, rounds, rowid, runs, steps, tasks, updates
+from .schema import (
+    agents,
+    among,
+    events,
+    layouts,
+    models,
+    parents,
+    rounds,
+    rowid,
+    runs,
+    steps,
+    tasks,
+    updates,
+)
 
 UNDER_WAY = ("open", "frozen")  # what a step can be before its result is stored
 UNANSWERED = (TaskStatus.OPEN.value, TaskStatus.LATE.value)
-_AT_ONCE = 500  # values in one query; older SQLites take 999
 
 LayoutOf = Callable[[str], Layout]
 
@@ -133,7 +145,7 @@ def _channels(connection: Connection, run: RunRecord, answers: tuple[UpdateRecor
     query = select(models.c.model_id, models.c.round_id, models.c.agent_id).where(
         models.c.run_id == run.run_id,
         models.c.kind == ModelKind.CHANNEL.value,
-        models.c.round_id.in_({round_id for round_id, _ in senders}),
+        among(models.c.round_id, {round_id for round_id, _ in senders}),
     )
     return [row.model_id for row in connection.execute(query) if (row.round_id, row.agent_id) in senders]
 
@@ -176,21 +188,17 @@ def models_by_id(
 ) -> dict[str, ModelRecord]:
     """Return models by their ids; an id that is not there is left out."""
     ids = sorted(set(model_ids))
-    found: dict[str, ModelRecord] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        part = ids[start : start + _AT_ONCE]
-        of = parents_of(connection, part)
-        for row in connection.execute(select(models).where(models.c.model_id.in_(part))).mappings():
-            found[row["model_id"]] = rows.model_record(
-                row, layout_of(row["layout_digest"]), of[row["model_id"]]
-            )
-    return found
+    of = parents_of(connection, ids)
+    return {
+        row["model_id"]: rows.model_record(row, layout_of(row["layout_digest"]), of[row["model_id"]])
+        for row in connection.execute(select(models).where(among(models.c.model_id, ids))).mappings()
+    }
 
 
 def parents_of(connection: Connection, model_ids: list[str]) -> dict[str, list[tuple[str, float | None]]]:
     """Return the parents of models, each with its share, in order."""
     found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
-    query = select(parents).where(parents.c.model_id.in_(model_ids))
+    query = select(parents).where(among(parents.c.model_id, model_ids))
     for row in connection.execute(query.order_by(parents.c.model_id, parents.c.position)):
         found[row.model_id].append((row.parent_id, row.share))
     return found

@@ -175,12 +175,14 @@ class ModelStore:
     ) -> None:
         table = schema.models
         changes = {"is_stored": False, "not_stored_reason": PRUNED, "changed_at": batch.at}
-        connection.execute(update(table).where(table.c.model_id.in_(model_ids)).values(**changes))
+        connection.execute(update(table).where(schema.among(table.c.model_id, model_ids)).values(**changes))
         connection.execute(
-            update(schema.files).where(schema.files.c.digest.in_(digests)).values(is_stored=False)
+            update(schema.files).where(schema.among(schema.files.c.digest, digests)).values(is_stored=False)
         )
         parents = snapshots.parents_of(connection, model_ids)
-        for row in connection.execute(select(table).where(table.c.model_id.in_(model_ids))).mappings():
+        for row in connection.execute(
+            select(table).where(schema.among(table.c.model_id, model_ids))
+        ).mappings():
             facts = rows.model_facts(row, parents[row["model_id"]])
             batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
 
