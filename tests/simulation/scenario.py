@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -11,6 +11,7 @@ from .network import Weather
 FULL, LOCKED = ("SQLITE_FULL", "database or disk is full"), ("SQLITE_BUSY", "database is locked")
 FAST_S, SLOW_S = 0.001, 0.1  # that a thread takes to begin
 CROWD = 0.03  # of the seeds
+MIXED_UP = 33  # every so many seeds, the network mixes up what it carries
 FEW = 4  # sites of the others, at most
 
 
@@ -266,8 +267,9 @@ def draw_faults(scenario: Scenario) -> Faults:
     random = Random(f"{scenario.seed} faults")
     until_s = random.choice([30.0, 300.0, 1500.0])
     machines = ["aggregator", *(site.name for site in scenario.sites)]
+    weather = _weather(random)
     return Faults(
-        weather=_weather(random),
+        weather=_mixed_up(weather) if scenario.seed % MIXED_UP == 0 else weather,
         kills=random.choice([0, 1, 3, 10, 25]),
         mean_calls=random.choice([30.0, 200.0, 1000.0, 4000.0]),
         loses_power=scenario.database["durability"] == "power" and random.random() < 0.7,
@@ -294,6 +296,11 @@ def _weather(random: Random) -> Weather:
         overtaken=now_and_then(0.03) if random.random() < 0.3 else 0.0,
         refused=now_and_then(0.3),
     )
+
+
+def _mixed_up(weather: Weather) -> Weather:
+    """Make frames come twice, or too late, so often that no session lasts."""
+    return replace(weather, twice=0.04, overtaken=0.04, cut=min(weather.cut, 0.003))
 
 
 def _troubles(random: Random, machines: list[str], until_s: float) -> list[Trouble]:
