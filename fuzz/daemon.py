@@ -109,6 +109,7 @@ class Attack:
     def __init__(self, port: int, token: str, rng: Random) -> None:
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.said = 0
+        self._begun: set[str] = set()
         self._port = port
         self._token = token
         self._rng = rng
@@ -133,7 +134,11 @@ class Attack:
             "agent": self._agent,
             "operator": self._operator,
         }
-        [kind] = self._rng.choices(list(kinds), [25, 20, 20, 30, 5])
+        if set(kinds) - self._begun:  # one of each, before chance decides
+            kind = next(kind for kind in kinds if kind not in self._begun)
+            self._begun.add(kind)
+        else:
+            [kind] = self._rng.choices(list(kinds), [25, 20, 20, 30, 5])
         connection = Connection(*await asyncio.open_connection("127.0.0.1", self._port), self._rng)
         try:
             await kinds[kind](connection)

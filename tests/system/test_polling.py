@@ -53,7 +53,7 @@ def test_polling_agent_and_one_that_stays_come_to_the_model_of_two_that_stay(
         for agent in agents:
             agent.join()
         assert steady.accepted == 1
-        assert rare.accepted >= 5  # one to join, one for each update, and one to hear of the end
+        assert rare.accepted >= 4  # one to join, one for each update; the last may hear of the end
     assert [round_id for round_id, _ in agents[0].trained] == [1, 2, 3]
     assert_equal(agents[0].join().weights, stayed.join().weights)
     run = daemon.db().run("r")
