@@ -1,6 +1,7 @@
 """The fold over stored updates: from the store's files to a staged model. Runs in a thread."""
 
 import contextlib
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from fl_main.errors import StoreError
@@ -13,6 +14,8 @@ from fl_main.strategies.base import Contribution
 from fl_main.strategies.fold import Answer, fold, fold_free, fold_sum, state_layout
 from fl_main.training import Kind
 from fl_main.weights import Layout
+
+OPEN_FILES = 128  # each is a descriptor, and a thousand updates are folded together
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,8 @@ def fold_step(store: Store, settings: RunSettings, plan: FoldPlan) -> StepFolded
         UpdateRejectedError: If the updates cannot be combined.
         StoreError: If a file cannot be read or written.
     """
-    with contextlib.ExitStack() as opened:
-        return _Folding(store, settings, plan, opened).result()
+    with contextlib.closing(_Files(store)) as files, contextlib.ExitStack() as opened:
+        return _Folding(store, settings, plan, files, opened).result()
 
 
 def staging_name(run_id: str, effect: Fold) -> str:
@@ -84,18 +87,61 @@ def staging_name(run_id: str, effect: Fold) -> str:
     return f"{run_id}-{effect.round_id}-{effect.kind}-{effect.attempt}"
 
 
+class _Files:
+    """The stored files that a fold reads, of which so many are open at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: OrderedDict[str, DataFile] = OrderedDict()
+
+    def read_into(self, payload: StoredPayload, offset: int, buffer: memoryview) -> None:
+        """Read a part of a file, opened if it is not."""
+        file = self._open.pop(payload.digest, None) or self._store.read(payload.digest, payload.layout)
+        self._open[payload.digest] = file
+        while len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        file.read_into(offset, buffer)
+
+    def close(self) -> None:
+        """Close all."""
+        for file in self._open.values():
+            file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    """A stored payload as the fold's source."""
+
+    files: _Files
+    payload: StoredPayload
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies."""
+        return self.payload.layout
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        self.files.read_into(self.payload, offset, buffer)
+
+
 class _Folding:
-    """One fold and the files that it has open."""
+    """One fold, and the staging files that it has open."""
 
     def __init__(
-        self, store: Store, settings: RunSettings, plan: FoldPlan, opened: contextlib.ExitStack
+        self,
+        store: Store,
+        settings: RunSettings,
+        plan: FoldPlan,
+        files: _Files,
+        opened: contextlib.ExitStack,
     ) -> None:
         self._store = store
+        self._files = files
         self._settings = settings
         self._plan = plan
         self._effect = plan.effect
         self._opened = opened
-        self._origins: dict[str, DataFile] = {}
 
     def result(self) -> StepFolded:
         """Fold as the step's kind and the run's layout ask for."""
@@ -109,18 +155,10 @@ class _Folding:
     def _answer(self, update: Stored) -> Answer:
         return Answer(
             update.facts,
-            {payload.channel: self._read(payload) for payload in update.payloads},
-            self._origin(update.origin),
+            {payload.channel: self._source(payload) for payload in update.payloads},
+            self._source(update.origin) if update.origin else None,
             is_delta=update.is_delta,
         )
-
-    def _origin(self, payload: StoredPayload | None) -> DataFile | None:
-        """Return the model that an update was trained on; opened once however many were."""
-        if payload is None:
-            return None
-        if payload.digest not in self._origins:
-            self._origins[payload.digest] = self._read(payload)
-        return self._origins[payload.digest]
 
     def _sums(self, answers: list[Answer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout
@@ -138,8 +176,8 @@ class _Folding:
     def _model(self, answers: list[Answer]) -> StepFolded:
         if self._plan.base is None:
             raise StoreError("there is no model to fold updates into")
-        strategy, base = strategy_of(self._settings), self._read(self._plan.base)
-        before = {name: self._read(payload) for name, payload in self._plan.state.items()}
+        strategy, base = strategy_of(self._settings), self._source(self._plan.base)
+        before = {name: self._source(payload) for name, payload in self._plan.state.items()}
         sink, layout = self._stage("weights", base.layout), state_layout(base.layout)
         after = {name: self._stage(name, layout) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
@@ -151,10 +189,8 @@ class _Folding:
             folded.notes,
         )
 
-    def _read(self, payload: StoredPayload) -> DataFile:
-        file = self._store.read(payload.digest, payload.layout)
-        self._opened.callback(file.close)
-        return file
+    def _source(self, payload: StoredPayload) -> _Payload:
+        return _Payload(self._files, payload)
 
     def _stage(self, channel: str, layout: Layout) -> StagingFile:
         staging = self._store.stage(f"{self._plan.staging}.{channel}", layout)
