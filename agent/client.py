@@ -445,7 +445,7 @@ class Client:
         elif isinstance(message, Sending):
             await self._models.begin(message)
         elif isinstance(message, Send):
-            self._outbox.send(message, self._send_frame)
+            self._outbox.send(message, self._send_framed)
         elif isinstance(message, Credit):
             self._outbox.allow(message)
         elif isinstance(message, Verdict):
@@ -533,10 +533,10 @@ class Client:
             self.layout = layout
         return views(layout, data)
 
-    async def _send_frame(self, frame: bytes) -> None:
+    async def _send_framed(self, framed: memoryview) -> None:
         if self._link is None:
             raise LinkClosedError(1006, "connection lost")
-        await self._link.send(frame)
+        await self._link.send_framed(framed)
 
     def _judged(self, verdict: Verdict) -> None:
         self._outbox.judged(verdict)

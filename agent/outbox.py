@@ -20,7 +20,7 @@ logger = logging.getLogger("fl_main.agent")
 
 DISK_RETRY_S = 5.0
 
-SendFrame = Callable[[bytes], Awaitable[None]]
+SendFramed = Callable[[memoryview], Awaitable[None]]
 
 
 class Outbox:
@@ -106,7 +106,7 @@ class Outbox:
             seconds=entry.seconds,
         )
 
-    def send(self, send: Send, send_frame: SendFrame) -> None:
+    def send(self, send: Send, send_framed: SendFramed) -> None:
         """Begin, or go on, to send a payload as the aggregator asked.
 
         Raises:
@@ -123,7 +123,7 @@ class Outbox:
             transfer,
             lambda: self._folder.open_payload(send.task_id, send.channel),
             payload.size,
-            send_frame,
+            send_framed,
         )
         sender.allow(send.credit)
         self._senders[transfer] = (sender, asyncio.create_task(_sent(sender, send.offset)))

@@ -4,10 +4,10 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 
-from fl_main.codec import encode_chunk
+from fl_main.codec import HEAD_BYTES, frame_in
 from fl_main.errors import RemoteProtocolError, WeightsError
 from fl_main.messages import ALIGNMENT, CHUNK_BYTES, Chunk, Fetch, Payload, Sending
-from fl_main.ports import DiskFile
+from fl_main.ports import HEADROOM, DiskFile
 from fl_main.session import Incoming
 from fl_main.weights import Layout, file_digest, tagged
 
@@ -71,7 +71,8 @@ class Download:
         if self._incoming is None:
             raise RemoteProtocolError("a chunk before its announcement")
         self._incoming.take(chunk)
-        self._buffer[self._place :] = chunk.data  # it grows by what came, not by what was announced
+        del self._buffer[self._place :]
+        self._buffer += chunk.data  # it grows by what came, not by what was announced
         self._digest.update(chunk.data)
         self._place = self._incoming.place
 
@@ -105,7 +106,7 @@ class Sender:
         transfer: Its name in the chunks.
         open_file: Opens the safetensors file in the outbox.
         size: Bytes of its data part, at the file's end.
-        send: Sends a frame.
+        send: Sends a frame that has room before it.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Sender:
         transfer: str,
         open_file: Callable[[], DiskFile],
         size: int,
-        send: Callable[[bytes], Awaitable[None]],
+        send: Callable[[memoryview], Awaitable[None]],
     ) -> None:
         self.transfer = transfer
         self._open_file = open_file
@@ -138,13 +139,14 @@ class Sender:
         file = self._open_file()
         try:
             start = file.size() - self._size
-            buffer = memoryview(bytearray(min(CHUNK_BYTES, max(self._size, 1))))
+            buffer = memoryview(bytearray(HEADROOM + HEAD_BYTES + min(CHUNK_BYTES, self._size)))
             while offset < self._size:
-                part = buffer[: await self._allowed(offset)]
-                if file.read_at(start + offset, part) < len(part):
+                size = await self._allowed(offset)
+                framed, part = frame_in(buffer, self.transfer, offset, size)
+                if file.read_at(start + offset, part) < size:
                     raise OSError(errno.EIO, "the file became shorter")
-                await self._send(encode_chunk(self.transfer, offset, part))
-                offset += len(part)
+                await self._send(framed)
+                offset += size
         finally:
             file.close()
 

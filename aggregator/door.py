@@ -82,7 +82,8 @@ class Door:
         """Serve one connection; every way it can end is handled here."""
         session = Session(Side.AGGREGATOR)
         try:
-            await self._greet(link, session)
+            if agent := await self._greeted(link, session):  # what it said of itself is let go with that
+                await self._attend(agent)
         except LinkClosedError:
             pass
         except TimeoutError:
@@ -114,7 +115,8 @@ class Door:
         if is_told(number):
             logger.warning("refused peer=%s: %s (%d from there lately)", link.peer, reason, number)
 
-    async def _greet(self, link: GuestLink, session: Session) -> None:
+    async def _greeted(self, link: GuestLink, session: Session) -> AgentSession | None:
+        """Hear who somebody is; return the seated agent, and serve an operator."""
         async with asyncio.timeout(self._shared.limits.join_s):
             first = session.receive(await link.receive())
         if self.is_closing:
@@ -125,14 +127,16 @@ class Door:
             await self._operator(link, session, first)
         elif isinstance(first, Join):
             try:
-                await self._agent(link, session, first)
+                return await self._seated(link, session, first)
             except Refusal as refusal:
                 self._remember(first, refusal.message)
                 raise
+        return None
 
     # --- agents ---------------------------------------------------------------------------
 
-    async def _agent(self, link: GuestLink, session: Session, join: Join) -> None:
+    async def _seated(self, link: GuestLink, session: Session, join: Join) -> AgentSession:
+        """Give an agent its seat in its run."""
         host, layout = self._admit(join)
         if host.journal.is_full:
             trouble = f"nothing can be stored at the moment: {host.journal.trouble}"
@@ -164,12 +168,17 @@ class Door:
                     join.poll_s,
                 )
             )
+        return agent
+
+    async def _attend(self, agent: AgentSession) -> None:
+        """Serve an agent until its connection ends, and clear its seat."""
+        key = (agent.join.run, agent.join.agent_id)
         try:
             await agent.serve()
         finally:
             if self.sessions.get(key) is agent:
                 del self.sessions[key]
-                host.seats.pop(join.agent_id, None)
+                agent.host.seats.pop(agent.join.agent_id, None)
 
     def _remember(self, join: Join, refuse: Refuse) -> None:
         """Keep why an agent was not let in; its run stores that once, unless it is a stranger."""

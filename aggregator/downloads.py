@@ -5,9 +5,9 @@ import threading
 from collections import OrderedDict
 from typing import NamedTuple, Protocol
 
-from fl_main.codec import encode_chunk
+from fl_main.codec import HEAD_BYTES, frame_in
 from fl_main.messages import CHUNK_BYTES
-from fl_main.ports import Ports
+from fl_main.ports import HEADROOM, Ports
 from fl_main.store import DataFile, Store, StoredPayload
 
 BATCH_BYTES = 4 << 20  # read and encoded in one go: a hop to another thread costs as much as a chunk
@@ -20,8 +20,8 @@ OPEN_FILES = 8
 class Outlet(Protocol):
     """Where frames go: a link, or what counts them on their way there."""
 
-    async def send(self, frame: bytes) -> None:
-        """Send a frame; waits while the other end is slow."""
+    async def send_framed(self, framed: memoryview) -> None:
+        """Send a frame that has room before it; waits while the other end is slow."""
 
 
 class Frames:
@@ -30,7 +30,7 @@ class Frames:
     def __init__(self, store: Store, ports: Ports) -> None:
         self._store = store
         self._ports = ports
-        self._kept: OrderedDict[_Batch, list[bytes]] = OrderedDict()
+        self._kept: OrderedDict[_Batch, list[memoryview]] = OrderedDict()
         self._reading: dict[_Batch, asyncio.Task[None]] = {}
         self._under_way = 0  # payloads that are being sent
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
@@ -74,9 +74,9 @@ class Frames:
             index, within = divmod(offset - start, size)
             frames = None if within else self._kept.get(batch)
             if frames is not None:
-                await link.send(frames[index])
+                await link.send_framed(frames[index])
             else:
-                await link.send(await self._frame(payload, offset, end, size - within))
+                await link.send_framed(await self._frame(payload, offset, end, size - within))
             offset = min(offset + size - within, end)
         return end
 
@@ -88,7 +88,7 @@ class Frames:
             size //= 2
         return size
 
-    async def _frame(self, payload: StoredPayload, place: int, end: int, size: int) -> bytes:
+    async def _frame(self, payload: StoredPayload, place: int, end: int, size: int) -> memoryview:
         frames = await self._ports.run_in_thread(
             self._opened(payload).frames, place, min(place + size, end), size
         )
@@ -162,16 +162,17 @@ class _OpenFile:
             self._file = self._store.read(self._payload.digest, self._payload.layout)
         return self._file
 
-    def frames(self, start: int, end: int, size: int) -> list[bytes]:
-        """Return the chunks of a size from one byte to another as they go over the wire."""
+    def frames(self, start: int, end: int, size: int) -> list[memoryview]:
+        """Return the chunks of a size from one byte to another as links take them."""
         with self._lock:
             file = self._data()
             return [self._frame(file, place, min(place + size, end)) for place in range(start, end, size)]
 
-    def _frame(self, file: DataFile, place: int, end: int) -> bytes:
-        data = bytearray(end - place)
-        file.read_into(place, memoryview(data))
-        return encode_chunk(self._payload.digest, place, data)
+    def _frame(self, file: DataFile, place: int, end: int) -> memoryview:
+        buffer = memoryview(bytearray(HEADROOM + HEAD_BYTES + end - place))
+        framed, data = frame_in(buffer, self._payload.digest, place, end - place)
+        file.read_into(place, data)
+        return framed
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

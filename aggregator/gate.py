@@ -84,6 +84,11 @@ class Gate:
         """Whether a connection has not said who it is."""
         return caller in self._strangers.held
 
+    def credit(self, caller: Caller) -> int:
+        """Return how many bytes a connection may send; a stranger none."""
+        credit = self._credits.get(caller)
+        return credit() if credit else 0
+
     def leave(self, caller: Caller) -> None:
         """Forget a connection that ended."""
         if caller in self._strangers.held:
@@ -110,15 +115,11 @@ class Gate:
 
     def _drop_largest(self, room: "_Room") -> None:
         """Drop whoever has the most in memory that nobody granted it."""
-        largest = max(room.held, key=lambda caller: room.held[caller] - self._credit(caller))
+        largest = max(room.held, key=lambda caller: room.held[caller] - self.credit(caller))
         self._drop(
             largest,
             f"{room.held[largest]} bytes of it wait to be read, more than there is room for; try again",
         )
-
-    def _credit(self, caller: Caller) -> int:
-        credit = self._credits.get(caller)
-        return credit() if credit else 0
 
     def _drop(self, caller: Caller, reason: str) -> None:
         self.leave(caller)

@@ -1,35 +1,33 @@
 """A connection that came in, as the WebSocket library sees it and as the gate sees it."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Frame
 from websockets.protocol import CONNECTING, OPEN, Event
 from websockets.server import ServerProtocol
 
-from fl_main.links import CLOSE_S, READ_QUEUE, Counting, WebSocketLink, short
-from fl_main.messages import MAX_FRAME_BYTES
+from fl_main.links import CLOSE_S, WebSocketLink, short
+from fl_main.messages import MAX_FRAME_BYTES, Chunk
+from fl_main.wire import Wire
 
 from .gate import Gate
 from .pace import Pace
 
 MAX_REQUEST_BYTES = 32 << 10  # of the HTTP request that opens a WebSocket
 MAX_EARLY_FRAMES = 64  # of somebody who has not joined, and has one thing to say
-FRAME_COST = 320  # bytes of memory that a frame takes beside its content
 SMALL_BYTES = 4 << 10  # what counts as a message and not as part of a transfer
 MESSAGES_PER_S, MESSAGES_AT_ONCE = 1000.0, 2000  # of one connection; no agent has so much to say
-SLICE_BYTES = 4 << 10  # that are read at first, in case they are many small frames
 
 
-class Guest(Counting, ServerConnection):
+class Guest(Wire, ServerConnection):
     """The accepting end of a link.
 
-    Frames are parsed in slices. Where they are small and many, the rest waits, and the network is not
-    read, until that many may have come: backpressure for this connection only, nothing is dropped.
+    Where frames are small and many, the rest waits, and the network is not read, until that many
+    may have come: backpressure for this connection only, nothing is dropped.
 
     Args:
         protocol: What the bytes mean.
@@ -51,7 +49,6 @@ class Guest(Counting, ServerConnection):
             server,
             ping_interval=None,  # liveness is ours: by bytes moved
             close_timeout=CLOSE_S,
-            max_queue=READ_QUEUE,
         )
         self.peer = peer
         self.network = network
@@ -60,57 +57,31 @@ class Guest(Counting, ServerConnection):
         self._gate = gate
         self._pace = Pace(MESSAGES_PER_S, MESSAGES_AT_ONCE)
         self._frames = 0
-        self._messages: deque[list[Frame]] = deque()  # that nobody has received yet
-        self._queued = 0  # bytes that they take
-        self._unparsed = b""
         self._heard_too_late = 0
         self._timer: asyncio.TimerHandle | None = None
 
     # --- reading --------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def arrive(self, number: int, data: bytes | memoryview | None) -> None:
         """Parse what comes, unless it comes too fast."""
         if self.protocol.eof_sent:
-            self._heard_too_late += len(data)
+            self._heard_too_late += number
             if self._heard_too_late > MAX_FRAME_BYTES:  # more than was on its way when we said our last word
                 self.transport.abort()
-        self._unparsed += data
-        self._parse()
+        super().arrive(number, data)
         if self.request is None:
             self._require_short_request()
         if self._frames > MAX_EARLY_FRAMES and self._gate.is_stranger(self):
             self.drop("it says too much before it has joined")
         self.account()
 
-    def _parse(self) -> None:
-        """Parse slice after slice, larger ones as long as their frames are large."""
-        data, size = memoryview(self._unparsed), SLICE_BYTES
-        while data and self._may_read:
-            super().data_received(bytes(data[:size]))
-            data, size = data[size:], size * 2
-            if wait_s := self._pace.ahead_s(self.loop.time()):
-                self._rest(wait_s)
-        self._unparsed = bytes(data)
+    def may_parse(self) -> bool:
+        """Whether it neither says too much at once nor is about to end."""
+        return super().may_parse() and self._timer is None and not self.transport.is_closing()
 
-    @property
-    def _may_read(self) -> bool:
-        return not (self._timer or self.recv_messages.paused or self.transport.is_closing())
-
-    def _rest(self, wait_s: float) -> None:
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-            self._timer = self.loop.call_later(wait_s, self._rested)
-
-    def _rested(self) -> None:
-        self._timer = None
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Parse what waits and read on, if there are time and room for it now."""
-        self._parse()
-        if self._may_read:
-            self.transport.resume_reading()
-        self.account()
+    def has_room_for(self, size: int) -> bool:
+        """Whether it was told that it may send so much: memory is not taken on a stranger's word."""
+        return size <= self._gate.credit(self)
 
     def process_event(self, event: Event) -> None:
         """Count a frame, then go on."""
@@ -118,36 +89,33 @@ class Guest(Counting, ServerConnection):
             self._frames += 1
             if len(event.data) < SMALL_BYTES:
                 self._pace.wait_s(self.loop.time())
-            if event.opcode in DATA_OPCODES:
-                self._enqueue(event)
+                self._rest(self._pace.ahead_s(self.loop.time()))
         else:
             self._require_short_request()
         super().process_event(event)
+
+    def _rest(self, wait_s: float) -> None:
+        """Read nothing for a while."""
+        if wait_s and self._timer is None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._timer = self.loop.call_later(wait_s, self._rested)
+
+    def _rested(self) -> None:
+        self._timer = None
+        self.go_on()
+        self.account()
 
     def _require_short_request(self) -> None:
         if self.bytes_received > MAX_REQUEST_BYTES:
             self.drop(f"a request of more than {MAX_REQUEST_BYTES} bytes")
 
-    def _enqueue(self, frame: Frame) -> None:
-        self._queued += len(frame.data) + FRAME_COST
-        if frame.opcode is Opcode.CONT:
-            self._messages[-1].append(frame)
-        else:
-            self._messages.append([frame])
-
-    def dequeue(self) -> None:
-        """Note that somebody received a message."""
-        for frame in self._messages.popleft():
-            self._queued -= len(frame.data) + FRAME_COST
-            frame.data = b""  # the parser keeps its last frame until the next one comes
+    async def next(self) -> bytes | str | Chunk:
+        """Return the next message, and count that it waits no more."""
+        item = await super().next()
         self.account()
+        return item
 
     # --- life -----------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; with TLS this is after its handshake."""
-        super().connection_made(transport)
-        self.recv_messages.resume = self._go_on
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -166,11 +134,16 @@ class Guest(Counting, ServerConnection):
         super().resume_writing()
         self.account()
 
+    def forget_headers(self) -> None:
+        """Let go what the handshake said: a thousand of them stay in memory."""
+        for said in (self.request, self.response):
+            if said is not None:
+                said.headers.clear()
+
     def account(self) -> None:
         """Tell the gate how many bytes wait here."""
-        parsed = self._queued if self.request else self.bytes_received  # its headers, not yet complete
-        unread = len(self._unparsed) + len(self.protocol.reader.buffer) + parsed
-        self._gate.account(self, unread + self.transport.get_write_buffer_size())
+        headers = 0 if self.request else self.bytes_received  # parsed, not yet complete
+        self._gate.account(self, self.waiting_bytes + headers + self.transport.get_write_buffer_size())
 
     def drop(self, reason: str) -> None:
         """Hang up soon; whoever can be told is told why."""
@@ -205,12 +178,6 @@ class ServedLink(WebSocketLink):
     def peer(self) -> str:
         """See `Link`."""
         return self._guest.peer
-
-    async def receive(self) -> bytes | str:
-        """See `Link`."""
-        frame = await super().receive()
-        self._guest.dequeue()
-        return frame
 
     def trust(self, credit: Callable[[], int]) -> None:
         """See `fl_main.ports.GuestLink`."""

@@ -163,6 +163,7 @@ class WebSocketListener:
                 self._server.handler_tasks.discard(task)
 
     async def _talk(self, guest: Guest) -> None:
+        guest.forget_headers()
         try:
             await self._serve(ServedLink(guest, self._gate))
         except Exception:

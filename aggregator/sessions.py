@@ -204,12 +204,26 @@ class AgentSession:
             await self._link.close(1011, "an error of the aggregator; its log has the details")
 
     async def _send_all(self) -> None:
-        while (message := await self._outgoing.get()) is not None:
-            if self._session.state is State.CLOSED:
-                continue  # it left, or was refused: nothing more may be said
-            await self._link.send(self._session.send(message))
+        is_last = False
+        while not is_last:
+            messages = [await self._outgoing.get()]
+            while not self._outgoing.empty():
+                messages.append(self._outgoing.get_nowait())
+            is_last = None in messages
+            if frames := self._frames(messages):
+                await self._link.send(*frames)
         code, reason = self.closing or (1008, "refused")
         await self._link.close(code, reason)
+
+    def _frames(self, messages: list[Message | None]) -> list[bytes]:
+        """Return what is to be sent of these messages, as far as they may still be said."""
+        frames = []
+        for message in messages:
+            if message is None:
+                break
+            if self._session.state is not State.CLOSED:  # else it left, or was refused
+                frames.append(self._session.send(message))
+        return frames
 
     async def _watch(self) -> None:
         limits = self._shared.limits
@@ -233,10 +247,10 @@ class AgentSession:
                 return
             await asyncio.sleep(min(limits.ping_interval_s, limits.ping_timeout_s) / 2)
 
-    async def send(self, frame: bytes) -> None:
+    async def send_framed(self, framed: memoryview) -> None:
         """Send a frame of a transfer, and count it as a sign of life once it went."""
-        await self._link.send(frame)
-        self._bytes_sent += len(frame)
+        await self._link.send_framed(framed)
+        self._bytes_sent += len(framed)
 
     # --- messages -------------------------------------------------------------------------
 

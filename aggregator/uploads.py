@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
@@ -22,6 +22,7 @@ from fl_main.weights import FiniteCheck
 from fl_main.why.findings import Transfer
 
 T = TypeVar("T")
+Piece: TypeAlias = bytes | bytearray | memoryview
 
 WINDOW_BYTES = 4 << 20  # what one sender may have under way
 SMALL_BYTES = 1 << 20
@@ -144,7 +145,7 @@ class Upload:
         self._tell = tell
         self._set_trouble = set_trouble
         self._incoming: Incoming | None = None
-        self._pieces: deque[bytearray] = deque()
+        self._pieces: deque[Piece] = deque()
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
@@ -183,12 +184,18 @@ class Upload:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
         self._moved_at = self._ports.monotonic()
-        if self._pieces and len(self._pieces[-1]) + len(chunk.data) <= PIECE_BYTES:
-            self._pieces[-1] += chunk.data
-        else:
-            self._pieces.append(bytearray(chunk.data))
+        self._put(chunk.data)
         self._arrived.set()
         return True
+
+    def _put(self, data: bytes | memoryview) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if len(data) > PIECE_BYTES:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray) and len(last) + len(data) <= PIECE_BYTES:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
 
     async def run(self) -> None:
         """Receive everything and tell how it ended; cancel it to keep what is there for later."""
@@ -297,7 +304,7 @@ class _Inbox:
         self.place = staging.size
         return staging
 
-    def write(self, pieces: Iterable[bytearray]) -> str | None:
+    def write(self, pieces: Iterable[Piece]) -> str | None:
         """Append what came, and finish a complete file; return the name of a bad array."""
         staging = self._staging or self.open()
         for piece in pieces:

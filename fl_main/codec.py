@@ -8,8 +8,16 @@ from pydantic import ValidationError
 from fl_main.errors import LocalProtocolError, RemoteProtocolError
 from fl_main.messages import BY_TYPE, MAX_FRAME_BYTES, MAX_FRAME_VALUES, MAX_MAP_ENTRIES, Chunk, Message
 from fl_main.msgpack_count import count_values
+from fl_main.ports import HEADROOM
 
 NUMBER = "n"  # beside the fields of the message
+HEAD_BYTES = 1 << 10  # of a Chunk's frame, in which its head lies: its longest field is a name
+
+# The parts of a Chunk's frame that never change: a map of four, its keys, and bytes of any length.
+_TYPE = b"\x84" + b"".join(msgpack.packb(text) for text in ("type", "chunk"))
+_TRANSFER, _OFFSET, _DATA = (msgpack.packb(text) for text in ("transfer", "offset", "data"))
+_BIN = {1: 0xC4, 2: 0xC5, 4: 0xC6}
+_WIDTH = {first: width for width, first in _BIN.items()}
 
 
 def encode(message: Message, number: int = 0) -> bytes:
@@ -36,10 +44,64 @@ def encode(message: Message, number: int = 0) -> bytes:
     return frame
 
 
+def chunk_head(transfer: str, offset: int, size: int) -> bytes:
+    """Return what a Chunk's frame has before its data, so that these can be read in behind it."""
+    width = 1 if size < 1 << 8 else 2 if size < 1 << 16 else 4
+    name, place = msgpack.packb(transfer), msgpack.packb(offset)
+    return b"".join(
+        (_TYPE, _TRANSFER, name, _OFFSET, place, _DATA, bytes([_BIN[width]]), size.to_bytes(width))
+    )
+
+
 def encode_chunk(transfer: str, offset: int, data: memoryview | bytes | bytearray) -> bytes:
-    """Return the frame of a Chunk without copying its data on the way into the frame."""
-    frame: bytes = msgpack.packb({"type": "chunk", "transfer": transfer, "offset": offset, "data": data})
-    return frame
+    """Return the frame of a Chunk."""
+    return b"".join((chunk_head(transfer, offset, len(data)), data))
+
+
+def frame_in(buffer: memoryview, transfer: str, offset: int, size: int) -> tuple[memoryview, memoryview]:
+    """Write a Chunk's frame to a buffer, but for its data.
+
+    Args:
+        buffer: At least `HEADROOM` + `HEAD_BYTES` + size bytes.
+        transfer: Which one.
+        offset: Where the data belong.
+        size: How many bytes they are.
+
+    Returns:
+        The frame with room before it, as links take it, and the part of it that is for the data.
+    """
+    head = chunk_head(transfer, offset, size)
+    start = HEADROOM + len(head)
+    buffer[HEADROOM:start] = head
+    return buffer[: start + size], buffer[start : start + size]
+
+
+def read_chunk_head(frame: memoryview) -> tuple[Chunk, int, int] | None:
+    """Return a Chunk without its data, where they begin, and how many bytes they are.
+
+    Args:
+        frame: Its first `HEAD_BYTES`, or all of it.
+
+    Returns:
+        None if it is not a Chunk as `chunk_head` writes them; `decode` says what it is.
+    """
+    if frame[: len(_TYPE)] != _TYPE:
+        return None
+    unpacker = msgpack.Unpacker(read_size=HEAD_BYTES, max_buffer_size=HEAD_BYTES)
+    try:
+        unpacker.feed(frame[:HEAD_BYTES])
+        unpacker.read_map_header()
+        names = ["type", "transfer", "offset"]
+        fields = {name: unpacker.unpack() for key in names if (name := unpacker.unpack()) == key}
+        if unpacker.unpack() != "data":
+            return None
+        width = _WIDTH[frame[start := unpacker.tell()]]
+    except (ValueError, LookupError, TypeError, msgpack.UnpackException):
+        return None
+    if [type(fields.get(name)) for name in names] != [str, str, int] or fields["offset"] < 0:
+        return None
+    start += 1 + width
+    return Chunk.model_construct(**fields, data=b""), start, int.from_bytes(frame[start - width : start])
 
 
 def decode(frame: bytes | str) -> Message:

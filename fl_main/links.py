@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.connection import Connection
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -25,49 +24,30 @@ from websockets.exceptions import (
 from websockets.typing import Subprotocol
 
 from fl_main.errors import ConnectionFailedError
-from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
+from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL, Chunk
 from fl_main.ports import LinkClosedError
 from fl_main.proxies import Proxy, explain_proxy, find_proxy, place_of
+from fl_main.wire import Wire
 
 logger = logging.getLogger("fl_main.links")
 
-READ_QUEUE = 16  # frames that may wait in memory
 CLOSE_S = 2.0  # for the other end to answer a close
-MAX_UNREAD_BYTES = 16 << 20  # more than all senders of a connection write before they wait
 
 
-class Counting(Connection):
-    """A connection that knows how many bytes came, complete frames or not.
-
-    WebSocket pings are answered without waiting until the other end reads: one that pings and
-    does not read is cut off.
-    """
-
-    bytes_received = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Count, then go on."""
-        self.bytes_received += len(data)
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self.logger.warning("cut off peer=%s: it does not read what it is sent", self.remote_address)
-            self.transport.abort()
-
-
-class CountingClient(Counting, ClientConnection):
+class DialledWire(Wire, ClientConnection):
     """The dialling end."""
 
 
 class WebSocketLink:
     """A `fl_main.ports.Link` over a WebSocket connection of either end."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Wire) -> None:
         self._connection = connection
 
     @property
     def bytes_received(self) -> int:
         """See `Link`."""
-        return getattr(self._connection, "bytes_received", 0)
+        return self._connection.bytes_received
 
     @property
     def peer(self) -> str:
@@ -75,17 +55,24 @@ class WebSocketLink:
         address: Any = self._connection.remote_address
         return f"{address[0]}:{address[1]}" if address else "?"
 
-    async def send(self, frame: bytes) -> None:
+    async def send(self, *frames: bytes) -> None:
         """See `Link`."""
         try:
-            await self._connection.send(frame)
+            await self._connection.send_frames(frames)
         except ConnectionClosed as closed:
             raise _link_closed(closed) from closed
 
-    async def receive(self) -> bytes | str:
+    async def send_framed(self, framed: memoryview) -> None:
         """See `Link`."""
         try:
-            return await self._connection.recv()
+            await self._connection.send_framed(framed)
+        except ConnectionClosed as closed:
+            raise _link_closed(closed) from closed
+
+    async def receive(self) -> bytes | str | Chunk:
+        """See `Link`."""
+        try:
+            return await self._connection.next()
         except ConnectionClosed as closed:
             raise _link_closed(closed) from closed
 
@@ -120,15 +107,15 @@ async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,
             max_size=MAX_FRAME_BYTES,
-            max_queue=READ_QUEUE,
             ping_interval=None,  # liveness is ours: by bytes moved
             open_timeout=timeout_s,
             close_timeout=CLOSE_S,
-            create_connection=CountingClient,
+            create_connection=DialledWire,
             ssl=_tls(url, ca_file),
         )
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
         raise explain(error, url, proxy) from error
+    assert isinstance(connection, Wire)
     link = WebSocketLink(connection)
     if connection.subprotocol != SUBPROTOCOL:  # before a token is told to a server that is not ours
         await link.close(1002, f"not {SUBPROTOCOL}")

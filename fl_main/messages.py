@@ -346,7 +346,7 @@ class Chunk(Message):
     type: Literal["chunk"] = "chunk"
     transfer: Name
     offset: Natural
-    data: Annotated[bytes, Field(max_length=MAX_CHUNK_BYTES)]
+    data: Annotated[bytes, Field(max_length=MAX_CHUNK_BYTES)]  # or where they were read to, see `wire`
 
 
 class Credit(Message):

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fl_main.errors import FLError
+from fl_main.messages import Chunk
+
+HEADROOM = 16  # bytes before a large frame, for what the network needs there
 
 T = TypeVar("T")
 
@@ -37,15 +40,26 @@ class Link(Protocol):
     def peer(self) -> str:
         """The other end's address, for logs."""
 
-    async def send(self, frame: bytes) -> None:
-        """Send a frame; waits while the other end is slow.
+    async def send(self, *frames: bytes) -> None:
+        """Send frames in order; waits while the other end is slow.
 
         Raises:
             LinkClosedError: If the link is closed.
         """
 
-    async def receive(self) -> bytes | str:
-        """Return the next frame (text is for the caller to refuse).
+    async def send_framed(self, framed: memoryview) -> None:
+        """Send a large frame without copying it; waits until its memory can be used for something else.
+
+        Args:
+            framed: `HEADROOM` bytes for the link, and the frame. What is in there afterwards is its
+                matter: whoever dialled cannot send it twice.
+
+        Raises:
+            LinkClosedError: If the link is closed.
+        """
+
+    async def receive(self) -> bytes | str | Chunk:
+        """Return the next frame (text is for the caller to refuse), or a Chunk that was read in place.
 
         Raises:
             LinkClosedError: If the link is closed.

@@ -95,14 +95,14 @@ class Session:
         self._follow(message)
         return frame
 
-    def receive(self, frame: bytes | str) -> Message:
-        """Return the message in a frame of the peer.
+    def receive(self, frame: bytes | str | Chunk) -> Message:
+        """Return the message in a frame of the peer; a Chunk may come as such.
 
         Raises:
             RemoteProtocolError: If it is none, or may not be said now; the session is closed.
         """
         try:
-            message, number = decode_numbered(frame)
+            message, number = (frame, 0) if isinstance(frame, Chunk) else decode_numbered(frame)
             self._require_next(number)
             if not isinstance(message, ALLOWED[self.state, self.peer]):
                 raise RemoteProtocolError(f"{message.type!r} in a session that is {self.state}", 1008)

@@ -63,7 +63,13 @@ OF_SHELLS = {
     "websockets",
 }
 # ... but for the root of the `fl` command, which is a shell that lies in the core's folder.
-SHELLS_IN_CORE = {"fl_main/__main__.py", "fl_main/cli.py", "fl_main/links.py", "fl_main/proxies.py"}
+SHELLS_IN_CORE = {
+    "fl_main/__main__.py",
+    "fl_main/cli.py",
+    "fl_main/links.py",
+    "fl_main/proxies.py",
+    "fl_main/wire.py",
+}
 
 RUNS_CODE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 RUNS_CODE_BUILTINS = {"__import__", "compile", "eval", "exec"}

@@ -98,11 +98,11 @@ def test_update_is_offered_until_it_is_judged(play: Callable[..., None]) -> None
 
 def test_update_that_was_not_offered_is_not_sent(play: Callable[..., None]) -> None:
     async def story(scene: Scene) -> None:
-        async def send_frame(frame: bytes) -> None:
+        async def send_framed(framed: memoryview) -> None:
             raise AssertionError
 
         with pytest.raises(RemoteProtocolError, match="was not offered"):
-            scene.outbox.send(Send(task_id=TASK, channel="weights", offset=0, credit=9), send_frame)
+            scene.outbox.send(Send(task_id=TASK, channel="weights", offset=0, credit=9), send_framed)
 
     play(story)
 

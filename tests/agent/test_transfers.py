@@ -16,6 +16,7 @@ from fl_main.codec import decode
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RemoteProtocolError
 from fl_main.messages import CHUNK_BYTES, Chunk, Payload, Sending
+from fl_main.ports import HEADROOM
 from fl_main.session import Incoming
 from fl_main.weights import Layout, file_digest, pack, tagged
 
@@ -57,8 +58,8 @@ def test_sender_never_goes_beyond_its_credit_and_ends_with_every_byte(
         incoming = Incoming("t", len(DATA), offset, 0)
         found = bytearray(DATA[:offset])
 
-        async def send(frame: bytes) -> None:
-            chunk = decode(frame)
+        async def send(framed: memoryview) -> None:
+            chunk = decode(bytes(framed[HEADROOM:]))
             assert isinstance(chunk, Chunk)
             incoming.take(chunk)  # raises if it is out of order, too long, unpaid or cuts a number
             assert len(chunk.data) <= CHUNK_BYTES
@@ -82,7 +83,7 @@ def test_sender_of_nothing_is_done_at_once(tmp_path: Path) -> None:
     empty = {"w": np.zeros(0)}
     folder.put(TASK, 1, None, {}, {"weights": (empty, Layout.of(empty))}, None, 0.0)
 
-    async def send(frame: bytes) -> None:
+    async def send(framed: memoryview) -> None:
         raise AssertionError
 
     play(lambda: Sender("t", lambda: folder.open_payload(TASK, "weights"), 0, send).run(0))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fl_main.messages import Message
-from fl_main.ports import LinkClosedError, Ports
+from fl_main.ports import HEADROOM, LinkClosedError, Ports
 from fl_main.session import Session
 
 T = TypeVar("T")
@@ -29,12 +29,16 @@ class MemoryLink:
         self.other: MemoryLink
         self._frames: asyncio.Queue[bytes | str | None] = asyncio.Queue()
 
-    async def send(self, frame: bytes | str) -> None:
-        if self.closed:
-            raise LinkClosedError(*self.closed)
-        self.other.bytes_received += len(frame)
-        self.other._frames.put_nowait(frame)
+    async def send(self, *frames: bytes | str) -> None:
+        for frame in frames:
+            if self.closed:
+                raise LinkClosedError(*self.closed)
+            self.other.bytes_received += len(frame)
+            self.other._frames.put_nowait(frame)
         await asyncio.sleep(0)
+
+    async def send_framed(self, framed: memoryview) -> None:
+        await self.send(bytes(framed[HEADROOM:]))
 
     async def receive(self) -> bytes | str:
         frame = await self._frames.get()

@@ -14,7 +14,7 @@ from fl_main.codec import decode
 from fl_main.db import ModelStore
 from fl_main.errors import StoreDamagedError
 from fl_main.messages import CHUNK_BYTES, Chunk
-from fl_main.ports import LinkClosedError
+from fl_main.ports import HEADROOM, LinkClosedError
 from fl_main.session import Incoming
 from fl_main.store import ModelKind, ModelRecord, StoredPayload
 from fl_main.weights import Layout, pack
@@ -140,10 +140,10 @@ class Slow:
         self.is_held = asyncio.Event()
         self.may_go = asyncio.Event()
 
-    async def send(self, frame: bytes) -> None:
+    async def send_framed(self, framed: memoryview) -> None:
         self.is_held.set()
         await self.may_go.wait()
-        chunk = decode(frame)
+        chunk = decode(bytes(framed[HEADROOM:]))
         assert isinstance(chunk, Chunk)
         self.found += chunk.data
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fl_main.errors import ConnectionFailedError
-from fl_main.ports import GuestLink, LinkClosedError
+from fl_main.ports import HEADROOM, GuestLink, LinkClosedError
 
 from .process import CURRENT, Process
 
@@ -56,16 +56,21 @@ class SimLink:
         self._next_at = 0.0
         self._closed: LinkClosedError | None = None
 
-    async def send(self, frame: bytes) -> None:
-        self._process.call(f"sending to {self.peer}")
-        self._network.on_frame(self, frame)
+    async def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            self._process.call(f"sending to {self.peer}")
+            self._network.on_frame(self, frame)
         if self._closed:
             raise LinkClosedError(self._closed.code, str(self._closed))
         await asyncio.sleep(0)
-        self._network.carry(self, frame)
+        for frame in frames:  # nothing comes between them
+            self._network.carry(self, frame)
         while self._under_way > FRAMES_AHEAD and not self._closed:
             self._drained.clear()
             await self._drained.wait()
+
+    async def send_framed(self, framed: memoryview) -> None:
+        await self.send(bytes(framed[HEADROOM:]))
 
     async def receive(self) -> bytes | str:
         self._process.call(f"receiving from {self.peer}")
