@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?= -n 2
+BENCH_ARGS = $(CONTESTANTS:%=--contestant %) $(SIZES:%=--size %) $(NETWORK:%=--network %) $(REPEATS:%=--repeats %)
 
 # What each target installs besides the core: extras of pyproject.toml.
 EXTRAS_demo := sklearn
 EXTRAS_test := test,sklearn
 EXTRAS_check := dev
 EXTRAS_bench := test
+EXTRAS_bench-full := test,fast,figures
 EXTRAS_soak := test
 EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
@@ -22,7 +24,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench modes soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -55,10 +57,12 @@ check: $(VENV)/.check typings ## lint, format, types: what must be clean before 
 format: $(VENV)/.check      ## let ruff format the code and mend what it can
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 
-bench: $(VENV)/.bench       ## time rounds beside a bare durable round: megabytes, agents, rounds
-	@$(PY) bench/rounds.py 1 2 20
-	@$(PY) bench/rounds.py 1 50 10
-	@$(PY) bench/rounds.py 100 10 3
+bench: $(VENV)/.bench       ## time rounds beside a bare durable round, minutes: CONTESTANTS SIZES NETWORK REPEATS
+	@$(PY) -m bench.rounds measure $(BENCH_ARGS)
+
+bench-full: $(VENV)/.bench-full ## the same with all sizes, networks and peers, hours: writes docs/benchmarks.md
+	@$(PY) -m bench.rounds measure --full --json docs/records/benchmarks.json $(BENCH_ARGS)
+	@$(PY) -m bench.rounds report
 
 modes: $(VENV)/.modes       ## draw accuracy over virtual time in the modes sync, semi-sync and async
 	@$(PY) bench/modes.py
