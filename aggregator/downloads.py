@@ -35,15 +35,16 @@ class Frames:
         self._under_way = 0  # payloads that are being sent
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
-    async def require(self, payload: StoredPayload) -> None:
-        """Open a payload's file, if it is not open.
+    async def require(self, payload: StoredPayload, offset: int) -> None:
+        """Have a payload's file open, and if it is to be sent from its beginning, the first chunks in memory.
 
         Raises:
             StoreError: If it cannot be read.
         """
-        opened = self._opened(payload)
-        if not opened.is_open:
-            await self._ports.run_in_thread(opened.open)
+        if offset == 0 and payload.size:
+            await self._require_batch(payload, 0, self._chunk_bytes)
+        elif not self._opened(payload).is_open:
+            await self._ports.run_in_thread(self._opened(payload).open)
 
     async def send(self, link: Outlet, payload: StoredPayload, offset: int) -> None:
         """Send a payload's chunks from a byte on.
@@ -69,7 +70,7 @@ class Frames:
         end = min(start + BATCH_BYTES, payload.size)
         batch = _Batch(payload.digest, start, size)
         if offset == start:
-            await self._require_batch(batch, payload, end)
+            await self._require_batch(payload, start, size)
         while offset < end:
             index, within = divmod(offset - start, size)
             frames = None if within else self._kept.get(batch)
@@ -94,8 +95,9 @@ class Frames:
         )
         return frames[0]
 
-    async def _require_batch(self, batch: "_Batch", payload: StoredPayload, end: int) -> None:
-        """Have a batch's chunks in memory, at least for the moment."""
+    async def _require_batch(self, payload: StoredPayload, start: int, size: int) -> None:
+        """Have the chunks of a batch in memory, at least for the moment."""
+        batch, end = _Batch(payload.digest, start, size), min(start + BATCH_BYTES, payload.size)
         if batch in self._kept:
             self._kept.move_to_end(batch)
             return

@@ -297,7 +297,7 @@ class AgentSession:
         payload = self.host.fetchable(fetch.digest)
         if payload is None:
             raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
-        await self._readable(payload)
+        await self._readable(payload, fetch.offset)
         known = fetch.layout == payload.layout.digest
         announcement = Sending(
             transfer=fetch.digest,
@@ -308,13 +308,13 @@ class AgentSession:
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
         await self._shared.frames.send(self, payload, fetch.offset)
 
-    async def _readable(self, payload: StoredPayload) -> None:
+    async def _readable(self, payload: StoredPayload, offset: int) -> None:
         """Wait while a model cannot be read: its round's deadline goes on, and people are told."""
         what = f"model {payload.digest} for {self.join.agent_id}"  # others may wait for it, too
         try:
             while True:
                 try:
-                    return await self._shared.frames.require(payload)
+                    return await self._shared.frames.require(payload, offset)
                 except StoreError as error:
                     self.host.journal.set_trouble(what, str(error))
                     await asyncio.sleep(RETRY_S)
