@@ -163,7 +163,8 @@ def test_bad_start_ends_that_session_only(what: str, daemon: DaemonThread, start
     first = start_agent(daemon.url, 1, train, initial_weights=None)
     until(lambda: daemon.host().seats)
     with Peer(daemon.url) as peer:
-        act(peer)
+        with contextlib.suppress(ConnectionClosed):  # the answer may come before all is said
+            act(peer)
         found, reason = peer.closed()
     assert found == code
     assert words in reason
@@ -178,7 +179,9 @@ def test_bad_frame_in_a_round_ends_that_session_only(
     act, code, words = AFTER_JOIN[what]
     with Peer(daemon.url).join() as peer:
         honest = start_agent(daemon.url, 1, train, initial_weights=None)
-        act(peer, peer.assigned())
+        task = peer.assigned()
+        with contextlib.suppress(ConnectionClosed):  # the answer may come before all is said
+            act(peer, task)
         found, reason = peer.closed()
         assert found == code
         assert words in reason
@@ -256,7 +259,7 @@ def test_a_long_request_that_is_no_http_ends_without_a_traceback(
     host, _, port = daemon.url.removeprefix("ws://").partition(":")
     for _ in range(5):
         peer = socket.create_connection((host, int(port)), timeout=5.0)
-        with peer, contextlib.suppress(ConnectionError):
+        with peer, contextlib.suppress(OSError):  # by then it may be cut off
             peer.sendall(b"no http\r\n" + b"x" * 100_000)
             peer.shutdown(socket.SHUT_WR)
             while peer.recv(1 << 16):
