@@ -97,7 +97,7 @@ def test_connection_that_dies_silently_in_a_transfer_is_replaced_and_the_transfe
         until(lambda: getattr(proxy, way) > 2 * CHUNK_BYTES)
         proxy.silence()
         assert agent.join().status == "finished"
-        assert proxy.accepted == 2
+        assert proxy.accepted >= 2
         assert proxy.down < 2 * BYTES + 2 * CHUNK_BYTES
         assert proxy.up < BYTES + 2 * CHUNK_BYTES
     assert [round_id for round_id, _ in agent.trained] == [1]
@@ -110,7 +110,7 @@ def test_connection_that_dies_silently_before_the_welcome_is_replaced(
     daemon = start_daemon(run_of(round=ALONE))
     with Proxy(daemon.url, cut_down=1, silently=True) as proxy:  # after the answer to the handshake
         assert start_agent(proxy.url, 1).join().status == "finished"
-        assert proxy.accepted == 2
+        assert proxy.accepted >= 2
 
 
 # --- training that takes the processor -----------------------------------------------------
