@@ -4,7 +4,7 @@ import asyncio
 import selectors
 
 TURN_S = 1e-6  # that a turn of the loop takes at least: no clock stands still
-MAX_TURNS = 300_000  # of one simulation: more is a loop that never ends
+MAX_TURNS = 1_000_000  # of one simulation, be it a crowd that comes and goes: more never ends
 
 
 class NeverEndsError(Exception):
