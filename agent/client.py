@@ -160,7 +160,7 @@ class Client:
         self._assigned.pop(task_id, None)
         self._handed_out.discard(task_id)
         self._show(AgentState.WAITING, "waiting for a task")
-        self._queue(Decline(task_id=task_id, code=code, reason=reason[:2000]))  # type: ignore[arg-type]
+        self._queue(Decline(task_id=task_id, code=code, reason=reason))  # type: ignore[arg-type]
 
     async def leave(self, reason: str) -> None:
         """Say goodbye if there is somebody to say it to, and end."""

@@ -283,7 +283,7 @@ class RunHost:
         self._told = {agent: find_agent(view, agent).what.removeprefix("idle: ") for agent in idle}
         for agent, reason in self._told.items():
             if told.get(agent) != reason:
-                self._post(agent, Waiting(reason=reason[:2000]))
+                self._post(agent, Waiting(reason=reason))
 
     # --- folding --------------------------------------------------------------------------
 

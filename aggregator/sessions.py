@@ -286,7 +286,7 @@ class AgentSession:
         finding = find_agent(self.host.view(), self.join.agent_id)
         trouble = f"nothing can be stored at the moment: {self.host.journal.trouble}"
         reason = finding.what.removeprefix("idle: ") if is_stored else trouble
-        self.post(Nothing(reason=reason[:2000]))
+        self.post(Nothing(reason=reason))
 
     @property
     def _knows_its_task(self) -> bool:

@@ -37,20 +37,27 @@ An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Re
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 SUBPROTOCOL = "fl-main.v1"
 
 MAX_FRAME_BYTES = 4 << 20  # a layout of some ten thousand arrays still fits
 MAX_FRAME_VALUES = 1 << 18  # each costs up to 72 bytes of memory, whatever it takes on the wire
+MAX_TEXT = 2000  # characters of a sentence
 MAX_MAP_ENTRIES = 10_000  # of one map: each wrong one costs kilobytes of errors
 MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
 CHUNK_BYTES = 512 << 10  # what we send: about half of a core's second-level cache
 ALIGNMENT = 8  # offsets are multiples of it, so that no number is cut in two
 
+
+def _cut(text: object) -> object:
+    return text[:MAX_TEXT] if isinstance(text, str) else text
+
+
 AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-ShortText = Annotated[str, StringConstraints(max_length=2000)]
+# A sentence may tell of somebody else's words, such as the name of an array: it is cut, not refused.
+ShortText = Annotated[str, BeforeValidator(_cut), StringConstraints(max_length=MAX_TEXT)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{3,12}:[0-9a-f]{32,128}$")]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]
 Natural = Annotated[int, Field(ge=0, lt=2**63)]  # what msgpack can say again, and a file can have

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fl_main.agent import Agent, Task, TrainResult, UpdateRejectedError, WeightsError
-from fl_main.messages import Chunk, Counted, Send, Verdict
+from fl_main.messages import Chunk, Counted, Join, Refuse, Send, Verdict
 from fl_main.weights import Layout, pack
 from tests.system.agents import assert_equal
 from tests.system.conftest import StartAgent, StartDaemon
@@ -209,3 +209,20 @@ def test_late_update_gets_a_receipt_that_says_so(
         assert receipt
         assert (receipt.verdict, receipt.reason) == ("discarded", "the run is finished")
         assert next(tasks, None) is None
+
+
+def test_name_that_is_longer_than_a_reason_may_be_is_cut_and_holds_up_nobody(
+    daemon: DaemonThread, start_agent: StartAgent
+) -> None:
+    long = {"x" * 3000: W, "w": W}
+    with Peer(daemon.url) as peer, Peer(daemon.url) as stranger:
+        peer.join()
+        other = start_agent(daemon.url, "good", honest, initial_weights=None)
+        peer.say(offer_of(peer.assigned().task_id, long))
+        verdict = peer.hear(Verdict)
+        rows = Layout.of(long).to_wire()
+        stranger.say(Join(run="r", agent_id="b", instance_id="1", name="b", rows=rows))
+        refuse = stranger.hear(Refuse)
+        other.join()
+    assert (verdict.verdict, verdict.reason[:10], len(verdict.reason)) == ("rejected", "array 'xxx", 2000)
+    assert (refuse.code, refuse.reason) == ("layout", verdict.reason)
