@@ -19,7 +19,7 @@ AGENTS = "abcd"
 agents = st.sampled_from(AGENTS)
 SLEEPERS = "cd"  # they may poll
 POLL_S = 8.0
-BEGINNINGS_OF_REASONS = ("round ", "stopped by", "the run is ", "late: ", "its task was ", "stale: ")
+BEGINNINGS_OF_REASONS = ("round ", "stopped by", "the run ", "late: ", "its ", "stale: ")
 
 
 class Runs(RuleBasedStateMachine):
