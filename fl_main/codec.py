@@ -53,11 +53,6 @@ def chunk_head(transfer: str, offset: int, size: int) -> bytes:
     )
 
 
-def encode_chunk(transfer: str, offset: int, data: memoryview | bytes | bytearray) -> bytes:
-    """Return the frame of a Chunk."""
-    return b"".join((chunk_head(transfer, offset, len(data)), data))
-
-
 def frame_in(buffer: memoryview, transfer: str, offset: int, size: int) -> tuple[memoryview, memoryview]:
     """Write a Chunk's frame to a buffer, but for its data.
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from fl_main.codec import HEAD_BYTES, chunk_head, encode_chunk, frame_in
+from fl_main.codec import HEAD_BYTES, chunk_head, frame_in
 from fl_main.messages import CHUNK_BYTES, MAX_CHUNK_BYTES, Chunk
 from fl_main.ports import HEADROOM
 from fl_main.wire import DIRECT_BYTES, READ_QUEUE, Item, Wire, unmask
@@ -122,12 +122,12 @@ def play(story: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
 
 def as_frame(item: Item) -> bytes | str:
     if isinstance(item, Chunk):
-        return encode_chunk(item.transfer, item.offset, item.data)
+        return chunk_head(item.transfer, item.offset, len(item.data)) + bytes(item.data)
     return item
 
 
 def chunk(size: int, offset: int = 8) -> bytes:
-    return encode_chunk(TRANSFER, offset, os.urandom(size))
+    return chunk_head(TRANSFER, offset, size) + os.urandom(size)
 
 
 MESSAGES = st.one_of(
@@ -190,7 +190,7 @@ def test_memory_of_a_chunk_is_used_again_when_nobody_has_it_any_more() -> None:
         chunk_head(TRANSFER, 8, 9000) + bytes(8000),
         chunk_head(TRANSFER, 8, 8000) + bytes(9000),
         chunk_head("x" * 5000, 8, 8000) + bytes(8000),
-        encode_chunk(TRANSFER, 8, bytes(MAX_CHUNK_BYTES + 8)),
+        chunk(MAX_CHUNK_BYTES + 8),
         b"\x84\xa4type\xa5chunk\xa8transfer\x01\xa6offset\x08\xa4data\xc5\x20\x00" + bytes(8192),
         b"\x84\xa4type\xa5chunk\xa8transfer\xa1x\xa6offset\xc3\xa4data\xc5\x20\x00" + bytes(8192),
         b"\x84\xa4type\xa5chunk" + b"\xc1" * 8192,
@@ -249,7 +249,7 @@ def test_frame_with_room_before_it_is_sent_as_any_other() -> None:
             served.client.receive_data(bytes(served.transport.written))
             served.transport.written.clear()
             [frame] = served.client.events_received()[-1:]
-            assert bytes(frame.data) == encode_chunk(TRANSFER, 8, content)  # type: ignore[union-attr]
+            assert bytes(frame.data) == chunk_head(TRANSFER, 8, size) + content  # type: ignore[union-attr]
 
     play(story)
 
