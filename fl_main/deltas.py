@@ -7,7 +7,7 @@ nothing.
 
 import numpy as np
 
-from fl_main.weights import Array, ArraySpec, DType, Layout, Role, Weights
+from fl_main.weights import Array, ArraySpec, Layout, Weights
 
 
 def subtract(base: Weights, local: Weights, layout: Layout) -> dict[str, Array]:
@@ -24,7 +24,7 @@ def subtract(base: Weights, local: Weights, layout: Layout) -> dict[str, Array]:
     """
     return {
         spec.name: _difference(base[spec.name], local[spec.name], spec)
-        if _is_moved(spec)
+        if spec.is_trained
         else local[spec.name]
         for spec in layout.arrays
     }
@@ -43,27 +43,19 @@ def add(base: Weights, delta: Weights, layout: Layout) -> dict[str, Array]:
         the delta is zero, the base's value is kept bit for bit.
     """
     return {
-        spec.name: _sum(base[spec.name], delta[spec.name], spec) if _is_moved(spec) else delta[spec.name]
+        spec.name: _sum(base[spec.name], delta[spec.name], spec) if spec.is_trained else delta[spec.name]
         for spec in layout.arrays
     }
 
 
-def _is_moved(spec: ArraySpec) -> bool:
-    return spec.role is Role.PARAMETER and spec.dtype.is_float
-
-
 def _difference(base: Array, local: Array, spec: ArraySpec) -> Array:
-    wide = _computed_in(spec)
+    wide = spec.dtype.computed.stored
     with np.errstate(over="ignore"):  # infinite: refused as any other model that is not finite
         return np.asarray(local.astype(wide) - base.astype(wide)).astype(local.dtype)
 
 
 def _sum(base: Array, delta: Array, spec: ArraySpec) -> Array:
-    wide = _computed_in(spec)
+    wide = spec.dtype.computed.stored
     with np.errstate(over="ignore"):
         moved = np.asarray(base.astype(wide) + delta.astype(wide)).astype(base.dtype)
     return np.where(delta == 0, base, moved)  # -0.0 + 0.0 would be 0.0
-
-
-def _computed_in(spec: ArraySpec) -> type[np.floating]:
-    return np.float64 if spec.dtype is DType.F64 else np.float32

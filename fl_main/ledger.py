@@ -169,7 +169,7 @@ class Ledger(Membership):
     @property
     def form(self) -> str:
         """What agents answer training tasks with: `full` models, or a `delta` to their base."""
-        return "delta" if self.is_async else "full"
+        return self.settings.form
 
     def eligible(self, kind: Kind) -> list[str]:
         """Return the agents that can be given a task of a kind now."""

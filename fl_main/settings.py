@@ -246,6 +246,77 @@ class EvaluateSettings(Section):
     )
 
 
+CodecName = Literal["none", "float16", "bfloat16", "int8", "qsgd", "top-k", "random-k"]
+_OF_DELTAS = ("int8", "qsgd", "top-k", "random-k")  # codecs whose error is a part of what is sent
+_SPARSE = ("top-k", "random-k")
+_OPTIONS = {  # of CompressionSettings: the codecs that have them
+    "fraction": _SPARSE,
+    "levels": ("qsgd",),
+    "block": ("int8", "qsgd"),
+    "rounding": ("int8",),
+}
+
+
+class CompressionSettings(Section):
+    """How models are made smaller on their way, at a loss; off by default, see the page Compression."""
+
+    codec: CodecName = Field(
+        default="none",
+        description="of updates: none; float16, bfloat16: 16 bits a value; int8: 8; qsgd: a few levels; "
+        "top-k, random-k: only some of the values",
+    )
+    form: Literal["auto", "full", "delta"] = Field(
+        default="auto",
+        description="of updates: full: local models; delta: what they add to the global model; "
+        "auto: delta in mode async and for int8, qsgd, top-k and random-k, else full",
+    )
+    fraction: Annotated[float, Field(ge=1e-6, le=1)] | None = Field(
+        default=None, description="part of the values that top-k and random-k send; null: 0.01"
+    )
+    levels: Annotated[int, Field(ge=1, le=127)] | None = Field(
+        default=None,
+        description="qsgd: steps from 0 to a block's norm; up to 7 take half a byte a value; null: 127",
+    )
+    block: Annotated[int, Field(ge=16, le=1 << 20)] | None = Field(
+        default=None, description="values that share a scale, for int8 and qsgd; null: 512"
+    )
+    rounding: Literal["stochastic", "nearest"] | None = Field(
+        default=None,
+        description="int8: stochastic: right on average; nearest: half the error; null: stochastic",
+    )
+    error_feedback: bool | None = Field(
+        default=None,
+        description="an agent adds what it could not send to its next update; form delta only; "
+        "null: true for top-k and random-k, else false",
+    )
+    download: Literal["none", "float16", "bfloat16", "int8"] = Field(
+        default="none",
+        description="codec of the global model on its way to the agents; the aggregator keeps it in full",
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> "CompressionSettings":
+        """Refuse what would do nothing, instead of ignoring it in silence."""
+        for option, codecs in _OPTIONS.items():
+            if getattr(self, option) is not None and self.codec not in codecs:
+                raise ValueError(
+                    f"{option} is for the codec {' and '.join(codecs)}: leave it out with codec {self.codec}"
+                )
+        if self.form == "full" and self.codec in _SPARSE:
+            raise ValueError(
+                f"form full with codec {self.codec} would set nearly all weights of a local model to 0: "
+                "leave form out, or give form: delta"
+            )
+        if self.error_feedback and self.codec == "none":
+            raise ValueError("error_feedback is for a codec: leave it out with codec none")
+        return self
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether agents keep what they could not send."""
+        return self.codec in _SPARSE if self.error_feedback is None else self.error_feedback
+
+
 class RunSettings(Section):
     """One training of one model."""
 
@@ -291,6 +362,9 @@ class RunSettings(Section):
     config_for: list[ConfigRule] = Field(
         default=[], description="changes of config for some agents; where several fit, the last one wins"
     )
+    compression: CompressionSettings = Field(
+        default=CompressionSettings(), description="how models are made smaller on their way, at a loss"
+    )
     payload: Literal["fixed", "free"] = Field(
         default="fixed",
         description="fixed: named arrays of one layout; "
@@ -329,6 +403,31 @@ class RunSettings(Section):
                 f"({self.round.min_updates}), below which no model is published: make them equal"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fitting_compression(self) -> "RunSettings":
+        compression = self.compression
+        if compression.form == "full" and self.mode == "async":
+            raise ValueError(
+                "compression.form: full is for the modes sync and semi-sync: the updates of mode async "
+                "are differences; leave it out"
+            )
+        if compression.error_feedback and self.form == "full":
+            raise ValueError(
+                "compression.error_feedback adds up what differences left out: give compression.form: delta"
+            )
+        if self.payload == "free" and compression != CompressionSettings():
+            raise ValueError(
+                "compression is for arrays, and payload: free has none that are known: leave it out"
+            )
+        return self
+
+    @property
+    def form(self) -> Literal["full", "delta"]:
+        """What updates are: local models, or what these add to the model they were trained on."""
+        if self.compression.form != "auto":
+            return self.compression.form
+        return "delta" if self.mode == "async" or self.compression.codec in _OF_DELTAS else "full"
 
     @property
     def digest(self) -> str:

@@ -68,6 +68,11 @@ class DType(StrEnum):
         """Whether values can be NaN or infinite, and an average is a rounded float."""
         return self in _FLOATS
 
+    @property
+    def computed(self) -> "DType":
+        """The type in which values of this one are computed with."""
+        return DType.F64 if self is DType.F64 else DType.F32
+
 
 _STORED: dict[DType, np.dtype[Any]] = {
     DType.F64: np.dtype("<f8"),
@@ -136,6 +141,11 @@ class ArraySpec:
         """Bytes of the values."""
         return self.size * self.dtype.stored.itemsize
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a float parameter: what optimizers, differences and distances are about."""
+        return self.role is Role.PARAMETER and self.dtype.is_float
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -155,6 +165,11 @@ class Segment:
     def nbytes(self) -> int:
         """Bytes of the values."""
         return self.size * self.dtype.stored.itemsize
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its arrays are float parameters: what optimizers and differences are about."""
+        return self.role is Role.PARAMETER and self.dtype.is_float
 
 
 class Layout:
@@ -481,7 +496,7 @@ class FiniteCheck:
             values = np.frombuffer(
                 data, segment.dtype.stored, (last - first) // segment.dtype.stored.itemsize, first - offset
             )
-            finite = _is_finite(values, segment.dtype)
+            finite = is_finite(values, segment.dtype)
             if not finite.all():
                 place = first + int(np.argmin(finite)) * segment.dtype.stored.itemsize
                 return self._name_at(place)
@@ -496,7 +511,13 @@ class FiniteCheck:
         return name or "''"  # an empty name must not read as: nothing was found
 
 
-def _is_finite(values: Array, dtype: DType) -> NDArray[np.bool_]:
+def is_finite(values: Array, dtype: DType) -> NDArray[np.bool_]:
+    """Return which stored values are finite numbers.
+
+    Args:
+        values: Of a float type, as stored: bfloat16 as its bits.
+        dtype: Their type.
+    """
     if dtype is DType.BF16:  # all exponent bits set: infinite or NaN
         return np.asarray((values & 0x7F80) != 0x7F80)
     return np.isfinite(values)

@@ -9,37 +9,21 @@ optimizer on a running variance could make it negative.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_main.errors import StrategyError, UpdateRejectedError
+from fl_main.precision import decoded, stored_as
+from fl_main.sources import Sink, Source
 from fl_main.strategies.base import Contribution, Strategy, Values
 from fl_main.strategies.fedavg import fold_mean, running_shares
-from fl_main.weights import Array, ArraySpec, DType, Layout, Role, Segment
+from fl_main.weights import Array, ArraySpec, DType, Layout, Segment, is_finite
 
 BLOCK_BYTES = 512 << 10  # two of them fit a core's second-level cache
 STACK_BYTES = 32 << 20  # what a stack of all updates may take
 ROUNDING = 1e-9  # by which shares that add up to 1 may miss it
-
-
-class Source(Protocol):
-    """A set of arrays that can be read anywhere."""
-
-    @property
-    def layout(self) -> Layout:
-        """Where each array lies."""
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill buffer with the data from byte `offset` on."""
-
-
-class Sink(Protocol):
-    """Takes the data of a set of arrays in order."""
-
-    def write(self, data: memoryview) -> None:
-        """Append data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +60,7 @@ def state_layout(layout: Layout) -> Layout:
     One array per float parameter, in the precision that the fold computes in.
     """
     return Layout(
-        (
-            ArraySpec(spec.name, _computed(spec.dtype), spec.shape)
-            for spec in layout.arrays
-            if _is_folded(spec)
-        ),
+        (ArraySpec(spec.name, spec.dtype.computed, spec.shape) for spec in layout.arrays if spec.is_trained),
         ordered=True,
     )
 
@@ -141,14 +121,14 @@ def _folded(
         block_bytes = min(block_bytes, STACK_BYTES // len(answers))
     cursor = _Cursor(answers, base, state, block_bytes, wants_deltas=strategy.wants == "deltas")
     for number in range(strategy.passes):
-        for block in cursor.blocks(filter(_is_strategic, base.layout.segments)):
+        for block in cursor.blocks(s for s in base.layout.segments if s.is_trained):
             strategy.measure(number, block)
     shares = _checked_shares(strategy, len(answers))
     for block in cursor.blocks(base.layout.segments):
-        if _is_strategic(block.segment):
+        if block.segment.is_trained:
             strategy.combine(block)
             for name in strategy.state:
-                state_sinks[name].write(_encoded(block.state[name], _computed(block.segment.dtype)))
+                state_sinks[name].write(_encoded(block.state[name], block.segment.dtype.computed))
             sink.write(_encoded(block.out, block.segment.dtype))
         else:
             sink.write(_encoded(block.average(shares), block.segment.dtype))
@@ -245,7 +225,7 @@ class _Cursor:
         """Move to each block in turn."""
         for segment in segments:
             self.segment = segment
-            self._dtype = _computed(segment.dtype).stored
+            self._dtype = segment.dtype.computed.stored
             state_start = _state_place(self._base.layout, self._state_layout, segment)
             for start, size in _cuts(segment, self._block_bytes):
                 self._size = size
@@ -285,7 +265,7 @@ class _Cursor:
 
     def _as_wanted(self, answer: Answer, values: Values) -> Values:
         """Return the values of parameters as models or as differences, whichever the strategy wants."""
-        if answer.is_delta == self._wants_deltas or not _is_strategic(self.segment):
+        if answer.is_delta == self._wants_deltas or not self.segment.is_trained:
             return values
         if answer.origin is None:
             raise StrategyError(f"the model that {answer.facts.agent} started from is not at hand")
@@ -377,33 +357,12 @@ def _cuts(segment: Segment, block_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(step, segment.size - start)
 
 
-def _is_folded(spec: ArraySpec) -> bool:
-    return spec.role is Role.PARAMETER and spec.dtype.is_float
-
-
-def _is_strategic(segment: Segment) -> bool:
-    return segment.role is Role.PARAMETER and segment.dtype.is_float
-
-
 def _state_place(layout: Layout, state: Layout, segment: Segment) -> int:
     """Return where a segment of the model begins in a state file: both keep the same order."""
     for spec in layout.arrays:
-        if spec.size and layout.offsets[spec.name] == segment.offset and _is_folded(spec):
+        if spec.size and layout.offsets[spec.name] == segment.offset and spec.is_trained:
             return state.offsets[spec.name]
     return 0
-
-
-def _computed(dtype: DType) -> DType:
-    return DType.F64 if dtype is DType.F64 else DType.F32
-
-
-def decoded(raw: Array, dtype: DType) -> Values:
-    """Return stored values in the precision that the fold computes in (float32 or float64)."""
-    if dtype is DType.BF16:  # its bits are the upper half of a float32's
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    if dtype.is_float:
-        return raw.astype(_computed(dtype).stored, copy=False)
-    return raw.astype(np.float64)
 
 
 def _encoded(values: Array, dtype: DType) -> memoryview:
@@ -414,16 +373,8 @@ def _encoded(values: Array, dtype: DType) -> memoryview:
     """
     if not dtype.is_float:
         return _bytes(np.ascontiguousarray(values.astype(dtype.stored, copy=False)))
-    finite = np.isfinite(values)
-    with np.errstate(over="ignore"):  # what overflows is not finite any more
-        if dtype is DType.BF16:
-            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-            stored: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # half to even
-            finite &= (stored & 0x7F80) != 0x7F80
-        else:
-            stored = values.astype(dtype.stored, copy=False)
-            finite &= np.isfinite(stored)
-    if not finite.all():
+    stored = stored_as(values, dtype)
+    if not is_finite(stored, dtype).all():
         raise UpdateRejectedError("the combined model has values that are NaN or infinite")
     return _bytes(np.ascontiguousarray(stored))
 

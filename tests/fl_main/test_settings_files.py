@@ -129,6 +129,48 @@ def test_a_section_with_nothing_in_it_means_its_defaults() -> None:
             "cohort: {where: region = 5}",
             "cohort.where: 'region = 5' is not a condition (invalid syntax); e.g. region == \"eu\" and gpu",
         ),
+        (
+            "compression: {fraction: 0.1}",
+            "compression: fraction is for the codec top-k and random-k: leave it out with codec none",
+        ),
+        (
+            "compression: {codec: int8, levels: 7}",
+            "compression: levels is for the codec qsgd: leave it out with codec int8",
+        ),
+        (
+            "compression: {codec: float16, block: 64}",
+            "compression: block is for the codec int8 and qsgd: leave it out with codec float16",
+        ),
+        (
+            "compression: {codec: qsgd, rounding: nearest}",
+            "compression: rounding is for the codec int8: leave it out with codec qsgd",
+        ),
+        (
+            "compression: {codec: top-k, form: full}",
+            "compression: form full with codec top-k would set nearly all weights of a local model to 0: "
+            "leave form out, or give form: delta",
+        ),
+        (
+            "compression: {error_feedback: true}",
+            "compression: error_feedback is for a codec: leave it out with codec none",
+        ),
+        (
+            "compression: {error_feedback: true, codec: float16}",
+            "compression.error_feedback adds up what differences left out: give compression.form: delta",
+        ),
+        (
+            "mode: async\ncompression: {form: full}",
+            "compression.form: full is for the modes sync and semi-sync: the updates of mode async are "
+            "differences; leave it out",
+        ),
+        (
+            "payload: free\ncompression: {download: int8}",
+            "compression is for arrays, and payload: free has none that are known: leave it out",
+        ),
+        (
+            "compression: {codec: qsgd, levels: 128}",
+            "compression.levels: 128 is not allowed: must be at least 1 and at most 127",
+        ),
         ("staleness: {a: 0}", "staleness.a: 0 is not allowed: must be greater than 0 and at most 20"),
         (
             "config_for: {where: gpu}",

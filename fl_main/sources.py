@@ -1,0 +1,63 @@
+"""Where the bytes of a set of arrays come from, and where they go: files, or memory."""
+
+from bisect import bisect_right
+from typing import Protocol
+
+import numpy as np
+
+from fl_main.weights import DType, Layout, Weights
+
+
+class Source(Protocol):
+    """A set of arrays that can be read anywhere."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+
+
+class Sink(Protocol):
+    """Takes the data of a set of arrays in order."""
+
+    def write(self, data: memoryview) -> None:
+        """Append data."""
+
+
+class Held:
+    """Arrays in memory as a source, without a second copy of them.
+
+    Args:
+        weights: Arrays of any memory order and byte order; they must not change meanwhile.
+        layout: What `Layout.of` said of them (some may be left out of it).
+    """
+
+    def __init__(self, weights: Weights, layout: Layout) -> None:
+        self.layout = layout
+        self._weights = weights
+        self._specs = [spec for spec in layout.arrays if spec.size]
+        self._offsets = [layout.offsets[spec.name] for spec in self._specs]
+        self._seen: tuple[int, memoryview] = -1, memoryview(b"")
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        filled = 0
+        index = bisect_right(self._offsets, offset) - 1
+        while filled < len(buffer):
+            start = offset + filled - self._offsets[index]
+            part = self._bytes_of(index)[start : start + len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            filled += len(part)
+            index += 1
+
+    def _bytes_of(self, index: int) -> memoryview:
+        """Return an array's stored bytes; the last one is kept, as some must be copied for them."""
+        if self._seen[0] != index:
+            spec = self._specs[index]
+            flat = np.ascontiguousarray(self._weights[spec.name]).reshape(-1)
+            if spec.dtype is not DType.BF16:
+                flat = flat.astype(spec.dtype.stored, copy=False)
+            self._seen = index, flat.view(np.uint8).data
+        return self._seen[1]
