@@ -3,6 +3,8 @@
 `ModelDB` is for looking into one; `ModelStore` is what the daemon writes with.
 """
 
+from typing import TYPE_CHECKING
+
 from fl_main.errors import (
     StoreDamagedError,
     StoreError,
@@ -11,12 +13,23 @@ from fl_main.errors import (
     StoreVersionError,
 )
 
-from .audit import Damage, Fault
-from .export import export_model
-from .model_db import Model, ModelDB, Run
-from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
-from .store import ModelStore
-from .verify import verify_database
+if TYPE_CHECKING:
+    from .audit import Damage, Fault
+    from .export import export_model
+    from .model_db import Model, ModelDB, Run
+    from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
+    from .store import ModelStore
+    from .verify import verify_database
+
+_HOMES = {
+    **dict.fromkeys(("Damage", "Fault"), "audit"),
+    "export_model": "export",
+    **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
+    **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
+    **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
+    "ModelStore": "store",
+    "verify_database": "verify",
+}
 
 __all__ = [
     "Agent",
@@ -43,3 +56,12 @@ __all__ = [
     "export_model",
     "verify_database",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load a part when it is first used: who looks into a database waits for none that writes."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fl_main.db' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

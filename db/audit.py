@@ -6,18 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from sqlite3 import Connection, DatabaseError, Row
 from typing import Any
-
-from sqlalchemy import Connection, Row, Select, select
-from sqlalchemy.exc import DatabaseError
 
 from fl_main.errors import WeightsError
 from fl_main.weights import Layout
 
-from . import chain, migrations, rows, schema
+from . import chain, migrations, rows
 from .rows import Facts, Form
-
-_AT_ONCE = 1000  # rows in memory
 
 
 class Fault(StrEnum):
@@ -89,78 +85,73 @@ class Audit:
         yield from self._check_files()
         yield from self._check_layouts()
 
-    def _rows(self, query: Select[Any]) -> Iterator[Row[Any]]:
-        return iter(self._connection.execution_options(yield_per=_AT_ONCE).execute(query))
-
     def _check_database(self) -> Iterator[Damage]:
         try:
-            for (line,) in self._connection.exec_driver_sql("PRAGMA integrity_check"):
+            for (line,) in self._connection.execute("PRAGMA integrity_check"):
                 if line != "ok":
                     yield Damage(Fault.DATABASE, "fl.db", " ".join(str(line).split()))
-            for table, row, parent, _ in self._connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check"):
                 what = f"it names a row of {parent} that is not there"
                 yield Damage(Fault.REFERENCE, f"{table} row {row}", what)
         except DatabaseError as error:
-            yield Damage(Fault.DATABASE, "fl.db", str(error.orig))
+            yield Damage(Fault.DATABASE, "fl.db", str(error))
 
     # --- the chain ------------------------------------------------------------------------
 
     def _check_chains(self) -> Iterator[Damage]:
         """Recompute every chain and note what it says last of each row."""
-        table = schema.events
         run_id: str | None = None
         head, is_broken = chain.Head(), False
-        for row in self._rows(select(table).order_by(table.c.run_id, table.c.seq)):
-            if row.run_id != run_id:
-                run_id, head, is_broken = row.run_id, chain.Head(), False
+        for row in self._connection.execute("SELECT * FROM events ORDER BY run_id, seq"):
+            if row["run_id"] != run_id:
+                run_id, head, is_broken = row["run_id"], chain.Head(), False
             if not is_broken and (what := _break(row, head)):
                 is_broken = True  # what follows is bound to this: named once
-                yield Damage(Fault.CHAIN, f"chain of run {run_id or '(none)'} at seq {row.seq}", what)
-            head = chain.Head(row.seq, row.hash)
+                yield Damage(Fault.CHAIN, f"chain of run {run_id or '(none)'} at seq {row['seq']}", what)
+            head = chain.Head(row["seq"], row["hash"])
             self._note(row)
 
-    def _note(self, row: Row[Any]) -> None:
-        if row.record == rows.EVENT:
-            if not row.run_id:
-                self._own.append((row.at, _loaded(row.facts)))
+    def _note(self, row: Row) -> None:
+        run_id, at, record, key, facts = (row[name] for name in ("run_id", "at", "record", "key", "facts"))
+        if record == rows.EVENT:
+            if not run_id:
+                self._own.append((at, _loaded(facts)))
             return
-        if row.record == rows.MODEL.word:
-            self._digests.add(str(_loaded(row.facts).get("digest")))
-        place = (row.run_id, row.record, row.key)
-        first_at = self._said[place].first_at if place in self._said else row.at
-        self._said[place] = _Latest(_short(row.facts), first_at, row.at)
+        if record == rows.MODEL.word:
+            self._digests.add(str(_loaded(facts).get("digest")))
+        place = (run_id, record, key)
+        first_at = self._said[place].first_at if place in self._said else at
+        self._said[place] = _Latest(_short(facts), first_at, at)
 
     # --- the rows -------------------------------------------------------------------------
 
     def _check_rows(self, form: Form) -> Iterator[Damage]:
         parents = self._parents() if form is rows.MODEL else {}
-        for row in self._rows(select(form.table)):
-            values = row._mapping
+        for row in self._connection.execute(f"SELECT * FROM {form.table}"):  # noqa: S608
             try:
                 if form is rows.MODEL:
-                    facts = rows.model_facts(values, parents.pop(row.model_id, []))
+                    facts = rows.model_facts(row, parents.pop(row["model_id"], []))
                 else:
-                    facts = form.facts_of_row(values)
+                    facts = form.facts_of_row(row)
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                yield Damage(
-                    Fault.ROW_ALTERED, f"{form.table.name} of run {row.run_id}", f"not readable: {error}"
-                )
+                where = f"{form.table} of run {row['run_id']}"
+                yield Damage(Fault.ROW_ALTERED, where, f"not readable: {error}")
                 continue
-            if damage := self._compare(form, values, facts):
+            if damage := self._compare(form, row, facts):
                 yield damage
         for model_id in parents:
             yield Damage(Fault.ROW_UNKNOWN, f"parents of {model_id}", "there is no such model")
 
     def _parents(self) -> dict[str, list[tuple[str, float | None]]]:
-        table = schema.parents
         found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
-        for row in self._rows(select(table).order_by(table.c.model_id, table.c.position)):
-            found[row.model_id].append((row.parent_id, row.share))
+        query = "SELECT model_id, parent_id, share FROM parents ORDER BY model_id, position"
+        for model_id, parent_id, share in self._connection.execute(query):
+            found[model_id].append((parent_id, share))
         return found
 
     def _compare(self, form: Form, row: rows.Row, facts: Facts) -> Damage | None:
         run_id, key = row["run_id"], form.key_of(facts)
-        where = _where(form.table.name, run_id, key)
+        where = _where(form.table, run_id, key)
         latest = self._said.pop((run_id, form.word, key), None)
         if latest is None:
             return Damage(Fault.ROW_UNKNOWN, where, "this row was never committed")
@@ -175,7 +166,7 @@ class Audit:
         return None
 
     def _missing_rows(self) -> Iterator[Damage]:
-        tables = {form.word: form.table.name for form in rows.FORMS.values()}
+        tables = {form.word: form.table for form in rows.FORMS.values()}
         for run_id, record, key in self._said:
             where = _where(tables.get(record, record), run_id, key)
             yield Damage(Fault.ROW_MISSING, where, "this row was committed and is not there")
@@ -192,52 +183,60 @@ class Audit:
                 by = details.pop("by")
                 done += [(len(done) + n, name, at, by) for n, name in enumerate(details.pop("migrations"), 1)]
                 meta.update(details)
-        found = {row.key: row.value for row in self._rows(select(schema.meta))}
+        found = dict(self._connection.execute("SELECT key, value FROM meta").fetchall())
         for key in sorted(found.keys() | meta.keys()):
             if found.get(key) != meta.get(key):
                 yield Damage(Fault.ROW_ALTERED, f"meta {key}", "it does not say what was noted")
-        table = schema.migrations
-        if [tuple(row) for row in self._rows(select(table).order_by(table.c.version))] != done:
+        noted = self._connection.execute("SELECT * FROM migrations ORDER BY version")
+        if [tuple(row) for row in noted] != done:
             yield Damage(Fault.ROW_ALTERED, "migrations", "they do not say what was noted")
 
     def _check_files(self) -> Iterator[Damage]:
         """Compare the rows of files with those of the models in them."""
-        table, models = schema.files, schema.models
-        held: dict[str, list[Row[Any]]] = defaultdict(list)
-        for model in self._rows(
-            select(models.c.digest, models.c.size, models.c.layout_digest, models.c.is_stored)
-        ):
-            held[model.digest].append(model)
-        for row in self._rows(select(table)):
-            group = held[row.digest]
-            if not group and row.digest not in self._digests:
-                yield Damage(Fault.ROW_UNKNOWN, f"files {row.digest}", "no model was ever committed with it")
-            elif any((m.size, m.layout_digest) != (row.size, row.layout_digest) for m in group):
-                yield Damage(Fault.ROW_ALTERED, f"files {row.digest}", "it is not as its models say")
-            elif group and any(m.is_stored for m in group) != bool(row.is_stored):
-                what = "it does not say as its models do whether it is stored"
-                yield Damage(Fault.ROW_ALTERED, f"files {row.digest}", what)
+        held: dict[str, list[Row]] = defaultdict(list)
+        query = "SELECT digest, size, layout_digest, is_stored FROM models"
+        for model in self._connection.execute(query):
+            held[model["digest"]].append(model)
+        for row in self._connection.execute("SELECT digest, size, layout_digest, is_stored FROM files"):
+            if what := self._wrong_file(row, held[row["digest"]]):
+                yield what
+
+    def _wrong_file(self, row: Row, models: list[Row]) -> Damage | None:
+        where = f"files {row['digest']}"
+        if not models and row["digest"] not in self._digests:
+            return Damage(Fault.ROW_UNKNOWN, where, "no model was ever committed with it")
+        said = (row["size"], row["layout_digest"])
+        if any((model["size"], model["layout_digest"]) != said for model in models):
+            return Damage(Fault.ROW_ALTERED, where, "it is not as its models say")
+        if models and any(model["is_stored"] for model in models) != bool(row["is_stored"]):
+            what = "it does not say as its models do whether it is stored"
+            return Damage(Fault.ROW_ALTERED, where, what)
+        return None
 
     def _check_layouts(self) -> Iterator[Damage]:
-        used = set(self._connection.execute(select(schema.files.c.layout_digest)).scalars())
-        for row in self._rows(select(schema.layouts)):
+        used = {digest for (digest,) in self._connection.execute("SELECT DISTINCT layout_digest FROM files")}
+        for digest, text in self._connection.execute("SELECT digest, arrays FROM layouts"):
             try:
-                is_right = Layout.from_wire(json.loads(row.arrays)).digest == row.digest
+                is_right = Layout.from_wire(json.loads(text)).digest == digest
             except (ValueError, TypeError, WeightsError):
                 is_right = False
             if not is_right:
-                yield Damage(Fault.ROW_ALTERED, f"layouts {row.digest}", "its arrays do not have this digest")
-            elif row.digest not in used:
-                yield Damage(Fault.ROW_UNKNOWN, f"layouts {row.digest}", "no file has this layout")
+                yield Damage(Fault.ROW_ALTERED, f"layouts {digest}", "its arrays do not have this digest")
+            elif digest not in used:
+                yield Damage(Fault.ROW_UNKNOWN, f"layouts {digest}", "no file has this layout")
 
 
-def _break(row: Row[Any], head: chain.Head) -> str:
+def _break(row: Row, head: chain.Head) -> str:
     """Return what is wrong with a row of a chain that ends in `head` before it."""
-    if row.seq != head.seq + 1:
+    run_id, seq, at, record, key, facts = (row[name] for name in _LINKED)
+    if seq != head.seq + 1:
         return f"events are missing: {head.seq} comes before it"
-    if chain.link(head.hash, row.run_id, row.seq, row.at, row.record, row.key, row.facts) != row.hash:
+    if chain.link(head.hash, run_id, seq, at, record, key, facts) != row["hash"]:
         return "the chain breaks: this event was altered, or one before it replaced"
     return ""
+
+
+_LINKED = ("run_id", "seq", "at", "record", "key", "facts")
 
 
 def _loaded(facts: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Batch:
     def _add(self, record: Any) -> None:
         form = rows.FORMS[type(record)]
         facts = form.facts(record)
-        self._put(form.table, rows.row_of(form, record, facts, self.at))
+        self._put(schema.metadata.tables[form.table], rows.row_of(form, record, facts, self.at))
         if isinstance(record, ModelRecord):
             self._add_file(record)
         self._chain(record.run_id, form.word, form.key_of(facts), facts)

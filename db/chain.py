@@ -5,13 +5,11 @@ table must say what the latest fact of its key says.
 """
 
 import hashlib
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
-
 from .rows import canonical
-from .schema import events
 
 START = "0" * 64  # what the first row of a chain is bound to
 
@@ -54,13 +52,8 @@ def append(
     return Head(seq, digest), row
 
 
-def head_of(connection: Connection, run_id: str) -> Head:
+def head_of(connection: sqlite3.Connection, run_id: str) -> Head:
     """Return the stored end of a run's chain."""
-    query = (
-        select(events.c.seq, events.c.hash)
-        .where(events.c.run_id == run_id)
-        .order_by(events.c.seq.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).one_or_none()
-    return Head(row.seq, row.hash) if row else Head()
+    query = "SELECT seq, hash FROM events WHERE run_id = ? ORDER BY seq DESC LIMIT 1"
+    row = connection.execute(query, (run_id,)).fetchone()
+    return Head(*row) if row else Head()

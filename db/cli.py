@@ -18,10 +18,8 @@ from fl_main.errors import StoreError
 from fl_main.printable import printable
 from fl_main.store import ModelKind
 
-from .export import export_model
 from .model_db import Model, ModelDB, Run
 from .records import Effort, Mean, Round
-from .verify import verify_database
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -325,6 +323,8 @@ def _arrays(model: Model) -> list[dict[str, Any]]:
 @_with_database
 def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bool) -> None:
     """Write MODEL to FILE, a .safetensors or .npz file."""
+    from .export import export_model
+
     found = database.model(model)
     export_model(found, file, overwrite=force, as_stored=as_stored)
     form = f"{_form(found)}, " if as_stored else f"{found.base_id} + delta, " if found.base_id else ""
@@ -337,6 +337,8 @@ def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bo
 @click.pass_context
 def verify(ctx: click.Context, folder: Path | None, output: Output | None) -> None:
     """Look for damage: every row, file and digest. Exits with 1 if there is any."""
+    from .verify import verify_database
+
     folder = folder or ctx.obj or Path(_DEFAULT_FOLDER)
     with _progress() as progress:
         damages = verify_database(folder, progress)

@@ -1,16 +1,17 @@
-"""Connections to SQLite: one that writes, any number that read."""
+"""SQLAlchemy's engines for the daemon: one connection that writes, any number that read."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Any, Literal, cast
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-FILE = "fl.db"
-BUSY_S = 10.0  # how long to wait for another process's lock; ours are held for milliseconds
-READERS = 16
+from . import faults
+from .sqlite import READ_ONLY, READERS, connected
 
 
 def writing(file: Path, durability: Literal["process", "power"]) -> Engine:
@@ -26,36 +27,26 @@ def writing(file: Path, durability: Literal["process", "power"]) -> Engine:
         "PRAGMA fullfsync = ON",  # only macOS knows it, and only `power` syncs at commits
         "PRAGMA foreign_keys = ON",
     ]
-    return _engine(file.absolute().as_uri() + "?mode=rwc", pragmas, "BEGIN IMMEDIATE", READERS)
+    return _engine(file.absolute().as_uri() + "?mode=rwc", pragmas, "BEGIN IMMEDIATE")
 
 
-def reading(file: Path, *, immutable: bool = False) -> Engine:
+def reading(uri: str) -> Engine:
     """Return an engine that cannot write; each transaction sees one state of the database.
 
     Args:
-        file: The database.
-        immutable: The file lies where SQLite cannot lock, and nobody writes to it.
+        uri: As `sqlite.reading_uri` makes it.
     """
-    mode = "?immutable=1" if immutable else "?mode=ro"
-    return _engine("file:" + quote(str(file.absolute())) + mode, ["PRAGMA query_only = ON"], "BEGIN", READERS)
+    return _engine(uri, READ_ONLY, "BEGIN")
 
 
-def _engine(uri: str, pragmas: list[str], begin: str, size: int) -> Engine:
-    def connect() -> sqlite3.Connection:
-        # No isolation level: SQLAlchemy says when a transaction begins, not the driver.
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            for pragma in pragmas:
-                connection.execute(pragma).close()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
+def _engine(uri: str, pragmas: Sequence[str], begin: str) -> Engine:
     engine = create_engine(
-        "sqlite+pysqlite://", creator=connect, poolclass=QueuePool, pool_size=4, max_overflow=size
+        "sqlite+pysqlite://",
+        # No isolation level: SQLAlchemy says when a transaction begins, not the driver.
+        creator=lambda: connected(uri, pragmas),
+        poolclass=QueuePool,
+        pool_size=4,
+        max_overflow=READERS,
     )
 
     @event.listens_for(engine, "begin")
@@ -63,3 +54,18 @@ def _engine(uri: str, pragmas: list[str], begin: str, size: int) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def plain(connection: Connection) -> sqlite3.Connection:
+    """Return the connection beneath, in the same transaction: for what readers share with the daemon."""
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+
+@contextmanager
+def translated(place: Path, doing: str) -> Iterator[None]:
+    """Do as `faults.translated`, where SQLite's errors come wrapped in SQLAlchemy's."""
+    with faults.translated(place, doing):
+        try:
+            yield
+        except DBAPIError as error:
+            raise (error.orig or error) from error

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
 from fl_main.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -26,10 +24,7 @@ def translated(place: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise of_disk(error, place, doing) from error
-    except DBAPIError as error:
-        cause = error.orig if error.orig is not None else error
-        raise _of_sqlite(cause, place, doing) from cause
-    except (SQLAlchemyError, sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
         raise _of_sqlite(error, place, doing) from error
 
 

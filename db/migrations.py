@@ -1,22 +1,25 @@
-"""Making a database, and bringing an older one up to date.
+"""The versions of the schema: what changed with each, and which of them can be read.
 
-A new database is made from `schema` as it stands and notes every migration as done. Whoever
-changes the schema adds a migration that makes the same change to a database of the version
-before; a test compares the two ways. What a migration says must not follow `schema`, which goes on.
+Whoever changes the schema adds a migration that makes the same change to a database of the
+version before; a test compares the two ways. What a migration says must not follow `schema`,
+which goes on. `upgrade` carries them out.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-from sqlalchemy import Connection, inspect, select
-from sqlalchemy.exc import DatabaseError
+from sqlite3 import DatabaseError
+from typing import TYPE_CHECKING
 
 from fl_main import __version__
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 
-from . import chain, schema
-from .rows import Facts, canonical
+from .rows import Facts
+from .sqlite import APPLICATION_ID
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection as PlainConnection
+
+    from sqlalchemy import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,11 @@ class Migration:
     """
 
     name: str
-    apply: Callable[[Connection], None]
+    apply: "Callable[[Connection], None]"
     added: Mapping[str, Facts] = field(default_factory=dict)
 
 
-def _asynchronous_modes(connection: Connection) -> None:
+def _asynchronous_modes(connection: "Connection") -> None:
     for table, column in (
         ("rounds", "busy_s FLOAT DEFAULT 0 NOT NULL"),
         ("rounds", "wasted_s FLOAT DEFAULT 0 NOT NULL"),
@@ -57,7 +60,7 @@ def _asynchronous_modes(connection: Connection) -> None:
     _rebuild(connection, "models", "CHECK (form IN ('full'))", "CHECK (form IN ('full', 'delta'))")
 
 
-def _rebuild(connection: Connection, table: str, old: str, new: str) -> None:
+def _rebuild(connection: "Connection", table: str, old: str, new: str) -> None:
     """Make a table anew with another constraint: SQLite cannot change one in its place.
 
     The steps are those of sqlite.org/lang_altertable section 7. Rows keep their numbers, which
@@ -106,7 +109,7 @@ def as_written(word: str, facts: Facts) -> Iterator[Facts]:
         yield facts
 
 
-def version_of(connection: Connection, place: str) -> int | None:
+def version_of(connection: "PlainConnection", place: str) -> int | None:
     """Return a database's schema version; None if it is empty.
 
     Raises:
@@ -114,21 +117,21 @@ def version_of(connection: Connection, place: str) -> int | None:
         StoreDamagedError: If its version cannot be read.
     """
     try:
-        application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-        is_empty = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() == 0
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
     except DatabaseError as error:
-        if getattr(error.orig, "sqlite_errorname", "") != "SQLITE_NOTADB":
+        if error.sqlite_errorname != "SQLITE_NOTADB":
             raise
         raise StoreError(f"{place} is not a model database; choose another folder") from error
-    if application == 0 and is_empty:
+    if application == 0 and not tables:
         return None
-    if application != schema.APPLICATION_ID:
+    if application != APPLICATION_ID:
         raise StoreError(f"{place} is a database of another program; choose another folder")
-    query = select(schema.meta.c.value).where(schema.meta.c.key == "schema_version")
-    value = connection.execute(query).scalar_one_or_none() if inspect(connection).has_table("meta") else None
-    if value is None or not value.isdecimal():
+    query = "SELECT value FROM meta WHERE key = 'schema_version'"
+    row = connection.execute(query).fetchone() if "meta" in tables else None
+    if row is None or not row[0].isdecimal():
         raise StoreDamagedError(f"{place} does not say which version it is; put a backup of it there")
-    return int(value)
+    return int(row[0])
 
 
 def require_readable(version: int | None, place: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -140,7 +143,7 @@ def require_readable(version: int | None, place: str, migrations: Sequence[Migra
     """
     if version is None:
         raise StoreError(f"{place} is empty; an aggregator makes it when it starts")
-    _refuse_newer(version, place, migrations)
+    refuse_newer(version, place, migrations)
     if version < newest(migrations):
         raise StoreVersionError(
             f"{place} has schema version {version}, fl_main {__version__} reads {newest(migrations)}; "
@@ -148,83 +151,14 @@ def require_readable(version: int | None, place: str, migrations: Sequence[Migra
         )
 
 
-def _refuse_newer(version: int, place: str, migrations: Sequence[Migration]) -> None:
+def refuse_newer(version: int, place: str, migrations: Sequence[Migration]) -> None:
+    """Check that this code knows a version.
+
+    Raises:
+        StoreVersionError: If it is newer.
+    """
     if version > newest(migrations):
         raise StoreVersionError(
             f"{place} has schema version {version}, fl_main {__version__} knows up to {newest(migrations)}; "
             "install the newer fl_main that made it"
         )
-
-
-def migrate(
-    connection: Connection, place: str, at: float, migrations: Sequence[Migration] = MIGRATIONS
-) -> None:
-    """Make the tables of an empty database, or bring an older one up to date.
-
-    Args:
-        connection: Without an open transaction; each migration gets one.
-        place: The file, for messages.
-        at: Wall time, Unix seconds.
-
-    Raises:
-        StoreVersionError: If the database is newer than this code.
-        StoreError: If it is not a model database.
-    """
-    with connection.begin():
-        version = version_of(connection, place)
-        if version is None:
-            _create(connection, at, migrations)
-            return
-    _refuse_newer(version, place, migrations)
-    for number, migration in enumerate(migrations[version - 1 :], version + 1):
-        with _references_unchecked(connection), connection.begin():
-            migration.apply(connection)
-            _note(connection, number, migration.name, at)
-            _set(connection, "schema_version", str(number))
-            details = {"schema_version": str(number), "migrations": [migration.name], "by": __version__}
-            _chain(connection, at, "database_migrated", details)
-
-
-@contextmanager
-def _references_unchecked(connection: Connection) -> Iterator[None]:
-    """Let tables be replaced to which others refer; SQLite takes this word only between transactions."""
-    cursor = connection.connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = OFF")
-    try:
-        yield
-    finally:
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-
-def _create(connection: Connection, at: float, migrations: Sequence[Migration]) -> None:
-    connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    for statement in schema.statements():
-        connection.execute(statement)
-    facts = {
-        "schema_version": str(newest(migrations)),
-        "digest_algorithm": schema.DIGEST_ALGORITHM,
-        "made_by": f"fl_main {__version__}",
-        "created_at": repr(at),
-    }
-    for key, value in facts.items():
-        _set(connection, key, value)
-    names = ["first schema", *(migration.name for migration in migrations)]
-    for number, name in enumerate(names, 1):
-        _note(connection, number, name, at)
-    _chain(connection, at, "database_created", {**facts, "migrations": names, "by": __version__})
-
-
-def _set(connection: Connection, key: str, value: str) -> None:
-    connection.exec_driver_sql("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
-
-
-def _note(connection: Connection, version: int, name: str, at: float) -> None:
-    row = {"version": version, "name": name, "applied_at": at, "applied_by": __version__}
-    connection.execute(schema.migrations.insert(), row)
-
-
-def _chain(connection: Connection, at: float, kind: str, details: Mapping[str, object]) -> None:
-    facts = {"kind": kind, "round_id": None, "agent_id": None, "actor": "", "details": details}
-    _, row = chain.append(chain.head_of(connection, ""), "", at, "event", "", canonical(facts))
-    connection.execute(schema.events.insert(), row)

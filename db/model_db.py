@@ -6,24 +6,29 @@ for round in db.run("breast-cancer").rounds():
 weights = db.model("breast-cancer:best").weights()
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from sqlite3 import Connection
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, Select, select
-
-from fl_main.deltas import add
 from fl_main.errors import StoreDamagedError, StoreError
 from fl_main.store import ModelKind, Phase, RunStatus
-from fl_main.weights import Array, Layout, views
 
-from . import arrays, engine, migrations, queries, references, rows, schema, snapshots
+from . import migrations, queries, references, rows, sqlite
 from .faults import translated
-from .files import ModelFiles, StoredFile
 from .records import Agent, ArrayFacts, Effort, Event, Metric, Parent, Round, RunFacts, Update
+
+if TYPE_CHECKING:
+    from fl_main.weights import Array, Layout
+
+    from .files import ModelFiles, StoredFile
+
+# What is imported within functions here is for those who look into model files: it needs numpy,
+# which takes longer to load than a question about runs and rounds takes to be answered.
 
 _NAMES = 20  # of runs in an error
 
@@ -43,60 +48,73 @@ class ModelDB:
 
     def __init__(self, folder: Path | str = "models") -> None:
         self.folder = Path(folder)
-        self.file = self.folder / engine.FILE
-        self.files = ModelFiles(self.folder)
+        self.file = self.folder / sqlite.FILE
         self._layouts: dict[str, Layout] = {}
         with translated(self.folder, "open the model database"):
             self._require_files()
-        self._engine = self._opened()
+        self._readers = self._opened()
 
     def _require_files(self) -> None:
         if not self.folder.is_dir():
             raise StoreError(f"there is no folder {self.folder}; name the model database with --folder")
         if not self.file.is_file():
-            raise StoreError(f"{self.folder} has no model database in it ({engine.FILE} is missing)")
+            raise StoreError(f"{self.folder} has no model database in it ({sqlite.FILE} is missing)")
 
-    def _opened(self) -> Engine:
-        found = engine.reading(self.file)
+    def _opened(self) -> sqlite.Readers:
+        found = sqlite.Readers(self.file)
         try:
             self._check(found)
         except StoreError as error:
-            found.dispose()
+            found.close()
             if not self._is_unwritable(error):
                 raise
-            found = engine.reading(self.file, immutable=True)
+            found = sqlite.Readers(self.file, immutable=True)
             self._check(found)
         return found
 
-    def _check(self, found: Engine) -> None:
+    def _check(self, found: sqlite.Readers) -> None:
         with translated(self.file, "open the model database"), found.connect() as connection:
             migrations.require_readable(migrations.version_of(connection, str(self.file)), str(self.file))
 
     def _is_unwritable(self, error: StoreError) -> bool:
         """Whether SQLite only lacks a place for its lock: a folder that nobody can write to."""
-        journal = self.file.with_name(engine.FILE + "-wal")
+        journal = self.file.with_name(sqlite.FILE + "-wal")
         name = getattr(error.__cause__, "sqlite_errorname", "")
         return not journal.exists() and name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """Open a connection that sees one state of the database: for queries of your own.
+        """Lend a connection that sees one state of the database: for queries of your own.
+
+        Its rows know their columns by name and by place.
 
         Raises:
             StoreError: If the database cannot be read.
         """
-        with translated(self.file, "read the model database"), self._engine.connect() as connection:
+        with translated(self.file, "read the model database"), self._readers.connect() as connection:
             yield connection
+
+    @property
+    def uri(self) -> str:
+        """How SQLite opens it for reading."""
+        return self._readers.uri
 
     def close(self) -> None:
         """Close it; may be called twice."""
-        self._engine.dispose()
+        self._readers.close()
 
     def __enter__(self) -> "ModelDB":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @cached_property
+    def files(self) -> "ModelFiles":
+        """The folder of its model files."""
+        from .files import ModelFiles
+
+        return ModelFiles(self.folder)
 
     # --- runs and models ------------------------------------------------------------------
 
@@ -145,33 +163,26 @@ class ModelDB:
         Raises:
             StoreError: If there is none.
         """
-        found = self.select_models(select(schema.models).where(schema.models.c.model_id == model_id))
-        if not found:
-            raise StoreError(f"there is no model {model_id!r} in {self.folder}")
-        return found[0]
-
-    def select_models(self, query: Select[Any]) -> list["Model"]:
-        """Return the models of a query over the table `models`."""
-        models, parents = schema.models, schema.parents
-        base = select(parents.c.parent_id).where(
-            parents.c.model_id == models.c.model_id, parents.c.position == 0, models.c.form == "delta"
-        )
         with self.connect() as connection:
-            found = connection.execute(query.add_columns(base.scalar_subquery().label("base_id"))).mappings()
-            return [_model(self, row) for row in found]
+            row = queries.model(connection, model_id)
+        if row is None:
+            raise StoreError(f"there is no model {model_id!r} in {self.folder}")
+        return _model(self, row)
 
-    def layout(self, digest: str) -> Layout:
+    def layout(self, digest: str) -> "Layout":
         """Return a layout by its digest.
 
         Raises:
             StoreDamagedError: If it is missing.
         """
+        from fl_main.weights import Layout
+
         if digest not in self._layouts:
             with self.connect() as connection:
-                found = snapshots.read_layout(connection, digest)
-            if found is None:
+                text = queries.layout_of(connection, digest)
+            if text is None:
                 raise StoreDamagedError(f"{self.file}: layout {digest} is missing; see `fl db verify`")
-            self._layouts[digest] = found
+            self._layouts[digest] = Layout.from_wire(json.loads(text))
         return self._layouts[digest]
 
 
@@ -220,13 +231,10 @@ class Run:
         self, kind: ModelKind | str | None = None, round_id: int | None = None, agent_id: str | None = None
     ) -> list["Model"]:
         """Return its models, the oldest first; the arguments select some of them."""
-        table = schema.models
-        query = select(table).where(table.c.run_id == self.run_id)
-        wanted = {"kind": kind and ModelKind(kind).value, "round_id": round_id, "agent_id": agent_id}
-        for column, value in wanted.items():
-            if value is not None:
-                query = query.where(table.c[column] == value)
-        return self._db.select_models(query.order_by(schema.rowid(table)))
+        wanted = None if kind is None else ModelKind(kind).value
+        with self._db.connect() as connection:
+            found = queries.models(connection, self.run_id, wanted, round_id, agent_id)
+        return [_model(self._db, row) for row in found]
 
     def updates(self, round_id: int | None = None, agent_id: str | None = None) -> list[Update]:
         """Return its updates in the order in which they came, those that were refused too."""
@@ -316,7 +324,7 @@ class Model:
         return self._db.files.path(self.digest)
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> "Layout":
         """Names, types, shapes and roles of its arrays."""
         return self._db.layout(self.layout_digest)
 
@@ -324,22 +332,21 @@ class Model:
     def parents(self) -> tuple[Parent, ...]:
         """The models it was made from, in order."""
         with self._db.connect() as connection:
-            found = snapshots.parents_of(connection, [self.model_id])[self.model_id]
+            found = queries.parents_of(connection, [self.model_id])[self.model_id]
         return tuple(Parent(*parent) for parent in found)
 
     @cached_property
     def tags(self) -> tuple[str, ...]:
         """Its tags."""
         with self._db.connect() as connection:
-            query = select(schema.tags.c.tag).where(schema.tags.c.model_id == self.model_id)
-            return tuple(sorted(set(connection.execute(query).scalars())))
+            return queries.tags_of(connection, self.model_id)
 
     def metrics(self) -> list[Metric]:
         """Return what was measured of it."""
         with self._db.connect() as connection:
             return queries.metrics(connection, model_id=self.model_id)
 
-    def open(self) -> StoredFile:
+    def open(self) -> "StoredFile":
         """Open its file to read parts of it; the caller closes it.
 
         Raises:
@@ -350,24 +357,28 @@ class Model:
             raise StoreError(f"model {self.model_id} is not stored: {self.not_stored_reason}")
         return self._db.files.open(self.digest, self.layout)
 
-    def weights(self) -> dict[str, Array]:
+    def weights(self) -> "dict[str, Array]":
         """Return its arrays by name, of a delta those of base + delta; they are yours to change.
 
         Raises:
             StoreDamagedError: If its file, or its base's, is missing or not what it should be.
             StoreError: If it is not stored any more.
         """
+        from fl_main.deltas import add
+
         if self.base_id is None:
             return self.as_stored()
         return add(self._db.model_by_id(self.base_id).weights(), self.as_stored(), self.layout)
 
-    def as_stored(self) -> dict[str, Array]:
+    def as_stored(self) -> "dict[str, Array]":
         """Return the arrays of its file by name: of a delta, what was received.
 
         Raises:
             StoreDamagedError: If its file is missing or not what it should be.
             StoreError: If it is not stored any more.
         """
+        from fl_main.weights import views
+
         file = self.open()
         try:
             buffer = bytearray(self.layout.nbytes)
@@ -383,6 +394,8 @@ class Model:
             StoreDamagedError: If its file is missing or not what it should be.
             StoreError: If it is not stored any more.
         """
+        from . import arrays
+
         file = self.open()
         try:
             return list(arrays.describe(file))

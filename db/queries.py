@@ -1,24 +1,29 @@
-"""Questions about runs and rounds, each answered by few queries however many rows there are."""
+"""Questions about runs and rounds, each answered by few queries however many rows there are.
+
+None looks through a table that grows with the updates: `tests/db/test_plans.py` holds each
+statement to an index.
+"""
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
+from sqlite3 import Connection, Row
 from typing import Any
-
-from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from fl_main.store import Verdict
 from fl_main.training import Kind
 
-from . import rows, schema
+from . import rows
 from .records import Agent, Effort, Event, Mean, Metric, Round, RunFacts, Update
 
 
 def runs(connection: Connection) -> list[RunFacts]:
     """Return all runs, the oldest first."""
-    table, members = schema.runs, schema.agents
-    count = select(func.count()).where(members.c.run_id == table.c.run_id).scalar_subquery()
-    query = select(table, count.label("agents")).order_by(schema.rowid(table))
-    return [_run(row) for row in connection.execute(query).mappings()]
+    query = """
+        SELECT *, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id) AS agents
+        FROM runs ORDER BY rowid
+    """
+    return [_run(row) for row in connection.execute(query)]
 
 
 def _run(row: rows.Row) -> RunFacts:
@@ -47,10 +52,9 @@ def _run(row: rows.Row) -> RunFacts:
 
 def rounds(connection: Connection, run_id: str) -> list[Round]:
     """Return the rounds of a run in order."""
-    table = schema.rounds
     steps, counts, means = _steps(connection, run_id), _counts(connection, run_id), _means(connection, run_id)
     counted = _counted(connection, run_id)
-    query = select(table).where(table.c.run_id == run_id).order_by(table.c.round_id)
+    query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
     return [
         _round(
             row,
@@ -59,7 +63,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
             means[row["round_id"]],
             Effort(*counted[row["round_id"]], row["busy_s"], row["wasted_s"], row["idle_s"]),
         )
-        for row in connection.execute(query).mappings()
+        for row in connection.execute(query, (run_id,))
     ]
 
 
@@ -101,58 +105,44 @@ def _round(
 
 def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
     """Return the main step of each round: the last that is no evaluation."""
-    table = schema.steps
-    query = select(
-        table.c.round_id,
-        table.c.kind,
-        func.json_array_length(table.c.eligible).label("eligible"),
-        func.json_array_length(table.c.invited).label("invited"),
-    ).where(table.c.run_id == run_id, table.c.kind != Kind.EVALUATE.value)
-    found = connection.execute(query.order_by(table.c.started_s, schema.rowid(table))).mappings()
-    return {row["round_id"]: dict(row) for row in found}
+    query = """
+        SELECT round_id, kind, json_array_length(eligible) AS eligible, json_array_length(invited) AS invited
+        FROM steps WHERE run_id = ? AND kind <> 'evaluate' ORDER BY started_s, rowid
+    """
+    return {row["round_id"]: dict(row) for row in connection.execute(query, (run_id,))}
 
 
 def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any]]]:
-    table = schema.updates
-    late = func.sum(case((table.c.reason.startswith("late"), 1), else_=0))
-    query = (
-        select(
-            table.c.round_id,
-            table.c.kind,
-            table.c.verdict,
-            func.count().label("number"),
-            late.label("late"),
-            func.sum(table.c.size).label("size"),
-        )
-        .where(table.c.run_id == run_id)
-        .group_by(table.c.round_id, table.c.kind, table.c.verdict)
-    )
+    query = """
+        SELECT round_id, kind, verdict,
+            count(*) AS number, sum(reason LIKE 'late%') AS late, sum(size) AS size
+        FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict
+    """
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in connection.execute(query).mappings():
+    for row in connection.execute(query, (run_id,)):
         found[row["round_id"]].append(dict(row))
     return found
 
 
-def _staleness() -> tuple[ColumnElement[Any], ...]:
-    stale = schema.updates.c.staleness
-    return func.count(), func.avg(stale), func.max(stale)
-
-
 def _counted(connection: Connection, run_id: str) -> dict[int, tuple[int, float | None, int | None]]:
     """Return by round how many updates count in its model, and their mean and largest staleness."""
-    table = schema.updates
-    query = select(table.c.counted_in, *_staleness()).where(table.c.run_id == run_id)
-    found = connection.execute(query.where(table.c.counted_in.is_not(None)).group_by(table.c.counted_in))
-    return defaultdict(lambda: (0, None, None), {row[0]: (row[1], row[2], row[3]) for row in found})
+    query = """
+        SELECT counted_in, count(*), avg(staleness), max(staleness)
+        FROM updates WHERE run_id = ? AND counted_in IS NOT NULL GROUP BY counted_in
+    """
+    found = {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query, (run_id,))}
+    return defaultdict(lambda: (0, None, None), found)
 
 
 def effort(connection: Connection, run_id: str) -> Effort:
     """Return what became of the agents' time in a whole run."""
-    table, rounds = schema.updates, schema.rounds
-    counted = select(*_staleness()).where(table.c.run_id == run_id, table.c.counted_in.is_not(None))
-    times = (func.total(column) for column in (rounds.c.busy_s, rounds.c.wasted_s, rounds.c.idle_s))
-    spent = select(*times).where(rounds.c.run_id == run_id)
-    return Effort(*connection.execute(counted).one(), *connection.execute(spent).one())
+    query = """
+        SELECT count(*), avg(staleness), max(staleness)
+        FROM updates WHERE run_id = ? AND counted_in IS NOT NULL
+    """
+    counted = connection.execute(query, (run_id,)).fetchone()
+    query = "SELECT total(busy_s), total(wasted_s), total(idle_s) FROM rounds WHERE run_id = ?"
+    return Effort(*counted, *connection.execute(query, (run_id,)).fetchone())
 
 
 def _means(connection: Connection, run_id: str) -> dict[int, dict[str, dict[str, Mean]]]:
@@ -168,13 +158,15 @@ def updates(
     connection: Connection, run_id: str, round_id: int | None = None, agent_id: str | None = None
 ) -> list[Update]:
     """Return the updates of a run in the order in which they came."""
-    table = schema.updates
-    query = select(table).where(table.c.run_id == run_id).order_by(table.c.update_id)
-    if round_id is not None:
-        query = query.where(table.c.round_id == round_id)
-    if agent_id is not None:
-        query = query.where(table.c.agent_id == agent_id)
-    return [_update(row) for row in connection.execute(query).mappings()]
+    where, values = _where(run_id=run_id, round_id=round_id, agent_id=agent_id)
+    query = f"SELECT * FROM updates WHERE {where} ORDER BY update_id"  # noqa: S608
+    return [_update(row) for row in connection.execute(query, values)]
+
+
+def _where(**wanted: object) -> tuple[str, list[object]]:
+    """Return a condition on columns, and its values; None stands for any."""
+    given = {column: value for column, value in wanted.items() if value is not None}
+    return " AND ".join(f"{column} = ?" for column in given), list(given.values())
 
 
 def _update(row: rows.Row) -> Update:
@@ -205,14 +197,16 @@ def _update(row: rows.Row) -> Update:
 
 def agents(connection: Connection, run_id: str) -> list[Agent]:
     """Return a run's agents in the order in which they first joined."""
-    table, answers = schema.agents, schema.updates
-    accepted = func.sum(case((answers.c.verdict == Verdict.ACCEPTED.value, 1), else_=0))
-    counted = select(answers.c.agent_id, accepted, func.count()).where(answers.c.run_id == run_id)
+    query = """
+        SELECT agent_id, sum(verdict = 'accepted'), count(*) FROM updates WHERE run_id = ? GROUP BY agent_id
+    """
     counts = {
-        row[0]: (row[1], row[2] - row[1]) for row in connection.execute(counted.group_by(answers.c.agent_id))
+        agent_id: (accepted, number - accepted)
+        for agent_id, accepted, number in connection.execute(query, (run_id,))
     }
-    query = select(table).where(table.c.run_id == run_id).order_by(schema.rowid(table))
-    return [_agent(row, *counts.get(row["agent_id"], (0, 0))) for row in connection.execute(query).mappings()]
+    query = "SELECT * FROM agents WHERE run_id = ? ORDER BY rowid"
+    found = connection.execute(query, (run_id,))
+    return [_agent(row, *counts.get(row["agent_id"], (0, 0))) for row in found]
 
 
 def _agent(row: rows.Row, accepted: int, refused: int) -> Agent:
@@ -236,12 +230,9 @@ def _agent(row: rows.Row, accepted: int, refused: int) -> Agent:
 
 def metrics(connection: Connection, **wanted: str | None) -> list[Metric]:
     """Return metrics by round; the arguments are columns and the values that they must have."""
-    table = schema.metrics
-    query = select(table).order_by(table.c.round_id, schema.rowid(table))
-    for column, value in wanted.items():
-        if value is not None:
-            query = query.where(table.c[column] == value)
-    return [_metric(row) for row in connection.execute(query).mappings()]
+    where, values = _where(**wanted)
+    query = f"SELECT * FROM metrics WHERE {where} ORDER BY round_id, rowid"  # noqa: S608
+    return [_metric(row) for row in connection.execute(query, values)]
 
 
 def _metric(row: rows.Row) -> Metric:
@@ -261,9 +252,8 @@ def _metric(row: rows.Row) -> Metric:
 
 def events(connection: Connection, run_id: str, kind: str | None = None) -> list[Event]:
     """Return what happened in a run, in order."""
-    table = schema.events
-    query = select(table).where(table.c.run_id == run_id, table.c.record == rows.EVENT)
-    found = [_event(row) for row in connection.execute(query.order_by(table.c.seq)).mappings()]
+    query = "SELECT * FROM events WHERE run_id = ? AND record = 'event' ORDER BY seq"
+    found = [_event(row) for row in connection.execute(query, (run_id,))]
     return [event for event in found if kind is None or event.kind == kind]
 
 
@@ -283,6 +273,56 @@ def _event(row: rows.Row) -> Event:
 
 def tags(connection: Connection, run_id: str) -> dict[str, str]:
     """Return model ids by tag."""
-    table = schema.tags
-    query = select(table.c.tag, table.c.model_id).where(table.c.run_id == run_id)
-    return {row.tag: row.model_id for row in connection.execute(query.order_by(table.c.tag))}
+    query = "SELECT tag, model_id FROM tags WHERE run_id = ? ORDER BY tag"
+    return dict(connection.execute(query, (run_id,)).fetchall())
+
+
+def tags_of(connection: Connection, model_id: str) -> tuple[str, ...]:
+    """Return the tags of a model."""
+    query = "SELECT DISTINCT tag FROM tags WHERE model_id = ? ORDER BY tag"
+    return tuple(row["tag"] for row in connection.execute(query, (model_id,)))
+
+
+_MODELS = """
+    SELECT *, (
+        SELECT parent_id FROM parents
+        WHERE parents.model_id = models.model_id AND position = 0 AND models.form = 'delta'
+    ) AS base_id
+    FROM models
+"""
+
+
+def models(
+    connection: Connection,
+    run_id: str,
+    kind: str | None = None,
+    round_id: int | None = None,
+    agent_id: str | None = None,
+) -> list[Row]:
+    """Return the rows of a run's models, the oldest first, each with its base as `base_id`."""
+    where, values = _where(run_id=run_id, kind=kind, round_id=round_id, agent_id=agent_id)
+    return connection.execute(f"{_MODELS} WHERE {where} ORDER BY rowid", values).fetchall()
+
+
+def model(connection: Connection, model_id: str) -> Row | None:
+    """Return the row of a model, with its base as `base_id`; None if there is none."""
+    found: Row | None = connection.execute(f"{_MODELS} WHERE model_id = ?", (model_id,)).fetchone()
+    return found
+
+
+def parents_of(connection: Connection, model_ids: Iterable[str]) -> dict[str, list[tuple[str, float | None]]]:
+    """Return the parents of models, each with its share, in order."""
+    found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
+    query = """
+        SELECT model_id, parent_id, share FROM parents
+        WHERE model_id IN (SELECT value FROM json_each(?)) ORDER BY model_id, position
+    """  # one statement for however many there are, see `schema.among`
+    for model_id, parent_id, share in connection.execute(query, (json.dumps(list(model_ids)),)):
+        found[model_id].append((parent_id, share))
+    return found
+
+
+def layout_of(connection: Connection, digest: str) -> str | None:
+    """Return what `Layout.from_wire` makes a stored layout of, as JSON; None if there is none."""
+    row = connection.execute("SELECT arrays FROM layouts WHERE digest = ?", (digest,)).fetchone()
+    return None if row is None else str(row[0])

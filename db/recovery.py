@@ -6,8 +6,8 @@ from sqlalchemy import Connection, select
 
 from fl_main.errors import StoreDamagedError
 
-from . import engine
-from .faults import translated
+from . import sqlite
+from .engine import translated
 from .files import ModelFiles
 from .schema import files as files_table
 from .schema import runs, tasks
@@ -60,6 +60,6 @@ def _require_records(connection: Connection, files: ModelFiles, found: int) -> N
     """
     if found > 1 and connection.execute(select(runs.c.run_id).limit(1)).first() is None:
         raise StoreDamagedError(
-            f"{files.folder} has {found} model files, and the database knows of no run: {engine.FILE} is "
+            f"{files.folder} has {found} model files, and the database knows of no run: {sqlite.FILE} is "
             "lost or another one; put a backup of it there, or move the model files away"
         )

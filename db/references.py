@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from sqlite3 import Connection
 from typing import Protocol
-
-from sqlalchemy import Column, Connection, select
 
 from fl_main.errors import StoreError
 
 from . import queries
 from .records import RunFacts
-from .schema import models, rounds, rowid
 
 _WAYS = "give a model id, the beginning of a digest, or run:ROUND, run:best, run:last"
 _HEXADECIMAL = re.compile(r"(sha256:)?[0-9a-f]{4,64}")
@@ -35,8 +33,7 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
     Raises:
         StoreError: If it names no model, or several.
     """
-    query = select(models.c.model_id).where(models.c.model_id == reference)
-    if connection.execute(query).first() is not None:
+    if queries.model(connection, reference) is not None:
         return reference
     if _HEXADECIMAL.fullmatch(reference) and (found := _by_beginning(connection, reference)):
         return found
@@ -48,8 +45,8 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
 
 def _by_beginning(connection: Connection, start: str) -> str | None:
     for column, text in (
-        (models.c.model_id, start),
-        (models.c.digest, "sha256:" + start.removeprefix("sha256:")),
+        ("model_id", start),
+        ("digest", "sha256:" + start.removeprefix("sha256:")),
     ):
         found = _starting(connection, column, text)
         if len({digest for _, digest in found}) > 1:
@@ -59,11 +56,11 @@ def _by_beginning(connection: Connection, start: str) -> str | None:
     return None
 
 
-def _starting(connection: Connection, column: Column[str], text: str) -> list[tuple[str, str]]:
+def _starting(connection: Connection, column: str, text: str) -> list[tuple[str, str]]:
     """Return the ids and digests of models; those whose file is there, and older ones, first."""
-    query = select(models.c.model_id, models.c.digest).where(column >= text, column < text + "g")
-    query = query.order_by(models.c.is_stored.desc(), rowid(models))
-    return [(row.model_id, row.digest) for row in connection.execute(query)]
+    query = f"SELECT model_id, digest FROM models WHERE {column} >= ? AND {column} < ?"  # noqa: S608
+    found = connection.execute(f"{query} ORDER BY is_stored DESC, rowid", (text, text + "g"))
+    return [(row["model_id"], row["digest"]) for row in found]
 
 
 def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
@@ -71,10 +68,9 @@ def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
     named["final"] = run.model_id if run.status.is_over else None
     found = {**named, **queries.tags(connection, run.run_id)}.get(place)
     if place.isdecimal():
-        query = select(rounds.c.model_id).where(
-            rounds.c.run_id == run.run_id, rounds.c.round_id == int(place)
-        )
-        found = connection.execute(query).scalar_one_or_none()
+        query = "SELECT model_id FROM rounds WHERE run_id = ? AND round_id = ?"
+        row = connection.execute(query, (run.run_id, int(place))).fetchone()
+        found = row and row["model_id"]
     if found is None:
         raise StoreError(_why_not(run, place))
     return found

@@ -10,9 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, TypeAlias, get_args, get_type_hints
-
-from sqlalchemy import RowMapping, Table
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args, get_type_hints
 
 from fl_main.store import (
     AgentRecord,
@@ -29,12 +27,19 @@ from fl_main.store import (
     TaskRecord,
     UpdateRecord,
 )
-from fl_main.weights import Layout
 
-from . import schema
+if TYPE_CHECKING:
+    from fl_main.weights import Layout
 
 Facts: TypeAlias = dict[str, Any]
-Row: TypeAlias = Mapping[str, Any] | RowMapping
+
+
+class Row(Protocol):
+    """A row of a table, whoever read it: values by the names of columns."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """Return the value of a column."""
+
 
 _LARGEST = 2**63 - 1  # SQLite's integers; an agent may claim more examples than that
 
@@ -123,13 +128,14 @@ class Form:
 
     Attributes:
         word: What the chain calls such a record.
+        table: Its name.
         key: Columns that identify a row within its run.
         first_at: Column with the time of the first commit of a row; `last_at`: of the latest.
     """
 
     word: str
     record: type[Any]
-    table: Table
+    table: str
     key: tuple[str, ...]
     first_at: str = "created_at"
     last_at: str = "changed_at"
@@ -200,7 +206,8 @@ class _MetricForm(Form):
         return {**Form.facts(self, record), "agent_id": record.agent_id or ""}
 
     def read(self, row: Row) -> Any:
-        return Form.read(self, {**dict(row), "agent_id": row["agent_id"] or None})
+        values = {field.name: row[field.name] for field in _fields(self.record)}
+        return Form.read(self, {**values, "agent_id": values["agent_id"] or None})
 
 
 class _AgentForm(Form):
@@ -241,14 +248,19 @@ class _ModelForm(Form):
         return row
 
 
+_MODEL_COLUMNS = (
+    *("model_id", "run_id", "round_id", "kind", "agent_id", "channel", "form"),
+    *("digest", "size", "layout_digest", "is_stored", "not_stored_reason"),
+)
+
+
 def model_facts(row: Row, parents: list[tuple[str, float | None]]) -> Facts:
     """Return the facts that a row of `models` and its parents say."""
-    times = (MODEL.first_at, MODEL.last_at)
-    facts = {column.name: row[column.name] for column in schema.models.columns if column.name not in times}
+    facts = {name: row[name] for name in _MODEL_COLUMNS}
     return {**facts, "is_stored": bool(row["is_stored"]), "parents": [list(parent) for parent in parents]}
 
 
-def model_record(row: Row, layout: Layout, parents: list[tuple[str, float | None]]) -> ModelRecord:
+def model_record(row: Row, layout: "Layout", parents: list[tuple[str, float | None]]) -> ModelRecord:
     """Return the record that a row of `models` and its parents keep."""
     return ModelRecord(
         row["model_id"],
@@ -262,21 +274,17 @@ def model_record(row: Row, layout: Layout, parents: list[tuple[str, float | None
     )
 
 
-RUN = _RunForm("run", RunRecord, schema.runs, ("run_id",))
-ROUND = Form("round", RoundRecord, schema.rounds, ("round_id",))
-STEP = Form("step", StepRecord, schema.steps, ("round_id", "kind", "attempt"))
-TASK = Form("task", TaskRecord, schema.tasks, ("task_id",))
-UPDATE = Form(
-    "update", UpdateRecord, schema.updates, ("task_id", "agent_id", "digests"), first_at="received_at"
-)
-MODEL = _ModelForm("model", ModelRecord, schema.models, ("model_id",))
-TAG = Form("tag", TagRecord, schema.tags, ("tag",))
+RUN = _RunForm("run", RunRecord, "runs", ("run_id",))
+ROUND = Form("round", RoundRecord, "rounds", ("round_id",))
+STEP = Form("step", StepRecord, "steps", ("round_id", "kind", "attempt"))
+TASK = Form("task", TaskRecord, "tasks", ("task_id",))
+UPDATE = Form("update", UpdateRecord, "updates", ("task_id", "agent_id", "digests"), first_at="received_at")
+MODEL = _ModelForm("model", ModelRecord, "models", ("model_id",))
+TAG = Form("tag", TagRecord, "tags", ("tag",))
 METRIC = _MetricForm(
-    "metric", MetricRecord, schema.metrics, ("round_id", "model_id", "source", "agent_id", "name")
+    "metric", MetricRecord, "metrics", ("round_id", "model_id", "source", "agent_id", "name")
 )
-AGENT = _AgentForm(
-    "agent", AgentRecord, schema.agents, ("agent_id",), first_at="joined_at", last_at="seen_at"
-)
+AGENT = _AgentForm("agent", AgentRecord, "agents", ("agent_id",), first_at="joined_at", last_at="seen_at")
 FORMS: dict[type[Any], Form] = {
     form.record: form for form in (RUN, ROUND, STEP, TASK, UPDATE, MODEL, TAG, METRIC, AGENT)
 }

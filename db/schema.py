@@ -36,7 +36,6 @@ from sqlalchemy.types import TypeEngine
 from fl_main.store import ModelKind, Phase, RunStatus, TaskStatus, Verdict
 from fl_main.training import Kind
 
-APPLICATION_ID = 0x666C6D64  # "flmd": tells our files from other SQLite files (sqlite.org/fileformat2)
 DIGEST_ALGORITHM = "sha256"
 
 metadata = MetaData()

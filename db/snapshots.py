@@ -26,14 +26,13 @@ from fl_main.store import (
 from fl_main.training import Kind
 from fl_main.weights import Layout
 
-from . import rows
+from . import queries, rows
+from .engine import plain
 from .schema import (
     agents,
     among,
     events,
-    layouts,
     models,
-    parents,
     rounds,
     rowid,
     runs,
@@ -188,20 +187,11 @@ def models_by_id(
 ) -> dict[str, ModelRecord]:
     """Return models by their ids; an id that is not there is left out."""
     ids = sorted(set(model_ids))
-    of = parents_of(connection, ids)
+    of = queries.parents_of(plain(connection), ids)
     return {
         row["model_id"]: rows.model_record(row, layout_of(row["layout_digest"]), of[row["model_id"]])
         for row in connection.execute(select(models).where(among(models.c.model_id, ids))).mappings()
     }
-
-
-def parents_of(connection: Connection, model_ids: list[str]) -> dict[str, list[tuple[str, float | None]]]:
-    """Return the parents of models, each with its share, in order."""
-    found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
-    query = select(parents).where(among(parents.c.model_id, model_ids))
-    for row in connection.execute(query.order_by(parents.c.model_id, parents.c.position)):
-        found[row.model_id].append((row.parent_id, row.share))
-    return found
 
 
 def find_task(connection: Connection, task_id: str) -> tuple[TaskRecord, UpdateRecord | None] | None:
@@ -254,7 +244,7 @@ def last_commit_at(connection: Connection) -> float | None:
 
 def read_layout(connection: Connection, digest: str) -> Layout | None:
     """Return a stored layout by its digest."""
-    text = connection.execute(select(layouts.c.arrays).where(layouts.c.digest == digest)).scalar_one_or_none()
+    text = queries.layout_of(plain(connection), digest)
     return None if text is None else Layout.from_wire(json.loads(text))
 
 

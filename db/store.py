@@ -16,11 +16,12 @@ from fl_main.settings import DatabaseSettings
 from fl_main.store import ModelRecord, PastEvent, Record, RunSnapshot, TaskRecord, UpdateRecord
 from fl_main.weights import Layout
 
-from . import chain, disk, engine, migrations, recovery, retention, rows, schema, snapshots
+from . import chain, disk, engine, queries, recovery, retention, rows, schema, snapshots, sqlite
 from .batch import Batch, upsert
 from .chain import Head
-from .faults import translated
+from .engine import translated
 from .files import ModelFiles, StagedFile, StoredFile
+from .upgrade import migrate
 
 PRUNED = "deleted by the retention settings"
 
@@ -57,7 +58,7 @@ class ModelStore:
         self.damages: list[str] = []
         self._settings = settings or DatabaseSettings()
         self._clock = clock
-        self._file = self.folder / engine.FILE
+        self._file = self.folder / sqlite.FILE
         self._files = ModelFiles(self.folder, files_on, durable=self._settings.durability == "power")
         self._writing = threading.Lock()
         self._heads: dict[str, Head] = {}
@@ -74,11 +75,11 @@ class ModelStore:
 
     def _open(self) -> None:
         self._engine = engine.writing(self._file, self._settings.durability)
-        self._readers = engine.reading(self._file)
+        self._readers = engine.reading(sqlite.reading_uri(self._file))
         try:
             with translated(self._file, "open the model database"):
                 self._writer = self._engine.connect()
-                migrations.migrate(self._writer, str(self._file), self._clock())
+                migrate(self._writer, str(self._file), self._clock())
             self._files.make()
             with self._read() as connection:
                 self.damages = recovery.sweep(connection, self._files)
@@ -133,7 +134,7 @@ class ModelStore:
             connection.exec_driver_sql(upsert(table), table_rows)
 
     def _head_of(self, run_id: str) -> Head:
-        return self._heads.get(run_id) or chain.head_of(self._writer, run_id)
+        return self._heads.get(run_id) or chain.head_of(engine.plain(self._writer), run_id)
 
     def prune(self) -> int:
         """Delete files that the retention settings let go; return how many bytes that freed.
@@ -179,7 +180,7 @@ class ModelStore:
         connection.execute(
             update(schema.files).where(schema.among(schema.files.c.digest, digests)).values(is_stored=False)
         )
-        parents = snapshots.parents_of(connection, model_ids)
+        parents = queries.parents_of(engine.plain(connection), model_ids)
         for row in connection.execute(
             select(table).where(schema.among(table.c.model_id, model_ids))
         ).mappings():

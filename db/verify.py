@@ -11,17 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
-
 from fl_main.errors import StoreDamagedError, WeightsError
 from fl_main.weights import Layout
 
-from . import engine
+from . import sqlite
 from .audit import Audit, Damage, Fault
 from .files import ModelFiles
 from .model_db import ModelDB
-from .schema import files as files_table
-from .schema import layouts
 
 __all__ = ["Damage", "Fault", "Progress", "verify_database"]
 
@@ -56,24 +52,24 @@ def verify_database(folder: Path | str, progress: Progress | None = None) -> lis
     try:
         db = ModelDB(folder)
     except StoreDamagedError as error:
-        return [Damage(Fault.DATABASE, engine.FILE, str(error))]
+        return [Damage(Fault.DATABASE, sqlite.FILE, str(error))]
     with db:
         try:
-            with db.connect() as connection, connection.begin():  # one state of the database
+            with db.connect() as connection:  # one state of the database
                 damages = list(Audit(connection).run())
             damages += _check_files(db, progress or (lambda done, total: None))
         except StoreDamagedError as error:
-            return [Damage(Fault.DATABASE, engine.FILE, str(error))]
+            return [Damage(Fault.DATABASE, sqlite.FILE, str(error))]
         return damages + list(_unknown_files(db))
 
 
 def _check_files(db: ModelDB, progress: Progress) -> list[Damage]:
-    query = select(files_table.c.digest, files_table.c.size, layouts.c.arrays)
-    query = query.join(layouts, isouter=True).where(files_table.c.is_stored == 1)
+    query = """
+        SELECT files.digest, size, ifnull(arrays, 'null')
+        FROM files LEFT JOIN layouts ON layouts.digest = layout_digest WHERE is_stored
+    """
     with db.connect() as connection:
-        expected = [
-            _Expected(row.digest, row.size, row.arrays or "null") for row in connection.execute(query)
-        ]
+        expected = [_Expected(*row) for row in connection.execute(query)]
     total, done = sum(file.size for file in expected), 0
     damages: list[Damage] = []
     for file in expected:
@@ -87,9 +83,9 @@ def _check_files(db: ModelDB, progress: Progress) -> list[Damage]:
 
 def _was_pruned(db: ModelDB, digest: str) -> bool:
     """Whether a file was deleted in good order since the list of files was read."""
-    query = select(files_table.c.is_stored).where(files_table.c.digest == digest)
+    query = "SELECT 1 FROM files WHERE digest = ? AND is_stored"
     with db.connect() as connection:
-        return not connection.execute(query).scalar_one_or_none()
+        return connection.execute(query, (digest,)).fetchone() is None
 
 
 def _check_file(files: ModelFiles, file: _Expected) -> Iterator[Damage]:
@@ -145,7 +141,7 @@ def _unknown_files(db: ModelDB) -> Iterator[Damage]:
 
 
 def _unnamed(db: ModelDB, paths: list[Path]) -> list[Path]:
-    query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
     with db.connect() as connection:
-        named = {db.files.path(digest) for digest in connection.execute(query).scalars()}
+        stored = connection.execute("SELECT digest FROM files WHERE is_stored")
+        named = {db.files.path(digest) for (digest,) in stored}
     return [path for path in sorted(paths) if path not in named and path.exists()]

@@ -4,6 +4,8 @@ Runs are made anew from their rows as the daemon does at its start; nothing is w
 code of a user is loaded.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from fl_main.strategies import FedAvg, Strategy, strategy_of
 from fl_main.why import HISTORY, MOST, about, everything
 from fl_main.why.findings import Finding, Standing, Subject, View, seconds
 
-from . import schema, snapshots
+from . import engine, schema, snapshots
+from .engine import translated
 from .model_db import ModelDB
 
 
@@ -35,7 +38,7 @@ def explain(folder: Path, name: str, unreachable: str, now: float) -> dict[str, 
         StoreError: If there is no database, or it cannot be read.
         UnknownNameError: If the name names nothing, or several things.
     """
-    with ModelDB(folder) as database, database.connect() as connection:
+    with ModelDB(folder) as database, _connected(database) as connection:
         views, broken = _views(database, connection, now)
         if name:
             stored = snapshots.tasks_beginning(connection, name, MOST)
@@ -49,6 +52,17 @@ def explain(folder: Path, name: str, unreachable: str, now: float) -> dict[str, 
         "findings": [finding.to_wire() for finding in found[:MOST]],
         "left_out": max(0, len(found) - MOST),
     }
+
+
+@contextmanager
+def _connected(database: ModelDB) -> Iterator[Connection]:
+    """Lend a connection such as the daemon reads with; SQLAlchemy's pool is not kept."""
+    reading = engine.reading(database.uri)
+    try:
+        with translated(database.file, "read the model database"), reading.connect() as connection:
+            yield connection
+    finally:
+        reading.dispose()
 
 
 def _views(database: ModelDB, connection: Connection, now: float) -> tuple[list[View], list[Finding]]:

@@ -8,10 +8,12 @@ object store, or one in memory) need only keep this interface.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fl_main.training import Kind
-from fl_main.weights import Layout
+
+if TYPE_CHECKING:  # numpy takes longer to load than it takes to list a database's rounds
+    from fl_main.weights import Layout
 
 
 class RunStatus(StrEnum):
@@ -86,7 +88,7 @@ class StoredPayload:
     channel: str
     digest: str
     size: int
-    layout: Layout
+    layout: "Layout"
     staged: str | None = None
 
 
@@ -433,7 +435,7 @@ class DataFile(Protocol):
     """A stored payload, read in any order; used by one thread at a time."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> "Layout":
         """Where each array lies."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -482,7 +484,7 @@ class Store(Protocol):
     def find_model(self, model_id: str) -> ModelRecord | None:
         """Return a model by its id."""
 
-    def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagingFile:
+    def stage(self, name: str, layout: "Layout", *, resume: bool = False) -> StagingFile:
         """Open a staging file; with `resume`, one that is there goes on where it stopped.
 
         A file that is there for another layout is started anew.
@@ -494,7 +496,7 @@ class Store(Protocol):
     def is_staged(self, name: str) -> bool:
         """Whether a staging file of that name is there; the one call that never blocks for long."""
 
-    def read(self, digest: str, layout: Layout | None = None) -> DataFile:
+    def read(self, digest: str, layout: "Layout | None" = None) -> DataFile:
         """Open a stored payload; who knows its layout saves looking for it.
 
         Raises:

@@ -9,10 +9,12 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fl_main.errors import WeightsError
-from fl_main.weights import Array, Role
+
+if TYPE_CHECKING:
+    from fl_main.weights import Array, Role
 
 
 class Kind(StrEnum):
@@ -31,7 +33,7 @@ class NamedArrays(dict[str, Any]):
         roles: Role by name; arrays that are not in it are parameters.
     """
 
-    def __init__(self, arrays: Mapping[str, Any], roles: Mapping[str, Role] | None = None) -> None:
+    def __init__(self, arrays: Mapping[str, Any], roles: "Mapping[str, Role] | None" = None) -> None:
         super().__init__(arrays)
         self.roles: dict[str, Role] = dict(roles or getattr(arrays, "roles", {}))
 
@@ -87,17 +89,17 @@ class TrainingTask(Protocol):
     @property
     def round_id(self) -> int: ...  # noqa: D102 - described above
     @property
-    def weights(self) -> Mapping[str, Array]: ...  # noqa: D102
+    def weights(self) -> "Mapping[str, Array]": ...  # noqa: D102
     @property
     def config(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
     @property
-    def statistics(self) -> Mapping[str, Array]: ...  # noqa: D102
+    def statistics(self) -> "Mapping[str, Array]": ...  # noqa: D102
     @property
-    def channels(self) -> Mapping[str, Mapping[str, Array]]: ...  # noqa: D102
+    def channels(self) -> "Mapping[str, Mapping[str, Array]]": ...  # noqa: D102
     @property
-    def state(self) -> Mapping[str, Array]: ...  # noqa: D102
+    def state(self) -> "Mapping[str, Array]": ...  # noqa: D102
 
 
 def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from threading import Event
 import pytest
 
 from fl_main.aggregator.notify import Notifier, status_line
-from fl_main.db import engine
+from fl_main.db import sqlite
 from fl_main.messages import Join
 from tests.system.conftest import StartDaemon
 from tests.system.daemons import PATIENCE_S, DaemonThread, run_of, until
@@ -199,7 +199,7 @@ def test_pulses_end_while_the_databases_thread_hangs(
 def test_database_that_cannot_be_written_is_trouble_and_no_hang(
     start_daemon: StartDaemon, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.1)
     daemon = start_daemon(run_of())
     with told(daemon, manager, writer_patience_s=0.2):
         with locked(daemon.folder), Peer(daemon.url).join():

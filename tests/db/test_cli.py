@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -261,6 +262,20 @@ def test_an_empty_database_has_no_runs(folder: Path) -> None:
     assert fl_db("rounds", "-d", folder).stderr == f"error: name a run; the runs in {folder} are: none yet\n"
 
 
-def test_rich_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, fl_main.db.cli; sys.exit('rich' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+LISTS = [["runs"], ["rounds"], ["models"], ["show", "hearts"], ["rounds", "--json"]]
+
+
+@pytest.mark.parametrize("command", [*LISTS, ["rounds", "--help"]], ids=" ".join)
+def test_what_is_not_needed_is_not_loaded(trained: Path, command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from fl_main.cli import fl\n"
+        "fl(sys.argv[1:], standalone_mode=False)\n"
+        "heavy = {'numpy', 'pydantic', 'rich', 'sqlalchemy', 'websockets', 'yaml'}\n"
+        "print(*sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    run = [sys.executable, "-c", code, "db", *command]
+    env = {**os.environ, "FL_DB": str(trained)}
+    done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert done.stderr.split() == []

@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from fl_main.db import Fault, ModelDB, ModelStore, engine, migrations, verify_database
+from fl_main.db.engine import plain
 from fl_main.db.files import ModelFiles
-from fl_main.db.migrations import Migration, migrate, require_readable, version_of
+from fl_main.db.migrations import Migration, require_readable, version_of
+from fl_main.db.upgrade import migrate
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 from fl_main.settings import RunSettings
 from fl_main.store import AgentPast, TaskStatus
@@ -55,7 +57,7 @@ def noted(folder: Path) -> list[tuple[int, str]]:
 def test_a_new_database_is_of_the_newest_version(opened: Engine, folder: Path) -> None:
     with opened.connect() as connection:
         migrate(connection, "fl.db", 1.0)
-        assert version_of(connection, "fl.db") == migrations.newest()
+        assert version_of(plain(connection), "fl.db") == migrations.newest()
     opened.dispose()
     assert noted(folder) == [(1, "first schema"), (2, "asynchronous modes")]
     assert verify_database(folder) == []
@@ -67,7 +69,7 @@ def test_an_older_database_is_brought_up_to_date_step_by_step(opened: Engine, fo
         migrate(connection, "fl.db", 2.0, LATER[:1])
         migrate(connection, "fl.db", 3.0, LATER)
         migrate(connection, "fl.db", 4.0, LATER)  # nothing left to do
-        assert version_of(connection, "fl.db") == 3
+        assert version_of(plain(connection), "fl.db") == 3
     opened.dispose()
     assert noted(folder) == [(1, "first schema"), (2, "notes"), (3, "colours")]
 
@@ -77,7 +79,7 @@ def test_a_migration_that_fails_changes_nothing(opened: Engine, folder: Path) ->
         migrate(connection, "fl.db", 1.0, ())
         with pytest.raises(OSError, match="the machine stopped"):
             migrate(connection, "fl.db", 2.0, (LATER[0], Migration("half", fail)))
-        assert version_of(connection, "fl.db") == 2
+        assert version_of(plain(connection), "fl.db") == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
     opened.dispose()
     assert "notes" in tables(folder)
@@ -113,7 +115,7 @@ def test_a_database_that_lost_its_version_is_damaged(opened: Engine) -> None:
         with connection.begin():
             connection.exec_driver_sql("DELETE FROM meta")
         with pytest.raises(StoreDamagedError, match="does not say which version"):
-            version_of(connection, "fl.db")
+            version_of(plain(connection), "fl.db")
 
 
 @pytest.fixture

@@ -335,7 +335,7 @@ def test_a_newer_database_is_refused(db: ModelDB, folder: Path) -> None:
 
 def test_it_cannot_write(db: ModelDB) -> None:
     with pytest.raises(StoreError, match="is read-only; allow writing"), db.connect() as connection:
-        connection.exec_driver_sql("DELETE FROM runs")
+        connection.execute("DELETE FROM runs")
     assert len(db.runs()) == 1
 
 

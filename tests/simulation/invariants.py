@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
 
-from fl_main.db import Model, ModelDB, ModelStore, Round, Run, schema
+from fl_main.db import Model, ModelDB, ModelStore, Round, Run
 from fl_main.db.verify import verify_database
 from fl_main.weights import Array
 
@@ -88,10 +87,12 @@ def _of_efforts(run: Run) -> Iterator[str]:
 
 def _of_tasks(run: Run, ended: Ended) -> Iterator[str]:
     """Where an agent may answer twice on one model, it does not do the same work twice."""
-    table, number = schema.tasks, func.count()
-    query = select(table.c.agent_id, number).where(table.c.kind == "train")
+    query = """
+        SELECT agent_id, count(*) FROM tasks
+        WHERE kind = 'train' GROUP BY agent_id, seed HAVING count(*) > 1
+    """
     with run._db.connect() as connection:
-        twice = connection.execute(query.group_by(table.c.agent_id, table.c.seed).having(number > 1)).all()
+        twice = connection.execute(query).fetchall()
     if ended.scenario.run["mode"] == "async":
         yield from (f"{agent_id} was given {count} tasks of one seed" for agent_id, count in twice)
 

@@ -14,8 +14,9 @@ from sqlalchemy import create_engine, text
 
 from fl_main.aggregator.operator import ask
 from fl_main.cli import fl as commands
-from fl_main.db import ModelDB, engine, verify_database
+from fl_main.db import ModelDB, sqlite, verify_database
 from fl_main.db.snapshots import latest_events
+from fl_main.db.why import _connected
 from fl_main.messages import Chunk, Decline, Join, Leave, Send
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess
 from tests.system.daemons import ROOT, DaemonProcess, DaemonThread, environment, fl, run_of, until
@@ -156,7 +157,7 @@ def test_a_database_in_trouble_and_its_end_are_told(start_daemon: StartDaemon) -
 def test_a_locked_database_is_told_as_long_as_it_is(
     start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.1)
     daemon = start_daemon(run_of())
     with locked(daemon.folder), Peer(daemon.url).join("a"):
         found = until(lambda: [finding for finding in why(daemon) if finding["subject"] == "database"])[0]
@@ -279,7 +280,7 @@ def test_a_daemon_that_is_back_says_that_it_was_away(
     again.stop()
     said = why_of(again.url, again.models)
     assert "it was stopped in order" in said
-    with ModelDB(daemon.models) as database, database.connect() as connection:
+    with ModelDB(daemon.models) as database, _connected(database) as connection:
         past = [entry.event for entry in latest_events(connection, "", 9)]
     lives = [(event.kind, event.details.get("after")) for event in past if event.kind.startswith("daemon")]
     assert lives == [("daemon_started", None), ("daemon_started", "a crash"), ("daemon_stopped", None)]
