@@ -20,6 +20,7 @@ from fl_main.errors import (
     RefusedError,
     RemoteProtocolError,
 )
+from fl_main.lossless import INSTALL, PACKINGS
 from fl_main.messages import (
     Assign,
     Cancel,
@@ -110,7 +111,7 @@ class Client:
         self._preparing: dict[str, asyncio.Task[None]] = {}  # what is fetched on this connection
         self._handed_out: set[str] = set()
         self._outbox = Outbox(folder, ports, self._say_trouble)
-        self._models = Models(self._say)
+        self._models = Models(self._say, ports.run_in_thread)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: FLError | None = None
 
@@ -311,6 +312,7 @@ class Client:
             uncounted=self._folder.pending_state(),
             software=f"fl_main {__version__}",
             poll_s=profile.poll_s,
+            packings=list(PACKINGS),
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -339,6 +341,8 @@ class Client:
             welcome.round_id,
         )
         self._visits.begin()
+        if not self._has_joined and welcome.packing not in (None, *PACKINGS):
+            logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
         self._has_joined = True
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
@@ -445,7 +449,7 @@ class Client:
         elif isinstance(message, Sending):
             await self._models.begin(message)
         elif isinstance(message, Send):
-            self._outbox.send(message, self._send_framed)
+            self._outbox.send(message, self._send_framed, self._session.packing if self._session else None)
         elif isinstance(message, Credit):
             self._outbox.allow(message)
         elif isinstance(message, Verdict):

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fl_main.errors import RemoteProtocolError
+from fl_main.lossless import unpacked
 from fl_main.messages import Chunk, Fetch, Payload, Sending
+from fl_main.ports import RunInThread
 from fl_main.weights import Layout
 
 from .transfers import Download
@@ -15,10 +17,12 @@ class Models:
 
     Args:
         say: Sends a request if there is a connection.
+        run_in_thread: Where packed chunks are unpacked.
     """
 
-    def __init__(self, say: Callable[[Fetch], Awaitable[None]]) -> None:
+    def __init__(self, say: Callable[[Fetch], Awaitable[None]], run_in_thread: RunInThread) -> None:
         self._say = say
+        self._run_in_thread = run_in_thread
         self._held: dict[str, tuple[Layout, bytearray]] = {}
         self._downloads: dict[str, Download] = {}
         self._asked: set[str] = set()  # digests that were asked for on this connection
@@ -53,9 +57,11 @@ class Models:
         """Take a chunk.
 
         Raises:
-            RemoteProtocolError: If it is not the next one of what was asked for.
+            RemoteProtocolError: If it is not the next one of what was asked for, or cannot be unpacked.
         """
-        self._download(chunk.transfer).take(chunk)
+        download = self._download(chunk.transfer)
+        download.expect(chunk)
+        download.add(await self._run_in_thread(unpacked, chunk) if chunk.packed else chunk.data)
         await self._advance(chunk.transfer)
 
     def _download(self, transfer: str) -> Download:

@@ -106,8 +106,13 @@ class Outbox:
             seconds=entry.seconds,
         )
 
-    def send(self, send: Send, send_framed: SendFramed) -> None:
+    def send(self, send: Send, send_framed: SendFramed, packing: str | None = None) -> None:
         """Begin, or go on, to send a payload as the aggregator asked.
+
+        Args:
+            send: What it asked for.
+            send_framed: Sends a frame that has room before it.
+            packing: How chunks are packed where that pays, if that was agreed.
 
         Raises:
             RemoteProtocolError: If it was not offered.
@@ -122,8 +127,9 @@ class Outbox:
         sender = Sender(
             transfer,
             lambda: self._folder.open_payload(send.task_id, send.channel),
-            payload.size,
+            Layout.from_wire(payload.rows),
             send_framed,
+            self._ports.run_in_thread if packing else None,
         )
         sender.allow(send.credit)
         self._senders[transfer] = (sender, asyncio.create_task(_sent(sender, send.offset)))

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from fl_main.codec import HEAD_BYTES, frame_in
 from fl_main.errors import RemoteProtocolError, WeightsError
+from fl_main.lossless import Piece, packed_frame
 from fl_main.messages import ALIGNMENT, CHUNK_BYTES, Chunk, Fetch, Payload, Sending
-from fl_main.ports import HEADROOM, DiskFile
+from fl_main.ports import HEADROOM, DiskFile, RunInThread
 from fl_main.session import Incoming
 from fl_main.weights import Layout, file_digest, tagged
 
@@ -63,7 +64,16 @@ class Download:
         return layout
 
     def take(self, chunk: Chunk) -> None:
-        """Take a chunk.
+        """Take a chunk that is not packed.
+
+        Raises:
+            RemoteProtocolError: If it is not the next one.
+        """
+        self.expect(chunk)
+        self.add(chunk.data)
+
+    def expect(self, chunk: Chunk) -> None:
+        """Check a chunk's place and size; its plain bytes are to be added next.
 
         Raises:
             RemoteProtocolError: If it is not the next one.
@@ -71,9 +81,13 @@ class Download:
         if self._incoming is None:
             raise RemoteProtocolError("a chunk before its announcement")
         self._incoming.take(chunk)
+
+    def add(self, data: Piece) -> None:
+        """Take the plain bytes of the chunk that was expected."""
+        assert self._incoming is not None
         del self._buffer[self._place :]
-        self._buffer += chunk.data  # it grows by what came, not by what was announced
-        self._digest.update(chunk.data)
+        self._buffer += data  # it grows by what came, not by what was announced
+        self._digest.update(data)
         self._place = self._incoming.place
 
     def finish(self) -> bool:
@@ -105,21 +119,25 @@ class Sender:
     Args:
         transfer: Its name in the chunks.
         open_file: Opens the safetensors file in the outbox.
-        size: Bytes of its data part, at the file's end.
+        layout: Of its data part, at the file's end.
         send: Sends a frame that has room before it.
+        pack_in: Runs what packs chunks in a thread; None: they travel as they are.
     """
 
     def __init__(
         self,
         transfer: str,
         open_file: Callable[[], DiskFile],
-        size: int,
+        layout: Layout,
         send: Callable[[memoryview], Awaitable[None]],
+        pack_in: RunInThread | None = None,
     ) -> None:
         self.transfer = transfer
         self._open_file = open_file
-        self._size = size
+        self._layout = layout
+        self._size = layout.nbytes
         self._send = send
+        self._pack_in = pack_in
         self._credit = 0
         self._more = asyncio.Event()
 
@@ -145,10 +163,17 @@ class Sender:
                 framed, part = frame_in(buffer, self.transfer, offset, size)
                 if file.read_at(start + offset, part) < size:
                     raise OSError(errno.EIO, "the file became shorter")
-                await self._send(framed)
+                await self._send(await self._packed(offset, part) or framed)
                 offset += size
         finally:
             file.close()
+
+    async def _packed(self, offset: int, part: memoryview) -> memoryview | None:
+        """Return the frame of a packed chunk; None if it is to travel as it is."""
+        if self._pack_in is None:
+            return None
+        width = self._layout.width_at(offset)
+        return await self._pack_in(packed_frame, self.transfer, offset, part, width)
 
     async def _allowed(self, offset: int) -> int:
         """Wait until something may be sent; return how many bytes of it go into one chunk."""

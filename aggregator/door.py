@@ -283,6 +283,7 @@ class Door:
             counted=counted,
             ping_interval_s=self._shared.limits.ping_interval_s,
             software=SOFTWARE,
+            packing=None if settings.compression.lossless == "none" else settings.compression.lossless,
         )
 
     async def _counted(self, join: Join) -> dict[str, int]:

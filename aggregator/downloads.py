@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import NamedTuple, Protocol
 
 from fl_main.codec import HEAD_BYTES, frame_in
+from fl_main.lossless import packed_frame
 from fl_main.messages import CHUNK_BYTES
 from fl_main.ports import HEADROOM, Ports
 from fl_main.store import DataFile, Store, StoredPayload
@@ -35,18 +36,25 @@ class Frames:
         self._under_way = 0  # payloads that are being sent
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
-    async def require(self, payload: StoredPayload, offset: int) -> None:
+    async def require(self, payload: StoredPayload, offset: int, packing: str | None = None) -> None:
         """Have a payload's file open, and if it is to be sent from its beginning, the first chunks in memory.
+
+        Args:
+            payload: What is to be sent.
+            offset: From where on.
+            packing: How chunks are packed where that pays.
 
         Raises:
             StoreError: If it cannot be read.
         """
         if offset == 0 and payload.size:
-            await self._require_batch(payload, 0, self._chunk_bytes)
+            await self._require_batch(payload, _Batch(payload.digest, 0, self._chunk_bytes, packing))
         elif not self._opened(payload).is_open:
             await self._ports.run_in_thread(self._opened(payload).open)
 
-    async def send(self, link: Outlet, payload: StoredPayload, offset: int) -> None:
+    async def send(
+        self, link: Outlet, payload: StoredPayload, offset: int, packing: str | None = None
+    ) -> None:
         """Send a payload's chunks from a byte on.
 
         Raises:
@@ -56,11 +64,13 @@ class Frames:
         self._under_way += 1
         try:
             while offset < payload.size:
-                offset = await self._send_batch(link, payload, offset)
+                offset = await self._send_batch(link, payload, offset, packing)
         finally:
             self._under_way -= 1
 
-    async def _send_batch(self, link: Outlet, payload: StoredPayload, offset: int) -> int:
+    async def _send_batch(
+        self, link: Outlet, payload: StoredPayload, offset: int, packing: str | None
+    ) -> int:
         """Send the rest of the batch in which a byte lies; return where the next one begins.
 
         A slow reader keeps one chunk in memory, not the batch: what was forgotten meanwhile is read
@@ -68,16 +78,16 @@ class Frames:
         """
         size, start = self._chunk_bytes, offset - offset % BATCH_BYTES
         end = min(start + BATCH_BYTES, payload.size)
-        batch = _Batch(payload.digest, start, size)
+        batch = _Batch(payload.digest, start, size, packing)
         if offset == start:
-            await self._require_batch(payload, start, size)
+            await self._require_batch(payload, batch)
         while offset < end:
             index, within = divmod(offset - start, size)
             frames = None if within else self._kept.get(batch)
             if frames is not None:
                 await link.send_framed(frames[index])
             else:
-                await link.send_framed(await self._frame(payload, offset, end, size - within))
+                await link.send_framed(await self._frame(payload, batch, offset, size - within))
             offset = min(offset + size - within, end)
         return end
 
@@ -89,27 +99,25 @@ class Frames:
             size //= 2
         return size
 
-    async def _frame(self, payload: StoredPayload, place: int, end: int, size: int) -> memoryview:
-        frames = await self._ports.run_in_thread(
-            self._opened(payload).frames, place, min(place + size, end), size
-        )
+    async def _frame(self, payload: StoredPayload, batch: "_Batch", place: int, size: int) -> memoryview:
+        one = batch._replace(place=place, size=size)
+        end = min(place + size, batch.place + BATCH_BYTES, payload.size)
+        frames = await self._ports.run_in_thread(self._opened(payload).frames, one, end)
         return frames[0]
 
-    async def _require_batch(self, payload: StoredPayload, start: int, size: int) -> None:
+    async def _require_batch(self, payload: StoredPayload, batch: "_Batch") -> None:
         """Have the chunks of a batch in memory, at least for the moment."""
-        batch, end = _Batch(payload.digest, start, size), min(start + BATCH_BYTES, payload.size)
         if batch in self._kept:
             self._kept.move_to_end(batch)
             return
         if batch not in self._reading:
-            self._reading[batch] = asyncio.create_task(self._read(batch, payload, end))
+            self._reading[batch] = asyncio.create_task(self._read(batch, payload))
         await asyncio.shield(self._reading[batch])
 
-    async def _read(self, batch: "_Batch", payload: StoredPayload, end: int) -> None:
+    async def _read(self, batch: "_Batch", payload: StoredPayload) -> None:
+        end = min(batch.place + BATCH_BYTES, payload.size)
         try:
-            frames = await self._ports.run_in_thread(
-                self._opened(payload).frames, batch.place, end, batch.size
-            )
+            frames = await self._ports.run_in_thread(self._opened(payload).frames, batch, end)
         finally:
             del self._reading[batch]
         self._kept[batch] = frames
@@ -133,11 +141,12 @@ class Frames:
 
 
 class _Batch(NamedTuple):
-    """Chunks of one size that lie beside each other in a payload."""
+    """Chunks of one size that lie beside each other in a payload, packed in one way."""
 
     digest: str
     place: int
     size: int
+    packing: str | None
 
 
 class _OpenFile:
@@ -164,17 +173,21 @@ class _OpenFile:
             self._file = self._store.read(self._payload.digest, self._payload.layout)
         return self._file
 
-    def frames(self, start: int, end: int, size: int) -> list[memoryview]:
-        """Return the chunks of a size from one byte to another as links take them."""
+    def frames(self, batch: _Batch, end: int) -> list[memoryview]:
+        """Return the chunks of a batch, up to a byte, as links take them."""
+        places = range(batch.place, end, batch.size)
         with self._lock:
             file = self._data()
-            return [self._frame(file, place, min(place + size, end)) for place in range(start, end, size)]
+            return [self._frame(file, place, min(place + batch.size, end), batch.packing) for place in places]
 
-    def _frame(self, file: DataFile, place: int, end: int) -> memoryview:
+    def _frame(self, file: DataFile, place: int, end: int, packing: str | None) -> memoryview:
+        transfer, width = self._payload.digest, self._payload.layout.width_at(place)
         buffer = memoryview(bytearray(HEADROOM + HEAD_BYTES + end - place))
-        framed, data = frame_in(buffer, self._payload.digest, place, end - place)
+        framed, data = frame_in(buffer, transfer, place, end - place)
         file.read_into(place, data)
-        return framed
+        if packing is None:
+            return framed
+        return packed_frame(transfer, place, data, width) or framed
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fl_main.cohort import check_rule
 from fl_main.errors import FLError, SettingsError, WeightsError
+from fl_main.lossless import require_packing
 from fl_main.ports import Ports
 from fl_main.settings import InitialSettings, RunSettings
 from fl_main.store import (
@@ -131,6 +132,7 @@ class Runs:
         return host
 
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
+        require_packing(settings.compression.lossless)
         return RunHost(settings, snapshot, self._store, self._ports, self._folds, self._on_record)
 
     def _start(self, host: RunHost) -> None:

@@ -306,7 +306,7 @@ class AgentSession:
             rows=None if known else payload.layout.to_wire(),
         )
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
-        await self._shared.frames.send(self, payload, fetch.offset)
+        await self._shared.frames.send(self, payload, fetch.offset, self._session.packing)
 
     async def _readable(self, payload: StoredPayload, offset: int) -> None:
         """Wait while a model cannot be read: its round's deadline goes on, and people are told."""
@@ -314,7 +314,7 @@ class AgentSession:
         try:
             while True:
                 try:
-                    return await self._shared.frames.require(payload, offset)
+                    return await self._shared.frames.require(payload, offset, self._session.packing)
                 except StoreError as error:
                     self.host.journal.set_trouble(what, str(error))
                     await asyncio.sleep(RETRY_S)

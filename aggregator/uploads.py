@@ -10,10 +10,11 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
+from fl_main.lossless import Piece, unpacked
 from fl_main.messages import ALIGNMENT, Chunk, Credit, Hold, Message, Send
 from fl_main.ports import Ports
 from fl_main.session import Incoming
@@ -22,7 +23,6 @@ from fl_main.weights import FiniteCheck
 from fl_main.why.findings import Transfer
 
 T = TypeVar("T")
-Piece: TypeAlias = bytes | bytearray | memoryview
 
 WINDOW_BYTES = 4 << 20  # what one sender may have under way
 SMALL_BYTES = 1 << 20
@@ -145,7 +145,7 @@ class Upload:
         self._tell = tell
         self._set_trouble = set_trouble
         self._incoming: Incoming | None = None
-        self._pieces: deque[Piece] = deque()
+        self._pieces: deque[Piece | Chunk] = deque()  # a chunk that is packed stays so until it is written
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
@@ -184,7 +184,10 @@ class Upload:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
         self._moved_at = self._ports.monotonic()
-        self._put(chunk.data)
+        if chunk.packed:
+            self._pieces.append(chunk)  # it takes less memory than its plain bytes, which were granted
+        else:
+            self._put(chunk.data)
         self._arrived.set()
         return True
 
@@ -304,10 +307,15 @@ class _Inbox:
         self.place = staging.size
         return staging
 
-    def write(self, pieces: Iterable[Piece]) -> str | None:
-        """Append what came, and finish a complete file; return the name of a bad array."""
+    def write(self, pieces: Iterable[Piece | Chunk]) -> str | None:
+        """Append what came, and finish a complete file; return the name of a bad array.
+
+        Raises:
+            RemoteProtocolError: If a packed chunk cannot be unpacked.
+        """
         staging = self._staging or self.open()
-        for piece in pieces:
+        for came in pieces:
+            piece = unpacked(came) if isinstance(came, Chunk) else came
             if bad := self._check.first_bad(staging.size, piece):
                 return bad
             staging.write(memoryview(piece))

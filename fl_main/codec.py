@@ -13,9 +13,14 @@ from fl_main.ports import HEADROOM
 NUMBER = "n"  # beside the fields of the message
 HEAD_BYTES = 1 << 10  # of a Chunk's frame, in which its head lies: its longest field is a name
 
-# The parts of a Chunk's frame that never change: a map of four, its keys, and bytes of any length.
-_TYPE = b"\x84" + b"".join(msgpack.packb(text) for text in ("type", "chunk"))
+# The parts of a Chunk's frame that never change: a map of four or seven, its keys, and bytes of any length.
+_TYPE = b"".join(msgpack.packb(text) for text in ("type", "chunk"))
 _TRANSFER, _OFFSET, _DATA = (msgpack.packb(text) for text in ("transfer", "offset", "data"))
+_PLAIN, _PACKED = b"\x84", b"\x87"
+_KEYS = {
+    _PLAIN: ("type", "transfer", "offset"),
+    _PACKED: ("type", "transfer", "offset", "packed", "size", "width"),
+}
 _BIN = {1: 0xC4, 2: 0xC5, 4: 0xC6}
 _WIDTH = {first: width for width, first in _BIN.items()}
 
@@ -46,11 +51,24 @@ def encode(message: Message, number: int = 0) -> bytes:
 
 def chunk_head(transfer: str, offset: int, size: int) -> bytes:
     """Return what a Chunk's frame has before its data, so that these can be read in behind it."""
+    return b"".join((_PLAIN, *_place(transfer, offset), *_data(size)))
+
+
+def _place(transfer: str, offset: int) -> tuple[bytes, ...]:
+    return _TYPE, _TRANSFER, msgpack.packb(transfer), _OFFSET, msgpack.packb(offset)
+
+
+def _data(size: int) -> tuple[bytes, ...]:
     width = 1 if size < 1 << 8 else 2 if size < 1 << 16 else 4
-    name, place = msgpack.packb(transfer), msgpack.packb(offset)
-    return b"".join(
-        (_TYPE, _TRANSFER, name, _OFFSET, place, _DATA, bytes([_BIN[width]]), size.to_bytes(width))
-    )
+    return _DATA, bytes([_BIN[width]]), size.to_bytes(width)
+
+
+def frame_of(chunk: Chunk) -> memoryview:
+    """Return a packed Chunk's frame with room before it, as links take it."""
+    facts = (chunk.packed, "size", chunk.size, "width", chunk.width)
+    how = b"".join(msgpack.packb(part) for part in ("packed", *facts))
+    parts = (bytes(HEADROOM), _PACKED, *_place(chunk.transfer, chunk.offset), how, *_data(len(chunk.data)))
+    return memoryview(bytearray().join((*parts, chunk.data)))
 
 
 def frame_in(buffer: memoryview, transfer: str, offset: int, size: int) -> tuple[memoryview, memoryview]:
@@ -78,25 +96,36 @@ def read_chunk_head(frame: memoryview) -> tuple[Chunk, int, int] | None:
         frame: Its first `HEAD_BYTES`, or all of it.
 
     Returns:
-        None if it is not a Chunk as `chunk_head` writes them; `decode` says what it is.
+        None if it is not a Chunk as we write them; `decode` says what it is.
     """
-    if frame[: len(_TYPE)] != _TYPE:
+    names = _KEYS.get(bytes(frame[:1]))
+    if names is None or frame[1 : 1 + len(_TYPE)] != _TYPE:
         return None
     unpacker = msgpack.Unpacker(read_size=HEAD_BYTES, max_buffer_size=HEAD_BYTES)
     try:
         unpacker.feed(frame[:HEAD_BYTES])
         unpacker.read_map_header()
-        names = ["type", "transfer", "offset"]
         fields = {name: unpacker.unpack() for key in names if (name := unpacker.unpack()) == key}
-        if unpacker.unpack() != "data":
+        if set(fields) != set(names) or unpacker.unpack() != "data":
             return None
         width = _WIDTH[frame[start := unpacker.tell()]]
     except (ValueError, LookupError, TypeError, msgpack.UnpackException):
         return None
-    if [type(fields.get(name)) for name in names] != [str, str, int] or fields["offset"] < 0:
-        return None
     start += 1 + width
-    return Chunk.model_construct(**fields, data=b""), start, int.from_bytes(frame[start - width : start])
+    chunk, size = _without_data(fields), int.from_bytes(frame[start - width : start])
+    return None if chunk is None or (chunk.packed and size > chunk.size) else (chunk, start, size)
+
+
+def _without_data(fields: dict[str, Any]) -> Chunk | None:
+    """Return the Chunk of a head's fields; None if there is anything wrong with them."""
+    if "packed" in fields:
+        try:
+            return Chunk.model_validate(fields | {"data": b""}, strict=True)
+        except ValidationError:
+            return None
+    if [type(value) for value in fields.values()] != [str, str, int] or fields["offset"] < 0:
+        return None
+    return Chunk.model_construct(**fields, data=b"")
 
 
 def decode(frame: bytes | str) -> Message:

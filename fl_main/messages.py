@@ -37,7 +37,16 @@ An operator sends `Operate` in place of `Join`, then `Ask`, each answered by `Re
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 SUBPROTOCOL = "fl-main.v1"
 
@@ -47,6 +56,9 @@ MAX_TEXT = 2000  # characters of a sentence
 MAX_MAP_ENTRIES = 10_000  # of one map: each wrong one costs kilobytes of errors
 MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
 CHUNK_BYTES = 512 << 10  # what we send: about half of a core's second-level cache
+MIN_PACKED_BYTES = (
+    4 << 10
+)  # of plain bytes: a smaller chunk travels as it is, and many cannot be promised in one
 ALIGNMENT = 8  # offsets are multiples of it, so that no number is cut in two
 
 
@@ -110,6 +122,7 @@ class Join(Message):
         uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
         poll_s: Seconds between two visits of an agent that does not stay connected.
+        packings: How chunks may be packed that it gets or sends.
     """
 
     type: Literal["join"] = "join"
@@ -126,6 +139,7 @@ class Join(Message):
     uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
     software: ShortText = ""
     poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    packings: Annotated[list[Name], Field(max_length=20)] = []
 
 
 class Fetch(Message):
@@ -190,6 +204,7 @@ class Welcome(Message):
         rows: The layout of the run's model, if one is there yet.
         counted: Of the tasks the agent holds: the round in which its update was counted.
         stores_local_models: Whether, and for how long, updates stay in the database.
+        packing: How the run wants chunks packed where that pays; both do so if the agent can.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -205,6 +220,7 @@ class Welcome(Message):
     counted: dict[TaskId, int] = {}
     ping_interval_s: Finite = 20.0
     software: ShortText = ""
+    packing: Name | None = None
 
 
 class Refuse(Message):
@@ -342,18 +358,47 @@ class Sending(Message):
     rows: LayoutRows | None = None
 
 
+PLAIN_CHUNK = ("type", "transfer", "offset", "data")
+
+
 class Chunk(Message):
     """Bytes of a transfer, in order, without holes.
 
     Attributes:
         transfer: A fetched payload's digest, or `TASK_ID/CHANNEL` of an update.
-        offset: Place in the data, a multiple of 8.
+        offset: Place in the data, a multiple of 8. Places, sizes and credit are of plain bytes.
+        packed: How the data are packed, as agreed in Join and Welcome; `zstd`: their bytes are
+            shuffled by `width`, then one Zstandard frame that says its content's size.
+        size: Plain bytes of packed data.
+        width: Bytes of each number in them: first come all first bytes, then all second ones, …;
+            what is left behind the last whole number comes last.
     """
 
     type: Literal["chunk"] = "chunk"
     transfer: Name
     offset: Natural
+    packed: Literal["zstd"] | None = None
+    size: Annotated[int, Field(ge=0, le=MAX_CHUNK_BYTES)] = 0
+    width: Annotated[int, Field(ge=1, le=8)] = 1
     data: Annotated[bytes, Field(max_length=MAX_CHUNK_BYTES)]  # or where they were read to, see `wire`
+
+    @model_validator(mode="after")
+    def _pays(self) -> "Chunk":
+        """Packed data are paid for by their plain size: they must not take more, nor be very small."""
+        if self.packed and (self.size < MIN_PACKED_BYTES or len(self.data) > self.size):
+            raise ValueError(f"{len(self.data)} packed bytes cannot be {self.size} plain ones")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of packing where there is none."""
+        fields: dict[str, Any] = write(self)
+        return fields if self.packed else {name: fields[name] for name in PLAIN_CHUNK}
+
+    @property
+    def plain_size(self) -> int:
+        """How many bytes of the transfer it brings."""
+        return self.size if self.packed else len(self.data)
 
 
 class Credit(Message):

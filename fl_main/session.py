@@ -73,6 +73,7 @@ class Session:
     Attributes:
         state: How far the session is; `CLOSED` is for good.
         messages_sent: How many frames it made, those of transfers not counted.
+        packing: How both ends agreed to pack chunks where that pays, if they did.
     """
 
     def __init__(self, side: Side) -> None:
@@ -80,6 +81,8 @@ class Session:
         self.peer = Side.AGGREGATOR if side is Side.CLIENT else Side.CLIENT
         self.state = State.NEW
         self.messages_sent = 0
+        self.packing: str | None = None
+        self._packings: list[str] = []  # that the agent can do
         self._heard = 0
 
     def send(self, message: Message) -> bytes:
@@ -106,6 +109,8 @@ class Session:
             self._require_next(number)
             if not isinstance(message, ALLOWED[self.state, self.peer]):
                 raise RemoteProtocolError(f"{message.type!r} in a session that is {self.state}", 1008)
+            if isinstance(message, Chunk) and message.packed not in (None, self.packing):
+                raise RemoteProtocolError(f"a chunk packed as {message.packed}, which was not agreed", 1008)
         except RemoteProtocolError:
             self.state = State.CLOSED
             raise
@@ -123,6 +128,10 @@ class Session:
 
     def _follow(self, message: Message) -> None:
         self.state = NEXT.get(type(message), self.state)
+        if isinstance(message, Join):
+            self._packings = message.packings
+        elif isinstance(message, Welcome) and message.packing in self._packings:
+            self.packing = message.packing
 
 
 class Incoming:
@@ -152,10 +161,10 @@ class Incoming:
         Raises:
             RemoteProtocolError: If it is out of order, too long, cut at an odd place or unpaid.
         """
-        end = chunk.offset + len(chunk.data)
+        end = chunk.offset + chunk.plain_size
         if chunk.offset != self.place:
             raise RemoteProtocolError(f"{self.transfer}: byte {chunk.offset} came where {self.place} was due")
-        if end > self.size or not chunk.data:
+        if end > self.size or not chunk.plain_size:
             raise RemoteProtocolError(f"{self.transfer}: {end} of {self.size} bytes")
         if end > self.credit:
             raise RemoteProtocolError(f"{self.transfer}: byte {end} was sent with a credit of {self.credit}")

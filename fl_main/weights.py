@@ -298,6 +298,21 @@ class Layout:
             raise WeightsError("there are holes between the arrays of this safetensors file")
         return layout
 
+    def width_at(self, place: int) -> int:
+        """Return how many bytes the numbers have that lie at a byte of the buffer."""
+        return next((width for end, width in self._widths if place < end), 1)
+
+    @cached_property
+    def _widths(self) -> tuple[tuple[int, int], ...]:
+        """Where the numbers of one width end, and that width; neighbours taken together."""
+        found: dict[int, int] = {}
+        for segment in filter(lambda segment: segment.size, self.segments):
+            width = segment.dtype.stored.itemsize
+            if found.get(segment.offset) == width:
+                del found[segment.offset]
+            found[segment.offset + segment.nbytes] = width
+        return tuple(found.items())
+
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Neighbouring arrays of one type and role, taken together."""

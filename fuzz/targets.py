@@ -13,7 +13,8 @@ import msgpack
 
 from fl_main.codec import decode, encode
 from fl_main.errors import LocalProtocolError, RemoteProtocolError, WeightsError
-from fl_main.messages import BY_TYPE, MAX_FRAME_BYTES, Chunk
+from fl_main.lossless import packed, unpacked
+from fl_main.messages import BY_TYPE, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, MIN_PACKED_BYTES, Chunk
 from fl_main.session import Incoming, Session, Side, State
 from fl_main.weights import FiniteCheck, Layout
 
@@ -196,7 +197,42 @@ def _check_whole(layout: Layout) -> None:
         FiniteCheck(layout).first_bad(0, bytes(layout.nbytes))
 
 
+# --- packed chunks -----------------------------------------------------------------------
+
+
+def make_packed(rng: Random) -> bytes:
+    """Return a packed chunk: right, with another size or width, or with damaged data."""
+    data = (rng.randbytes(40) * (MIN_PACKED_BYTES // 8))[: rng.choice([MIN_PACKED_BYTES, 8192, 20_001])]
+    made = packed("t", 0, memoryview(data), rng.randint(1, 8))
+    assert made is not None
+    fields = made.model_dump()
+    changes: list[dict[str, Any]] = [
+        {},
+        {"size": rng.choice([8192, *hostile.NUMBERS])},
+        {"width": rng.randint(0, 9)},
+    ]
+    changes += [{"data": hostile.damaged(rng, fields["data"])}] * 3
+    return hostile.packed(fields | rng.choice(changes))
+
+
+def check_packed(data: bytes) -> str:
+    """A packed chunk is as many plain bytes as it says, or the peer's fault."""
+    try:
+        chunk = decode(data)
+    except RemoteProtocolError:
+        return "refused frame"
+    if not isinstance(chunk, Chunk):
+        return "another message"
+    try:
+        plain = unpacked(chunk)
+    except RemoteProtocolError:
+        return "refused data"
+    assert len(plain) == chunk.plain_size
+    return "unpacked" if chunk.packed else "plain"
+
+
 TARGETS: dict[str, Target] = {
+    "packed": Target(make_packed, hostile.damaged, check_packed, 2 * MAX_CHUNK_BYTES),
     "codec": Target(hostile.frame, hostile.damaged, check_codec, MAX_FRAME_BYTES + 1),
     "session": Target(make_talk, change_talk, check_session),
     "layout": Target(make_layout, hostile.damaged, check_layout),

@@ -65,7 +65,7 @@ def test_sender_never_goes_beyond_its_credit_and_ends_with_every_byte(
             assert len(chunk.data) <= CHUNK_BYTES
             found.extend(chunk.data)
 
-        sender = Sender("t", lambda: REAL_DISK.open(file), len(DATA), send)
+        sender = Sender("t", lambda: REAL_DISK.open(file), LAYOUT, send)
         running = asyncio.create_task(sender.run(offset))
         for credit in [*sorted(credits), len(DATA)]:
             incoming.credit = credit
@@ -86,7 +86,7 @@ def test_sender_of_nothing_is_done_at_once(tmp_path: Path) -> None:
     async def send(framed: memoryview) -> None:
         raise AssertionError
 
-    play(lambda: Sender("t", lambda: folder.open_payload(TASK, "weights"), 0, send).run(0))
+    play(lambda: Sender("t", lambda: folder.open_payload(TASK, "weights"), Layout.of(empty), send).run(0))
     folder.close()
 
 

@@ -13,6 +13,7 @@ from fl_main.aggregator.downloads import Frames
 from fl_main.codec import decode
 from fl_main.db import ModelStore
 from fl_main.errors import StoreDamagedError
+from fl_main.lossless import packed_frame, unpacked
 from fl_main.messages import CHUNK_BYTES, Chunk
 from fl_main.ports import HEADROOM, LinkClosedError
 from fl_main.session import Incoming
@@ -51,7 +52,7 @@ async def received(link: MemoryLink, payload: StoredPayload, offset: int) -> byt
         assert isinstance(chunk, Chunk)
         assert len(chunk.data) <= CHUNK_BYTES
         incoming.take(chunk)
-        found += chunk.data
+        found += unpacked(chunk)
     return found
 
 
@@ -91,6 +92,46 @@ def test_model_is_read_once_for_many(store: ModelStore, monkeypatch: pytest.Monk
 
     asyncio.run(story())
     assert reads == [payload.digest]
+
+
+def test_model_is_packed_once_for_all_who_can_unpack(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload, data = stored(store)
+    places: list[int] = []
+
+    def packed(transfer: str, offset: int, part: memoryview, width: int) -> memoryview | None:
+        places.append(offset)
+        assert width == 8
+        return packed_frame(transfer, offset, part, width)
+
+    monkeypatch.setattr(downloads, "packed_frame", packed)
+
+    async def story() -> None:
+        frames = Frames(store, ports())
+        pairs = [(link_pair(), packing) for packing in ("zstd", None, "zstd", "zstd")]
+        await asyncio.gather(*(frames.send(mine, payload, 0, packing) for (mine, _), packing in pairs))
+        for (_, theirs), packing in pairs:
+            assert await received(theirs, payload, 0) == data
+            assert (theirs.bytes_received < 0.97 * SIZE) == (packing is not None)
+        frames.close()
+
+    asyncio.run(story())
+    assert places == list(range(0, SIZE, CHUNK_BYTES))
+
+
+def test_packed_model_goes_on_within_a_chunk(store: ModelStore) -> None:
+    payload, data = stored(store)
+
+    async def story() -> None:
+        frames = Frames(store, ports())
+        mine, theirs = link_pair()
+        await frames.send(mine, payload, 5_000_000, "zstd")
+        frames.close()
+        assert await received(theirs, payload, 5_000_000) == data[5_000_000:]
+        assert theirs.bytes_received < 0.97 * (SIZE - 5_000_000)
+
+    asyncio.run(story())
 
 
 def test_memory_and_open_files_are_bounded(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:

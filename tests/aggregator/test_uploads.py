@@ -17,6 +17,7 @@ from fl_main.aggregator.uploads import Budget, Upload
 from fl_main.db import ModelStore
 from fl_main.errors import RemoteProtocolError, StoreFullError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
+from fl_main.lossless import packed
 from fl_main.messages import Chunk, Credit, Hold, Message, Send
 from fl_main.store import StagingFile, StoredPayload
 from fl_main.weights import Layout, Weights, file_digest, pack, tagged
@@ -40,9 +41,14 @@ class Site:
         said: What the aggregator said.
         told: The event that ended the upload.
         furthest: The most bytes that were under way at once.
+        sent_bytes: What its chunks had, packed or not.
     """
 
-    def __init__(self, store: ModelStore, weights: Weights, budget: Budget | None = None) -> None:
+    def __init__(
+        self, store: ModelStore, weights: Weights, budget: Budget | None = None, *, is_packed: bool = False
+    ) -> None:
+        self.sent_bytes = 0
+        self._is_packed = is_packed
         self.said: list[Message] = []
         self.told: list[Event] = []
         self.data = {"weights": bytes(pack(weights, Layout.of(weights)))}
@@ -74,15 +80,19 @@ class Site:
             data = self.data["weights"]
             end = min(self._place + chunk, credit, len(data), stop_at or len(data))
             if self._place < end:
-                self.upload.take(
-                    Chunk(transfer=f"{TASK}/weights", offset=self._place, data=data[self._place : end])
-                )
+                self.upload.take(made := self._chunk(data[self._place : end]))
+                self.sent_bytes += len(made.data)
                 self._place = end
                 self.furthest = max(self.furthest, credit - self._place)
             elif self._place == stop_at:
                 running.cancel()
             await asyncio.sleep(0)
         await asyncio.gather(running, return_exceptions=True)
+
+    def _chunk(self, data: bytes) -> Chunk:
+        transfer = f"{TASK}/weights"
+        made = packed(transfer, self._place, memoryview(data), 8) if self._is_packed else None
+        return made or Chunk(transfer=transfer, offset=self._place, data=data)
 
 
 @pytest.fixture
@@ -189,6 +199,35 @@ def test_full_disk_holds_the_agent_until_there_is_room(
     play(site.serve)
     assert Hold(task_id=TASK, reason="no room") in site.said
     assert_received(site)
+
+
+@pytest.mark.parametrize("chunk", [512 << 10, 4096, 8192 + 8])
+def test_packed_chunks_are_staged_as_plain_ones(chunk: int, store: ModelStore) -> None:
+    site = Site(store, {"w": np.arange(60_000, dtype=np.float64)}, is_packed=True)
+    play(lambda: site.serve(chunk=chunk))
+    assert_received(site)
+    assert site.sent_bytes < 0.5 * 480_000
+
+
+def test_packed_chunk_that_is_garbage_ends_its_session_and_what_came_before_it_stays(
+    store: ModelStore,
+) -> None:
+    async def story() -> None:
+        site = Site(store, VALUES, is_packed=True)
+        await site.serve(stop_at=4 << 20)
+        running = asyncio.create_task(site.upload.run())
+        while not isinstance(site.said[-1], Send) or site.said[-1].offset == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        place = site.said[-1].offset
+        transfer = f"{TASK}/weights"
+        site.upload.take(Chunk(transfer=transfer, offset=place, packed="zstd", size=8192, data=b"garbage"))
+        with pytest.raises(RemoteProtocolError, match="a chunk that cannot be unpacked"):
+            await running
+        assert site.told == []
+        await site.serve()
+        assert_received(site)
+
+    play(story)
 
 
 def test_chunk_of_another_upload_is_not_taken(store: ModelStore) -> None:

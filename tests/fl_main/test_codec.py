@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_main.codec import chunk_head, decode, encode
+from fl_main.codec import chunk_head, decode, encode, frame_of, read_chunk_head
 from fl_main.errors import LocalProtocolError, RemoteProtocolError
 from fl_main.messages import (
     BY_TYPE,
@@ -18,6 +18,7 @@ from fl_main.messages import (
     MAX_FRAME_BYTES,
     MAX_FRAME_VALUES,
     MAX_MAP_ENTRIES,
+    MIN_PACKED_BYTES,
     Assign,
     Chunk,
     Fetch,
@@ -27,6 +28,7 @@ from fl_main.messages import (
     Ping,
     Welcome,
 )
+from fl_main.ports import HEADROOM
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -87,9 +89,12 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(["run", "run_id", "name", "session_id", "channel", "transfer", "kind", "actor"], names),
     **dict.fromkeys(["token", "software", "reason", "purpose", "stores_local_models", "error"], texts),
     "about": texts,
+    "packings": st.lists(names, max_size=2),
+    "packing": st.none() | names,
 }
 SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "fetch": {"layout": st.none() | digests},
+    "chunk": {"packed": st.none(), "size": st.just(0), "width": st.just(1)},
     "join": {"poll_s": st.none() | st.floats(1e-3, 1e9)},
     "assign": {"deadline_s": st.none() | finite, "form": st.sampled_from(["full", "delta"])},
     "decline": {"code": st.sampled_from(["policy", "skipped", "error", "unsupported", "lost"])},
@@ -122,6 +127,45 @@ def test_a_chunk_encoded_without_a_copy_is_the_same_frame() -> None:
     frame = chunk_head("t/weights", 8, len(data)) + data
     assert frame == encode(chunk)
     assert decode(frame) == chunk
+
+
+def test_a_packed_chunk_has_one_frame_however_it_is_made() -> None:
+    chunk = Chunk(transfer="t/weights", offset=8, packed="zstd", size=5000, width=4, data=b"packed")
+    frame = bytes(frame_of(chunk)[HEADROOM:])
+    assert frame == encode(chunk)
+    assert decode(frame) == chunk
+    assert read_chunk_head(memoryview(frame)) == (
+        chunk.model_copy(update={"data": b""}),
+        len(frame) - len(b"packed"),
+        len(b"packed"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"packed": "lz5"}, "packed"),
+        ({"size": MAX_CHUNK_BYTES + 1}, "size"),
+        ({"size": MIN_PACKED_BYTES - 1}, "6 packed bytes cannot be 4095 plain ones"),
+        ({"data": bytes(5001)}, "5001 packed bytes cannot be 5000 plain ones"),
+        ({"width": 0}, "width"),
+        ({"width": 9}, "width"),
+        ({"width": "4"}, "width"),
+    ],
+)
+def test_a_chunk_that_promises_what_packing_cannot_be_is_refused(changes: dict[str, Any], what: str) -> None:
+    fields = {"type": "chunk", "transfer": "t", "offset": 0, "packed": "zstd", "size": 5000, "width": 4}
+    frame = msgpack.packb(fields | {"data": b"packed"} | changes)
+    assert read_chunk_head(memoryview(frame)) is None
+    with pytest.raises(RemoteProtocolError, match=what):
+        decode(frame)
+
+
+@pytest.mark.parametrize("key", ["packed", "size", "width"])
+def test_a_chunk_that_says_half_of_how_it_is_packed_is_not_read_in_place(key: str) -> None:
+    fields = {"type": "chunk", "transfer": "t", "offset": 0, "packed": "zstd", "size": 5000, "width": 4}
+    renamed = {f"{name}s" if name == key else name: value for name, value in fields.items()}
+    assert read_chunk_head(memoryview(msgpack.packb(renamed | {"data": b"packed"}))) is None
 
 
 def test_metrics_may_be_nan_and_infinite() -> None:

@@ -1,5 +1,7 @@
 """The session seen from both ends, in memory."""
 
+from typing import Any
+
 import pytest
 
 from fl_main.codec import encode
@@ -37,16 +39,21 @@ from fl_main.session import Incoming, Liveness, Session, Side, State
 
 TASK = "0" * 16
 DIGEST = "sha256:" + "0" * 64
+JOIN: dict[str, Any] = {"run": "r", "agent_id": "a", "instance_id": "i", "name": "n"}
+WELCOME: dict[str, Any] = {
+    **{"session_id": "s", "run": "r", "run_id": "1", "settings_digest": DIGEST, "kinds": ["train"]},
+    "round_id": 0,
+}
 MESSAGES: dict[str, Message] = {
     message.type: message
     for message in (
-        Join(run="r", agent_id="a", instance_id="i", name="n"),
+        Join(**JOIN),
         Fetch(digest=DIGEST),
         Offer(task_id=TASK, num_examples=1),
         Decline(task_id=TASK, code="skipped"),
         Poll(),
         Leave(),
-        Welcome(session_id="s", run="r", run_id="1", settings_digest=DIGEST, kinds=["train"], round_id=0),
+        Welcome(**WELCOME),
         Refuse(code="unknown_run", reason="there is no such run"),
         Assign(task_id=TASK, kind="train", round_id=1),
         Send(task_id=TASK, channel="weights", offset=0, credit=8),
@@ -161,6 +168,46 @@ def test_a_message_that_cannot_be_written_changes_nothing() -> None:
 
 def chunk(offset: int, size: int) -> Chunk:
     return Chunk(transfer="t/weights", offset=offset, data=bytes(size))
+
+
+PACKED = Chunk(transfer=DIGEST, offset=0, packed="zstd", size=5000, data=b"1")
+
+
+@pytest.mark.parametrize(
+    ("can", "wanted", "agreed"),
+    [
+        (["zstd"], "zstd", "zstd"),
+        ([], "zstd", None),
+        (["zstd"], None, None),
+        (["other", "zstd"], "other", "other"),
+    ],
+)
+@pytest.mark.parametrize("speaker", list(Side))
+def test_packed_chunks_come_only_as_both_ends_agreed(
+    speaker: Side, can: list[str], wanted: str | None, agreed: str | None
+) -> None:
+    agent, aggregator = Session(Side.CLIENT), Session(Side.AGGREGATOR)
+    aggregator.receive(agent.send(Join(**JOIN | {"packings": can})))
+    agent.receive(aggregator.send(Welcome(**WELCOME | {"packing": wanted})))
+    assert agent.packing == aggregator.packing == agreed
+    talker, hearer = (agent, aggregator) if speaker is Side.CLIENT else (aggregator, agent)
+    if agreed == "zstd":
+        assert hearer.receive(talker.send(PACKED)) == PACKED
+    else:
+        with pytest.raises(RemoteProtocolError, match="packed as zstd, which was not agreed"):
+            hearer.receive(talker.send(PACKED))
+
+
+def test_packed_chunk_has_its_place_and_its_price_by_its_plain_bytes() -> None:
+    incoming = Incoming(DIGEST, size=12_000, offset=0, credit=10_000)
+    incoming.take(PACKED)
+    assert incoming.place == 5000
+    with pytest.raises(RemoteProtocolError, match="12504 of 12000"):
+        incoming.take(PACKED.model_copy(update={"offset": 5000, "size": 7504}))
+    with pytest.raises(RemoteProtocolError, match="byte 10008 was sent with a credit of 10000"):
+        incoming.take(PACKED.model_copy(update={"offset": 5000, "size": 5008}))
+    with pytest.raises(RemoteProtocolError, match="ends at 9999"):
+        incoming.take(PACKED.model_copy(update={"offset": 5000, "size": 4999}))
 
 
 def test_chunks_in_order_complete_a_transfer() -> None:

@@ -391,3 +391,18 @@ def test_a_buffer_checked_in_pieces_is_judged_as_the_whole(
     whole = check.first_bad(0, buffer)
     found = [check.first_bad(at, buffer[at : at + 8 * step]) for at in range(0, len(buffer), 8 * step)]
     assert next((name for name in found if name), None) == whole
+
+
+def test_width_of_the_numbers_at_a_byte_is_known_whatever_lies_beside_it() -> None:
+    layout = Layout.of(
+        {
+            "a": np.zeros(3, np.float64),
+            "b": np.zeros(2, np.float32),
+            "c": np.zeros(1, np.int32),
+            "d": np.zeros(0, np.float16),
+            "e": np.zeros(5, np.bool_),
+        }
+    )
+    assert [layout.width_at(place) for place in (0, 23, 24, 32, 35, 36, 40)] == [8, 8, 4, 4, 4, 1, 1]
+    assert layout.width_at(41) == 1  # behind the last byte
+    assert Layout.free(100).width_at(50) == 1

@@ -14,10 +14,11 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from fl_main.codec import HEAD_BYTES, chunk_head, frame_in
+from fl_main.codec import HEAD_BYTES, chunk_head, frame_in, frame_of
 from fl_main.messages import CHUNK_BYTES, MAX_CHUNK_BYTES, Chunk
 from fl_main.ports import HEADROOM
-from fl_main.wire import DIRECT_BYTES, READ_QUEUE, Item, Wire, unmask
+from fl_main.slabs import Slabs
+from fl_main.wire import DIRECT_BYTES, MEMORY, READ_QUEUE, Item, Wire, unmask
 
 TRANSFER = "sha256:" + "0" * 64
 
@@ -122,6 +123,8 @@ def play(story: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
 
 def as_frame(item: Item) -> bytes | str:
     if isinstance(item, Chunk):
+        if item.packed:
+            return bytes(frame_of(item)[HEADROOM:])
         return chunk_head(item.transfer, item.offset, len(item.data)) + bytes(item.data)
     return item
 
@@ -130,10 +133,16 @@ def chunk(size: int, offset: int = 8) -> bytes:
     return chunk_head(TRANSFER, offset, size) + os.urandom(size)
 
 
+def packed_chunk(size: int) -> bytes:
+    chunk = Chunk(transfer=TRANSFER, offset=8, packed="zstd", size=200_000, width=4, data=os.urandom(size))
+    return bytes(frame_of(chunk)[HEADROOM:])
+
+
 MESSAGES = st.one_of(
     st.binary(max_size=300),
     st.text(max_size=20),
     st.sampled_from([0, 1, DIRECT_BYTES - 200, DIRECT_BYTES, 5001, 70_000]).map(chunk),
+    st.sampled_from([1, DIRECT_BYTES, 5001, 70_000]).map(packed_chunk),
     st.sampled_from([DIRECT_BYTES, 70_000]).map(os.urandom),
 )
 
@@ -156,9 +165,10 @@ def test_whatever_the_network_cuts_the_same_messages_arrive_in_order(
     play(story)
 
 
-def test_large_chunk_is_not_copied_on_its_way() -> None:
+@pytest.mark.parametrize("frame", [chunk(CHUNK_BYTES), packed_chunk(150_000)])
+def test_large_chunk_is_not_copied_on_its_way(frame: bytes) -> None:
     async def story(served: Served) -> None:
-        served.feed(served.frames([frame := chunk(CHUNK_BYTES)]))
+        served.feed(served.frames([frame]))
         [item] = await served.arrived(1)
         assert isinstance(item, Chunk)
         assert isinstance(item.data, memoryview)
@@ -167,7 +177,11 @@ def test_large_chunk_is_not_copied_on_its_way() -> None:
     play(story)
 
 
-def test_memory_of_a_chunk_is_used_again_when_nobody_has_it_any_more() -> None:
+def test_memory_of_a_chunk_is_used_again_when_nobody_has_it_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MEMORY, "slabs", Slabs())  # what other tests left is free, too
+
     async def story(served: Served) -> None:
         kept: list[Item] = []
         for number in range(4):

@@ -1,4 +1,4 @@
-"""The short form of the fuzzing of codec, session and layouts: the same targets, driven by hypothesis."""
+"""The short form of fuzzing what needs no other process: the same targets, driven by hypothesis."""
 
 from random import Random
 
@@ -43,6 +43,7 @@ def test_no_bytes_raise_what_they_may_not(name: str, data: bytes) -> None:
         ("codec", {"message", "refused 1002"}),
         ("session", {"ended joined", "ended operating", "ended closed", "refused when joined"}),
         ("layout", {"rows", "header", "refused rows", "refused header"}),
+        ("packed", {"unpacked", "refused frame", "refused data"}),
     ],
 )
 def test_inputs_are_neither_all_right_nor_all_wrong(name: str, outcomes: set[str]) -> None:

@@ -131,9 +131,10 @@ def draw_scenario(seed: int) -> Scenario:
     is_crowd = random.random() < CROWD
     sites = _sites(random, random.randint(20, 60) if is_crowd else random.randint(1, FEW))
     has_drift = random.random() < 0.4
+    lossless = Random(f"{seed} compression").choice(["none", "zstd"])
     return Scenario(
         seed,
-        _run(random, mode, sites, is_strict, has_drift),
+        _run(random, mode, sites, is_strict, has_drift) | {"compression": {"lossless": lossless}},
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
