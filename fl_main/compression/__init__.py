@@ -7,6 +7,10 @@ import numpy as np
 from fl_main.compression.base import Check, Codec
 from fl_main.compression.feedback import left_of
 from fl_main.compression.half import BFloat16, Float16
+from fl_main.compression.int8 import Int8
+from fl_main.compression.qsgd import Qsgd
+from fl_main.compression.random_k import RandomK
+from fl_main.compression.top_k import TopK
 from fl_main.compression.vector import Signal
 from fl_main.settings import CompressionSettings
 
@@ -21,13 +25,26 @@ __all__ = [
     "update_codec_of",
 ]
 
+# What null stands for in the settings.
+FRACTION = 0.01
+LEVELS = 127
+BLOCK = 512
+
 CODECS: Mapping[str, Callable[[CompressionSettings], Codec]] = {
     "float16": lambda settings: Float16(),
     "bfloat16": lambda settings: BFloat16(),
+    "int8": lambda settings: Int8(settings.block or BLOCK, stochastic=settings.rounding != "nearest"),
+    "qsgd": lambda settings: Qsgd(settings.block or BLOCK, settings.levels or LEVELS),
+    "top-k": lambda settings: TopK(settings.fraction or FRACTION),
+    "random-k": lambda settings: RandomK(settings.fraction or FRACTION, scaled=not settings.feeds_back),
 }
 
 # Of global models: rounded to the nearest, so that they are the same for everybody.
-DOWNLOADS: Mapping[str, Codec] = {"float16": Float16(), "bfloat16": BFloat16()}
+DOWNLOADS: Mapping[str, Codec] = {
+    "float16": Float16(),
+    "bfloat16": BFloat16(),
+    "int8": Int8(BLOCK, stochastic=False),
+}
 
 
 def update_codec_of(settings: CompressionSettings) -> Codec | None:

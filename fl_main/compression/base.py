@@ -109,7 +109,8 @@ class Codec:
         for spec in _plan(self, signal.vector.model).layout.arrays:
             pieces = parts[spec.name] if spec.name in parts else _copied(signal.model, spec)
             for piece in pieces:
-                yield piece.view(np.uint8).data
+                if piece.size:
+                    yield piece.view(np.uint8).data
 
     def decoded(self, stored: Source, model: Layout) -> Source:
         """Return what was encoded in the layout of the model, decoded where it is read.
@@ -187,8 +188,9 @@ class _Decoded:
         width = span.segment.dtype.stored.itemsize
         first, end = skipped // width, -(-(skipped + len(part)) // width)
         for start in range(first, end, STRETCH):
-            values = self._read(span.start + start, min(STRETCH, end - start))
-            data = _within(values, span.segment.dtype).view(np.uint8).data
+            with np.errstate(over="ignore", invalid="ignore"):  # of what nobody checked
+                values = self._read(span.start + start, min(STRETCH, end - start))
+                data = _within(values, span.segment.dtype).view(np.uint8).data
             place = start * width - skipped  # negative where a read begins within a value
             data = data[max(0, -place) : len(part) - place]
             place = max(0, place)

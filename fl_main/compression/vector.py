@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_main.errors import WeightsError
-from fl_main.precision import decoded
+from fl_main.precision import decoded, stored_as
 from fl_main.sources import Source
 from fl_main.strategies.base import Values
-from fl_main.weights import Array, ArraySpec, DType, Layout, Segment
+from fl_main.weights import Array, ArraySpec, DType, Layout, Segment, is_finite
 
 STRETCH = 64 << 10  # values handled at a time: with what is computed of them they fit the cache
 
@@ -139,6 +140,27 @@ class Signal:
             name = self.vector.name_at(start + int(np.argmin(finite)))
             raise WeightsError(f"array {name!r} has values that are NaN or infinite: no codec can encode it")
         return values
+
+    def narrowed(self, values: Values, places: NDArray[np.intp]) -> Array:
+        """Return values as float32, in which sparse codecs send them.
+
+        Args:
+            values: Of one type.
+            places: Where they are in the vector.
+
+        Raises:
+            WeightsError: If one is too large for it, or for the type of the model.
+        """
+        if not values.size:
+            return values.astype(np.float32)
+        dtype = self.vector.span_at(int(places[0])).segment.dtype
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+            fits = np.isfinite(narrow) & is_finite(stored_as(narrow, dtype), dtype)
+        if not fits.all():
+            name = self.vector.name_at(int(places[np.argmin(fits)]))
+            raise WeightsError(f"array {name!r} has values too large to be sent alone: take codec none")
+        return narrow
 
 
 def read_array(source: Source, offset: int, size: int, dtype: DType) -> Array:
