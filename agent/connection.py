@@ -11,7 +11,7 @@ import traceback
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -23,6 +23,7 @@ from fl_main.links import dial
 from fl_main.messages import Assign, Verdict
 from fl_main.ports import Disk, Link, Ports
 from fl_main.strategies.fold import as_channel
+from fl_main.threads import Threads
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays
 
@@ -168,15 +169,9 @@ class Outside:
 
 def real_outside(options: AgentOptions) -> Outside:
     """Return the real clocks, threads, disk and network."""
-    threads = ThreadPoolExecutor(2, "fl-agent-files")
-
-    def run_in_thread(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
-        return asyncio.get_running_loop().run_in_executor(threads, function, *args)
-
+    threads = Threads(2, "fl-agent-files")
     return Outside(
-        Ports(
-            time.time, time.monotonic, run_in_thread, run_in_thread, lambda: uuid.uuid4().hex, random.random
-        ),
+        Ports(time.time, time.monotonic, threads.run, threads.run, lambda: uuid.uuid4().hex, random.random),
         REAL_DISK,
         NetworkThread(f"fl-agent {options.name}"),
         lambda: dial(options.url, ca_file=options.ca_file),

@@ -7,19 +7,19 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from fl_main.db import ModelStore
 from fl_main.db.why import explain
 from fl_main.errors import SettingsError
-from fl_main.ports import Ports, RunInThread
+from fl_main.ports import Ports
 from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
 from fl_main.settings_files import check_binding, read_secret
 from fl_main.store import Record
+from fl_main.threads import Threads
 
 from .host import RunHost
 from .listener import WebSocketListener
@@ -27,8 +27,6 @@ from .memory import keep_small
 from .server import Daemon
 
 logger = logging.getLogger("fl_main.aggregator")
-
-T = TypeVar("T")
 
 OPERATOR_TOKEN_FILE = "operator.token"
 CLOSE_PATIENCE_S = 1.0  # for the threads, where all else took limits.stop_s
@@ -60,8 +58,8 @@ class Aggregator:
         self.settings = settings or AggregatorSettings()
         check_binding(self.settings, insecure)
         self._join_token = _secret(self.settings.join_token, "join_token")
-        self._files = ThreadPoolExecutor(FILE_THREADS, "fl-files")
-        self._writer = ThreadPoolExecutor(1, "fl-database")
+        self._files = Threads(FILE_THREADS, "fl-files")
+        self._writer = Threads(1, "fl-database")
         self._store = ModelStore(self.settings.database.folder, self.settings.database)
         self._chore: asyncio.Task[None] | None = None
         self._closing = Thread(target=self._close, name="fl-close", daemon=True)
@@ -90,7 +88,7 @@ class Aggregator:
         except BaseException:
             await self.stop()
             raise
-        self._chore = asyncio.create_task(keep_small(_runner(self._files)))
+        self._chore = asyncio.create_task(keep_small(self._files.run))
 
     async def stop(self) -> None:
         """Stop in order: no new agents, tell the others, store everything."""
@@ -192,20 +190,13 @@ def _secret(settings: SecretSettings | None, what: str) -> str:
     return read_secret(settings, what) if settings is not None else ""
 
 
-def real_ports(files: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> Ports:
+def real_ports(files: Threads, writer: Threads) -> Ports:
     """Return the real clock, threads and chance."""
     return Ports(
         wall_time=time.time,
         monotonic=time.monotonic,
-        run_in_thread=_runner(files),
-        run_in_writer=_runner(writer),
+        run_in_thread=files.run,
+        run_in_writer=writer.run,
         new_id=lambda: secrets.token_hex(12),
         chance=random.random,
     )
-
-
-def _runner(executor: ThreadPoolExecutor) -> RunInThread:
-    def run(function: Callable[..., T], /, *args: Any) -> "asyncio.Future[T]":
-        return asyncio.get_running_loop().run_in_executor(executor, function, *args)
-
-    return run

@@ -86,13 +86,18 @@ class Guest(Wire, ServerConnection):
     def process_event(self, event: Event) -> None:
         """Count a frame, then go on."""
         if isinstance(event, Frame):
-            self._frames += 1
-            if len(event.data) < SMALL_BYTES:
-                self._pace.wait_s(self.loop.time())
-                self._rest(self._pace.ahead_s(self.loop.time()))
+            self.count_frame(len(event.data))
         else:
             self._require_short_request()
         super().process_event(event)
+
+    def count_frame(self, size: int) -> None:
+        """Let the rest wait where small frames are too many."""
+        self._frames += 1
+        if size < SMALL_BYTES:
+            now = self.loop.time()
+            self._pace.wait_s(now)
+            self._rest(self._pace.ahead_s(now))
 
     def _rest(self, wait_s: float) -> None:
         """Read nothing for a while."""
@@ -127,6 +132,10 @@ class Guest(Wire, ServerConnection):
     def send_data(self) -> None:
         """Write, and count what the network does not take yet."""
         super().send_data()
+        self.account()
+
+    def wrote(self) -> None:
+        """Count what the network does not take yet."""
         self.account()
 
     def resume_writing(self) -> None:

@@ -68,6 +68,7 @@ SHELLS_IN_CORE = {
     "fl_main/cli.py",
     "fl_main/links.py",
     "fl_main/proxies.py",
+    "fl_main/threads.py",
     "fl_main/wire.py",
 }
 

@@ -1,5 +1,6 @@
 """What systemd is told of a daemon: over a socket of the test, from real threads and a real lock."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -41,11 +42,15 @@ def hang(held: Event, release: Event) -> None:
     release.wait(PATIENCE_S)
 
 
+async def work(daemon: DaemonThread, held: Event, release: Event) -> None:
+    await daemon.aggregator._writer.run(hang, held, release)
+
+
 @contextmanager
 def busy_writer(daemon: DaemonThread) -> Iterator[None]:
     """Let the database's thread hang."""
     release, held = Event(), Event()
-    future = daemon.aggregator._writer.submit(hang, held, release)
+    future = asyncio.run_coroutine_threadsafe(work(daemon, held, release), daemon._loop)
     assert held.wait(PATIENCE_S)
     try:
         yield

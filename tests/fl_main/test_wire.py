@@ -15,10 +15,11 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from fl_main.codec import HEAD_BYTES, chunk_head, frame_in, frame_of
+from fl_main.links import DialledWire
 from fl_main.messages import CHUNK_BYTES, MAX_CHUNK_BYTES, Chunk
 from fl_main.ports import HEADROOM
 from fl_main.slabs import Slabs
-from fl_main.wire import DIRECT_BYTES, MEMORY, READ_QUEUE, Item, Wire, unmask
+from fl_main.wire import DIRECT_BYTES, MEMORY, READ_QUEUE, Item, Wire, unmask, unmasked
 
 TRANSFER = "sha256:" + "0" * 64
 
@@ -268,8 +269,37 @@ def test_frame_with_room_before_it_is_sent_as_any_other() -> None:
     play(story)
 
 
+def test_messages_that_are_sent_together_are_sent_as_any_others() -> None:
+    async def story(served: Served) -> None:
+        messages = [os.urandom(size) for size in (0, 100, 125, 126, 9000, 70_000)]
+        await served.wire.send_frames(messages)
+        served.client.receive_data(bytes(served.transport.written))
+        heard = [bytes(frame.data) for frame in served.client.events_received()[-len(messages) :]]  # type: ignore[union-attr]
+        assert heard == messages
+
+    play(story)
+
+
+def test_dialling_end_masks_what_it_sends() -> None:
+    async def story() -> None:
+        wire, server = DialledWire(ClientProtocol(parse_uri("ws://here/"))), ServerProtocol()
+        wire.connection_made(transport := Transport())
+        wire.protocol.send_request(wire.protocol.connect())
+        server.receive_data(b"".join(wire.protocol.data_to_send()))
+        [request] = server.events_received()
+        server.send_response(server.accept(request))  # type: ignore[arg-type]
+        wire.data_received(b"".join(server.data_to_send()))
+        await wire.send_frames(messages := [b"", b"first", os.urandom(5000)])
+        server.receive_data(bytes(transport.written))
+        assert b"first" not in transport.written
+        assert [bytes(frame.data) for frame in server.events_received()] == messages  # type: ignore[union-attr]
+
+    asyncio.run(story())
+
+
 @given(data=st.binary(max_size=50), mask=st.binary(min_size=4, max_size=4), place=st.integers(0, 9))
 def test_masking_is_that_of_the_protocol(data: bytes, mask: bytes, place: int) -> None:
     masked = bytearray(data)
     unmask(memoryview(masked), mask, place)
     assert bytes(masked) == bytes(byte ^ mask[(i + place) % 4] for i, byte in enumerate(data))
+    assert unmasked(data, mask) == bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))

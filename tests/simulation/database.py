@@ -37,15 +37,19 @@ class SimStore(ModelStore):
         event.listen(self._engine, "before_cursor_execute", self._stops("execute"))
 
     def _stops(self, point: str) -> Any:
-        def stop(*_: object) -> None:
-            self._process.call(f"SQLite's {point}")
-            fault = self._machine.database_fault
-            if fault is not None:
-                error = sqlite3.OperationalError(fault[1])
-                error.sqlite_errorname = fault[0]
-                raise error
+        return lambda *_: self._stop(point)
 
-        return stop
+    def _stop(self, point: str) -> None:
+        self._process.call(f"SQLite's {point}")
+        fault = self._machine.database_fault
+        if fault is not None:
+            error = sqlite3.OperationalError(fault[1])
+            error.sqlite_errorname = fault[0]
+            raise error
+
+    def _write(self, cursor: Any, statement: str, table_rows: list[dict[str, Any]]) -> None:
+        self._stop("execute")
+        super()._write(cursor, statement, table_rows)
 
     def commit(self, records: Sequence[Record], at: float) -> None:
         super().commit(records, at)
