@@ -33,17 +33,17 @@ BLOCK = 512
 CODECS: Mapping[str, Callable[[CompressionSettings], Codec]] = {
     "float16": lambda settings: Float16(),
     "bfloat16": lambda settings: BFloat16(),
-    "int8": lambda settings: Int8(settings.block or BLOCK, stochastic=settings.rounding != "nearest"),
+    "int8": lambda settings: Int8(settings.block or BLOCK, settings.rounding or "stochastic"),
     "qsgd": lambda settings: Qsgd(settings.block or BLOCK, settings.levels or LEVELS),
     "top-k": lambda settings: TopK(settings.fraction or FRACTION),
-    "random-k": lambda settings: RandomK(settings.fraction or FRACTION, scaled=not settings.feeds_back),
+    "random-k": lambda settings: RandomK(settings.fraction or FRACTION, settings.feeds_back),
 }
 
 # Of global models: rounded to the nearest, so that they are the same for everybody.
 DOWNLOADS: Mapping[str, Codec] = {
     "float16": Float16(),
     "bfloat16": BFloat16(),
-    "int8": Int8(BLOCK, stochastic=False),
+    "int8": Int8(BLOCK, "nearest"),
 }
 
 

@@ -16,18 +16,31 @@ from numpy.typing import NDArray
 from fl_main.compression.quantized import Quantized
 from fl_main.strategies.base import Values
 
-LEVELS = 127
-
 
 @dataclass(frozen=True, slots=True)
 class Int8(Quantized):
-    """Rounds to 255 steps between a block's largest value and its negative."""
+    """Rounds to 255 steps between a block's largest magnitude and its negative.
+
+    Attributes:
+        block: Values that share a scale.
+        rounding: `stochastic` or `nearest`.
+    """
 
     name: ClassVar[str] = "int8"
 
-    levels: int = LEVELS
+    rounding: str = "stochastic"
+
+    @property
+    def largest(self) -> int:
+        """The largest code of 8 bits that has a negative."""
+        return 127
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it rounds by chance."""
+        return self.rounding == "stochastic"
 
     def scales_of(self, values: Values, starts: NDArray[np.intp]) -> Values:
         """Return max |v| / 127 of each block."""
         largest: Values = np.maximum.reduceat(np.abs(values), starts)
-        return largest / self.levels
+        return largest / self.largest

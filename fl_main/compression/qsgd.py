@@ -19,9 +19,21 @@ from fl_main.strategies.base import Values
 
 @dataclass(frozen=True, slots=True)
 class Qsgd(Quantized):
-    """Rounds to `levels` steps from 0 to a block's norm, and their negatives."""
+    """Rounds to some steps between 0 and a block's norm, and their negatives.
+
+    Attributes:
+        block: Values that share a norm.
+        levels: Steps, s.
+    """
 
     name: ClassVar[str] = "qsgd"
+
+    levels: int
+
+    @property
+    def largest(self) -> int:
+        """The largest code: all of a block's norm is one value's."""
+        return self.levels
 
     def scales_of(self, values: Values, starts: NDArray[np.intp]) -> Values:
         """Return ||v|| / s of each block."""

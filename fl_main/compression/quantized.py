@@ -1,4 +1,4 @@
-"""What the codecs int8 and qsgd share: whole numbers of at most `levels`, times the scale of a block.
+"""What the codecs int8 and qsgd share: small whole numbers, times the scale of a block.
 
 An array's values are cut into blocks; of a value v in a block of scale a the code is v / a,
 rounded to a whole number q, and q a is what is read. Stochastic rounding takes the next higher
@@ -23,7 +23,7 @@ from fl_main.weights import Array, ArraySpec, DType
 
 CODES = "__codes__"
 SCALES = "__scales__"
-PACKED_LEVELS = 7  # up to these a code fits half a byte, as a two's complement
+LARGEST_PACKED = 7  # up to these a code fits half a byte, as a two's complement
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Codes = NDArray[np.int8]
@@ -35,21 +35,27 @@ class Quantized(Codec):
 
     Attributes:
         block: Values that share a scale; an array's last block may be shorter.
-        levels: The largest code.
-        stochastic: Whether it rounds by chance, or to the nearest.
     """
 
     block: int
-    levels: int
-    stochastic: bool = True
+
+    @property
+    def largest(self) -> int:
+        """The largest code, up to 127."""
+        raise NotImplementedError
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it rounds by chance, or to the nearest."""
+        return True
 
     @property
     def is_packed(self) -> bool:
         """Whether two codes share a byte."""
-        return self.levels <= PACKED_LEVELS
+        return self.largest <= LARGEST_PACKED
 
     def scales_of(self, values: Values, starts: NDArray[np.intp]) -> Values:
-        """Return the scale of each block, so large that no value is more than `levels` of it.
+        """Return the scale of each block, so large that no value is more than `largest` of it.
 
         Args:
             values: Of some blocks, one after the other.
@@ -77,9 +83,9 @@ class Quantized(Codec):
         with np.errstate(over="ignore"):
             exact = self.scales_of(values, blocks.starts)
             scales = exact.astype(np.float32)
-        # Rounded up, or the largest value would be more than `levels` scales where these are tiny.
+        # Rounded up, or the largest value would be more than `largest` scales where these are tiny.
         scales = np.where(scales < exact, np.nextafter(scales, np.float32(np.inf)), scales)
-        fits = scales <= _FLOAT32_MAX / self.levels
+        fits = scales <= _FLOAT32_MAX / self.largest
         if not fits.all():
             name = signal.vector.name_at(blocks.start + int(blocks.starts[np.argmin(fits)]))
             raise WeightsError(f"array {name!r} has values too large for {self.name}: take codec none")
@@ -89,8 +95,8 @@ class Quantized(Codec):
         for blocks, own in zip(groups(signal.vector, self.block), scales, strict=True):
             values = signal.read(blocks.start, blocks.size)
             values /= np.repeat(np.where(own > 0, own, 1), blocks.sizes)  # where the scale is 0, all are
-            codes = rounded(values, chance if self.stochastic else None)
-            yield np.clip(codes, -self.levels, self.levels).astype(np.int8)  # a division may round up
+            codes = rounded(values, chance if self.is_stochastic else None)
+            yield np.clip(codes, -self.largest, self.largest).astype(np.int8)  # a division may round up
 
     def reader(self, stored: Source, vector: Vector) -> Reader:
         """Return what multiplies codes with their scales."""
@@ -119,13 +125,13 @@ class Quantized(Codec):
         return unpacked(pairs)[start % 2 :][:size]
 
     def wrong(self, vector: Vector, spec: ArraySpec, start: int, values: Array, before: int) -> str:
-        """Scales are not negative and not too large, codes not larger than there are levels."""
+        """Scales are not negative and not too large, codes not beyond the largest."""
         if spec.name == SCALES:
-            is_right = bool(((values >= 0) & (values <= _FLOAT32_MAX / self.levels)).all())
+            is_right = bool(((values >= 0) & (values <= _FLOAT32_MAX / self.largest)).all())
             return "" if is_right else "has scales that are negative or too large"
         codes = unpacked(values) if self.is_packed else values.astype(np.int16)
-        is_right = bool((np.abs(codes) <= self.levels).all())
-        return "" if is_right else f"has codes beyond {self.levels}"
+        is_right = bool((np.abs(codes) <= self.largest).all())
+        return "" if is_right else f"has codes beyond {self.largest}"
 
 
 def rounded(values: Values, chance: np.random.Generator | None) -> Values:

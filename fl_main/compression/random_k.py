@@ -36,13 +36,14 @@ class RandomK(Codec):
 
     Attributes:
         fraction: Part of the values that is sent, at least 10^-6, at most 1.
-        scaled: Whether they are multiplied, so that they are right on average.
+        error_feedback: Whether what is left comes later; without, values are multiplied, so that
+            they are right on average.
     """
 
     name: ClassVar[str] = "random-k"
 
     fraction: float
-    scaled: bool
+    error_feedback: bool
 
     def arrays(self, vector: Vector) -> list[ArraySpec]:
         """Return a number that the places follow from, and the values, as float32."""
@@ -59,7 +60,7 @@ class RandomK(Codec):
         for start, size in signal.vector.stretches():
             _, places, sizes = parts.chosen(start, size)
             values = signal.read(start, size)[places - start]
-            yield signal.narrowed(values * sizes if self.scaled else values, places)
+            yield signal.narrowed(values if self.error_feedback else values * sizes, places)
 
     def reader(self, stored: Source, vector: Vector) -> Reader:
         """Return what puts values in their places, and 0 elsewhere."""

@@ -36,14 +36,14 @@ TRIED: dict[str, Codec] = {
     "float16": Float16(),
     "bfloat16": BFloat16(),
     "int8": Int8(BLOCK),
-    "int8 nearest": Int8(BLOCK, stochastic=False),
+    "int8 nearest": Int8(BLOCK, "nearest"),
     "qsgd": Qsgd(BLOCK, 127),
     "qsgd packed": Qsgd(BLOCK, 7),
     "qsgd ternary": Qsgd(BLOCK, 1),
     "top-k": TopK(0.3),
     "top-k of all": TopK(1.0),
-    "random-k": RandomK(0.3, scaled=True),
-    "random-k unscaled": RandomK(0.3, scaled=False),
+    "random-k": RandomK(0.3, error_feedback=False),
+    "random-k unscaled": RandomK(0.3, error_feedback=True),
 }
 each_codec = pytest.mark.parametrize("codec", TRIED.values(), ids=TRIED)
 
