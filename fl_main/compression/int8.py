@@ -43,4 +43,4 @@ class Int8(Quantized):
     def scales_of(self, values: Values, starts: NDArray[np.intp]) -> Values:
         """Return max |v| / 127 of each block."""
         largest: Values = np.maximum.reduceat(np.abs(values), starts)
-        return largest / self.largest
+        return largest.astype(np.float64) / self.largest  # a float32 might lose a tiny one
