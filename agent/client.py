@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fl_main import __version__
+from fl_main.digests import DigestAlgorithm
 from fl_main.errors import (
     ConnectionFailedError,
     FencedError,
@@ -313,6 +314,7 @@ class Client:
             software=f"fl_main {__version__}",
             poll_s=profile.poll_s,
             packings=list(PACKINGS),
+            digest_algorithms=list(DigestAlgorithm),
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -340,6 +342,7 @@ class Client:
             welcome.run,
             welcome.round_id,
         )
+        await self._outbox.follow(_algorithm(welcome))
         self._visits.begin()
         if not self._has_joined and welcome.packing not in (None, *PACKINGS):
             logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
@@ -558,6 +561,14 @@ async def _ping(link: Link, session: Session) -> None:
     with contextlib.suppress(LinkClosedError):
         if session.state is not State.CLOSED:
             await link.send(session.send(Ping()))
+
+
+def _algorithm(welcome: Welcome) -> DigestAlgorithm:
+    try:
+        return DigestAlgorithm(welcome.digest_algorithm)
+    except ValueError:
+        reason = f"model files named by {welcome.digest_algorithm!r} digests, which this agent cannot compute"
+        raise RemoteProtocolError(reason) from None
 
 
 def _invitation(welcome: Welcome) -> Invitation:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from fl_main.digests import DigestAlgorithm
 from fl_main.errors import FLError, RemoteProtocolError, StateFolderError, StateFolderFullError
 from fl_main.messages import Credit, Offer, Payload, Send, Verdict
 from fl_main.ports import LinkClosedError, Ports
@@ -75,6 +76,22 @@ class Outbox:
         """Take an update that is written; return what will hold the aggregator's verdict."""
         self._entries[entry.task_id] = entry
         return self._verdicts.setdefault(entry.task_id, asyncio.get_running_loop().create_future())
+
+    async def follow(self, algorithm: DigestAlgorithm) -> None:
+        """Name what is here, and what comes, by the digests that the aggregator wants.
+
+        What lies here from earlier may have others, as the aggregator's database was another one.
+        """
+        self._folder.algorithm = algorithm
+        for task_id, entry in list(self._entries.items()):
+            self._entries[task_id] = await self._in_algorithm(entry)
+
+    async def _in_algorithm(self, entry: OutboxEntry) -> OutboxEntry:
+        while True:
+            try:
+                return await self._ports.run_in_thread(self._folder.in_algorithm, entry)
+            except StateFolderError as error:
+                await self._wait_for_the_disk(error)
 
     def offers(self, known: Layout | None) -> list[Offer]:
         """Return an offer of every update that was not judged yet.

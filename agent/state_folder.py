@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from fl_main.digests import DigestAlgorithm, algorithm_of, file_digest, tagged
 from fl_main.disk import REAL_DISK, read_whole, write_whole
 from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
 from fl_main.ports import Disk, DiskFile
-from fl_main.weights import Array, Layout, Rows, Weights, file_digest, pieces, tagged, views
+from fl_main.weights import Array, Layout, Rows, Weights, pieces, views
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -77,6 +78,7 @@ class StateFolder:
     Attributes:
         agent_id: Who the agent is.
         start_number: How often it was started before.
+        algorithm: What the aggregator names model files by, as it said last.
 
     Raises:
         StateFolderError: If the folder is in use, damaged or cannot be written.
@@ -91,6 +93,7 @@ class StateFolder:
         durable: bool = False,
     ) -> None:
         self.path = path
+        self.algorithm = DigestAlgorithm.BLAKE3
         self._disk = disk
         self._durable = durable
         self._outbox = path / "outbox"
@@ -218,7 +221,7 @@ class StateFolder:
             entry = OutboxEntry(**fields, payloads=payloads)
             if all(self._is_whole(task_id, payload) for payload in payloads):
                 return entry
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OSError, WeightsError):
             pass  # not as it was written
         logger.warning("the update of task %s is damaged in %s; it is made again", task_id, self._outbox)
         self.drop(task_id, keep_state=False)
@@ -226,7 +229,26 @@ class StateFolder:
 
     def _is_whole(self, task_id: str, payload: OutboxPayload) -> bool:
         """Whether arrays are as they were written: a loss of power may have left less."""
-        digest = file_digest(layout := Layout.from_wire(payload.rows))
+        return self._digest(task_id, payload, algorithm_of(payload.digest)) == payload.digest
+
+    def in_algorithm(self, entry: OutboxEntry) -> OutboxEntry:
+        """Return a finished update with the digests that the aggregator wants now.
+
+        Raises:
+            StateFolderError: If its files cannot be read.
+        """
+        with self._translated("see whether that disk works"):
+            payloads = tuple(self._in_algorithm(entry.task_id, payload) for payload in entry.payloads)
+        return replace(entry, payloads=payloads)
+
+    def _in_algorithm(self, task_id: str, payload: OutboxPayload) -> OutboxPayload:
+        if algorithm_of(payload.digest) is self.algorithm:
+            return payload
+        return replace(payload, digest=self._digest(task_id, payload, self.algorithm))
+
+    def _digest(self, task_id: str, payload: OutboxPayload, algorithm: DigestAlgorithm) -> str:
+        """Return the digest of a file of a finished update, whatever its facts say."""
+        digest = file_digest(layout := Layout.from_wire(payload.rows), algorithm)
         file, place = self.open_payload(task_id, payload.channel), len(layout.header)
         buffer = memoryview(bytearray(_READ_BYTES))
         try:
@@ -235,7 +257,7 @@ class StateFolder:
                 place += count
         finally:
             file.close()
-        return tagged(digest) == payload.digest
+        return tagged(digest)
 
     def open_payload(self, task_id: str, channel: str) -> DiskFile:
         """Open a finished update's arrays: a safetensors file, its data at the end.
@@ -342,7 +364,7 @@ class StateFolder:
 
     def _write_arrays(self, path: Path, arrays: Weights, layout: Layout) -> str:
         """Write a safetensors file and return its digest."""
-        digest = file_digest(layout)
+        digest = file_digest(layout, self.algorithm)
         file = self._disk.open(path, write=True)
         try:
             file.truncate(0)

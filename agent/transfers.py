@@ -5,12 +5,13 @@ import errno
 from collections.abc import Awaitable, Callable
 
 from fl_main.codec import HEAD_BYTES, frame_in
+from fl_main.digests import algorithm_of, file_digest, tagged
 from fl_main.errors import RemoteProtocolError, WeightsError
 from fl_main.lossless import Piece, packed_frame
 from fl_main.messages import ALIGNMENT, CHUNK_BYTES, Chunk, Fetch, Payload, Sending
 from fl_main.ports import HEADROOM, DiskFile, RunInThread
 from fl_main.session import Incoming
-from fl_main.weights import Layout, file_digest, tagged
+from fl_main.weights import Layout
 
 MAX_RESTARTS = 2  # for a digest that does not match
 
@@ -51,7 +52,10 @@ class Download:
         if sending.offset != self._place:
             raise RemoteProtocolError(f"a model from byte {sending.offset}, asked for was {self._place}")
         if self._place == 0:
-            self._digest = file_digest(self._layout)
+            try:
+                self._digest = file_digest(self._layout, algorithm_of(self.payload.digest))
+            except WeightsError as error:
+                raise RemoteProtocolError(str(error)) from error
         self._incoming = Incoming(sending.transfer, sending.size, self._place, sending.size)
 
     def _described(self, sending: Sending) -> Layout:

@@ -216,6 +216,7 @@ class Door:
             raise Refusal(
                 "unknown_run", f"there is no run {join.run!r} (runs: {names}); create one: fl run create FILE"
             )
+        self._require_digest(join)
         self._require_room((join.run, join.agent_id))
         layout = self._stated_layout(host, join)
         if refusal := host.machine.refusal(layout) or host.machine.poll_refusal(join.poll_s):
@@ -228,6 +229,16 @@ class Door:
             most = self._shared.limits.joins_per_s
             reason = f"more than {most:g} agents per second join; its turn is in {wait_s:.1f} s"
             raise Refusal("busy", reason, lasting=False, retry_s=wait_s)
+
+    def _require_digest(self, join: Join) -> None:
+        """Refuse an agent that could not check a single model of this database."""
+        algorithm = self._shared.store.algorithm
+        if algorithm not in join.digest_algorithms:
+            reason = (
+                f"model files are named by {algorithm} digests here, and {join.software or 'this agent'} "
+                "cannot compute them: install a newer fl_main"
+            )
+            raise Refusal("digest", reason)
 
     def _require_room(self, key: tuple[str, str]) -> None:
         """Let no more in than the limit, those counted who are about to be welcomed."""
@@ -284,6 +295,7 @@ class Door:
             ping_interval_s=self._shared.limits.ping_interval_s,
             software=SOFTWARE,
             packing=None if settings.compression.lossless == "none" else settings.compression.lossless,
+            digest_algorithm=self._shared.store.algorithm,
         )
 
     async def _counted(self, join: Join) -> dict[str, int]:

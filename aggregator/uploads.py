@@ -214,6 +214,9 @@ class Upload:
 
     async def _receive(self, name: str, payload: StoredPayload) -> str:
         """Stage one payload; return what is wrong with it, or an empty text."""
+        algorithm = self._store.algorithm
+        if not payload.digest.startswith(f"{algorithm}:"):
+            return f"its digest is {payload.digest}, and model files are named by {algorithm} digests here"
         window = min(max(payload.size, 1), WINDOW_BYTES, self._budget.total)
         await self._budget.take(window, self._run, self._say_wait)
         try:

@@ -26,7 +26,7 @@ with agent as me:
     for task in me.tasks():
         task.submit(task.weights, num_examples=1)
 """
-THIRD_PARTY = "import numpy, msgpack, filelock, pydantic, websockets.asyncio.client"
+THIRD_PARTY = "import numpy, msgpack, blake3, filelock, pydantic, websockets.asyncio.client"
 
 
 def first_round_s(size_mb: float) -> float:

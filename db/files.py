@@ -11,17 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from fl_main.digests import Digest, DigestAlgorithm, algorithm_of, file_digest, tagged
 from fl_main.disk import REAL_DISK
-from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.errors import StoreDamagedError, StoreError, WeightsError
 from fl_main.ports import Disk, DiskFile
-from fl_main.weights import Digest, Layout, file_digest, tagged
+from fl_main.weights import Layout
 
 from .faults import translated
 
 SUFFIX = ".safetensors"
 _READ_BYTES = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
-_TAGGED = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class StagedFile:
@@ -31,6 +31,7 @@ class StagedFile:
 
     Args:
         name: What `StoredPayload.staged` calls it.
+        algorithm: Of its digest.
         resume: Whether to go on with what is there, if it is of the same layout.
         durable: Whether `finish` waits until the disk has it.
 
@@ -39,15 +40,24 @@ class StagedFile:
     """
 
     def __init__(
-        self, disk: Disk, path: Path, name: str, layout: Layout, *, resume: bool, durable: bool
+        self,
+        disk: Disk,
+        path: Path,
+        name: str,
+        layout: Layout,
+        algorithm: DigestAlgorithm,
+        *,
+        resume: bool,
+        durable: bool,
     ) -> None:
         self._disk = disk
         self._path = path
         self._name = name
         self._layout = layout
+        self._algorithm = algorithm
         self._durable = durable
         self._size = 0
-        self._digest: Digest = file_digest(layout)
+        self._digest: Digest = file_digest(layout, algorithm)
         self._file: DiskFile | None = None
         self._opened()
         try:
@@ -133,7 +143,7 @@ class StagedFile:
         with translated(self._path, "stage a model"):
             file.truncate(0)
         self._size = 0
-        self._digest = file_digest(self._layout)
+        self._digest = file_digest(self._layout, self._algorithm)
         self._write(memoryview(self._layout.header), 0)
 
     def finish(self) -> str:
@@ -227,12 +237,16 @@ class ModelFiles:
 
     Args:
         folder: The database's folder.
+        algorithm: Of the digests that name them.
         disk: Where it lies.
         durable: Whether what is done must survive a loss of power.
     """
 
-    def __init__(self, folder: Path, disk: Disk = REAL_DISK, *, durable: bool = False) -> None:
+    def __init__(
+        self, folder: Path, algorithm: DigestAlgorithm, disk: Disk = REAL_DISK, *, durable: bool = False
+    ) -> None:
         self.folder = folder / "models"
+        self.algorithm = algorithm
         self._disk = disk
         self._lasting: set[Path] = set()  # folders below that will still be there after a loss of power
         self.staging = self.folder / ".staging"
@@ -249,14 +263,21 @@ class ModelFiles:
         Raises:
             StoreError: If it is no digest of this database's algorithm.
         """
-        if not _TAGGED.fullmatch(digest):
-            raise StoreError(f"{digest!r} is not a digest of this database, as sha256:<64 digits>")
-        name = digest.removeprefix("sha256:")
+        if not self._is_ours(digest):
+            raise StoreError(f"{digest!r} is not a digest of this database, as {self.algorithm}:<64 digits>")
+        name = digest.partition(":")[2]
         return self.folder / name[:2] / (name + SUFFIX)
+
+    def _is_ours(self, digest: str) -> bool:
+        try:
+            return algorithm_of(digest) is self.algorithm
+        except WeightsError:
+            return False
 
     def stage(self, name: str, layout: Layout, *, resume: bool = False) -> StagedFile:
         """Open a staging file; see `Store.stage`."""
-        return StagedFile(self._disk, self._staged(name), name, layout, resume=resume, durable=self._durable)
+        path, durable = self._staged(name), self._durable
+        return StagedFile(self._disk, path, name, layout, self.algorithm, resume=resume, durable=durable)
 
     def is_staged(self, name: str) -> bool:
         """Whether there is a staging file of that name."""
@@ -321,7 +342,7 @@ class ModelFiles:
         """Yield the digests of all files that are in a place of ours."""
         for path in self.stored():
             if _NAME.fullmatch(path.name) and path.parent.name == path.name[:2]:
-                yield "sha256:" + path.name.removesuffix(SUFFIX)
+                yield f"{self.algorithm}:{path.name.removesuffix(SUFFIX)}"
 
     def stored(self) -> Iterator[Path]:
         """Yield every file that is not staged, ours or not."""

@@ -11,6 +11,7 @@ from sqlite3 import DatabaseError
 from typing import TYPE_CHECKING
 
 from fl_main import __version__
+from fl_main.digests import DigestAlgorithm
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 
 from .rows import Facts
@@ -132,6 +133,22 @@ def version_of(connection: "PlainConnection", place: str) -> int | None:
     if row is None or not row[0].isdecimal():
         raise StoreDamagedError(f"{place} does not say which version it is; put a backup of it there")
     return int(row[0])
+
+
+def algorithm_of(connection: "PlainConnection", place: str) -> DigestAlgorithm:
+    """Return what a database names its model files by: decided when it was made, for good.
+
+    Raises:
+        StoreDamagedError: If it does not say, or says what nobody knows.
+    """
+    row = connection.execute("SELECT value FROM meta WHERE key = 'digest_algorithm'").fetchone()
+    found = row[0] if row else ""
+    if found not in (known := list(DigestAlgorithm)):
+        raise StoreDamagedError(
+            f"{place} says that {found!r} digests name model files, which are {' or '.join(known)}; "
+            "put a backup of it there"
+        )
+    return DigestAlgorithm(found)
 
 
 def require_readable(version: int | None, place: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

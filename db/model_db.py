@@ -114,7 +114,8 @@ class ModelDB:
         """The folder of its model files."""
         from .files import ModelFiles
 
-        return ModelFiles(self.folder)
+        with self.connect() as connection:
+            return ModelFiles(self.folder, migrations.algorithm_of(connection, str(self.file)))
 
     # --- runs and models ------------------------------------------------------------------
 

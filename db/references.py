@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Protocol
 
+from fl_main.digests import DigestAlgorithm
 from fl_main.errors import StoreError
 
 from . import queries
 from .records import RunFacts
 
 _WAYS = "give a model id, the beginning of a digest, or run:ROUND, run:best, run:last"
-_HEXADECIMAL = re.compile(r"(sha256:)?[0-9a-f]{4,64}")
+_DIGITS = re.compile(rf"(({'|'.join(DigestAlgorithm)}):)?[0-9a-f]{{4,64}}")
 
 
 class _Run(Protocol):
@@ -35,7 +36,7 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
     """
     if queries.model(connection, reference) is not None:
         return reference
-    if _HEXADECIMAL.fullmatch(reference) and (found := _by_beginning(connection, reference)):
+    if _DIGITS.fullmatch(reference) and (found := _by_beginning(connection, reference)):
         return found
     name, colon, place = reference.rpartition(":")
     if not colon and len(runs.runs()) != 1:
@@ -44,10 +45,8 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
 
 
 def _by_beginning(connection: Connection, start: str) -> str | None:
-    for column, text in (
-        ("model_id", start),
-        ("digest", "sha256:" + start.removeprefix("sha256:")),
-    ):
+    tags = [""] if ":" in start else [f"{algorithm}:" for algorithm in DigestAlgorithm]
+    for column, text in (("model_id", start), *(("digest", tag + start) for tag in tags)):
         found = _starting(connection, column, text)
         if len({digest for _, digest in found}) > 1:
             raise StoreError(f"{start!r} is the beginning of several models; give more digits of one")

@@ -36,8 +36,6 @@ from sqlalchemy.types import TypeEngine
 from fl_main.store import ModelKind, Phase, RunStatus, TaskStatus, Verdict
 from fl_main.training import Kind
 
-DIGEST_ALGORITHM = "sha256"
-
 metadata = MetaData()
 
 

@@ -1,5 +1,6 @@
 """The model database as the daemon uses it: SQLite for facts, one file per model."""
 
+import logging
 import sqlite3
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.engine.interfaces import DBAPICursor
 
+from fl_main.digests import DigestAlgorithm
 from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError
 from fl_main.ports import Disk
@@ -23,7 +25,10 @@ from .batch import Batch, upsert
 from .chain import Head
 from .engine import translated
 from .files import ModelFiles, StagedFile, StoredFile
+from .migrations import algorithm_of
 from .upgrade import migrate
+
+logger = logging.getLogger("fl_main.db")
 
 PRUNED = "deleted by the retention settings"
 
@@ -61,7 +66,7 @@ class ModelStore:
         self._settings = settings or DatabaseSettings()
         self._clock = clock
         self._file = self.folder / sqlite.FILE
-        self._files = ModelFiles(self.folder, files_on, durable=self._settings.durability == "power")
+        self._files_on = files_on
         self._writing = threading.Lock()
         self._heads: dict[str, Head] = {}
         self._layouts: dict[str, Layout] = {}
@@ -81,7 +86,7 @@ class ModelStore:
         try:
             with translated(self._file, "open the model database"):
                 self._writer = self._engine.connect()
-                migrate(self._writer, str(self._file), self._clock())
+                self._files = self._migrated()
             self._files.make()
             with self._read() as connection:
                 self.damages = recovery.sweep(connection, self._files)
@@ -89,6 +94,22 @@ class ModelStore:
             self._dispose()
             raise
         self._is_open = True
+
+    def _migrated(self) -> ModelFiles:
+        """Make the database, or bring it up to date; return its files, named as it says."""
+        wanted, place = DigestAlgorithm(self._settings.digest), str(self._file)
+        migrate(self._writer, place, self._clock(), algorithm=wanted)
+        with self._read() as connection:
+            found = algorithm_of(engine.plain(connection), place)
+        if found is not wanted:
+            logger.info("%s names model files by %s for good; database.digest is for new ones", place, found)
+        durable = self._settings.durability == "power"
+        return ModelFiles(self.folder, found, self._files_on, durable=durable)
+
+    @property
+    def algorithm(self) -> DigestAlgorithm:
+        """Of the digests that name the model files; see `Store.algorithm`."""
+        return self._files.algorithm
 
     # --- writing --------------------------------------------------------------------------
 

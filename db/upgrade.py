@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 
 from fl_main import __version__
+from fl_main.digests import DigestAlgorithm
 
 from . import chain, schema
 from .engine import plain
@@ -18,7 +19,11 @@ from .sqlite import APPLICATION_ID
 
 
 def migrate(
-    connection: Connection, place: str, at: float, migrations: Sequence[Migration] = MIGRATIONS
+    connection: Connection,
+    place: str,
+    at: float,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    algorithm: DigestAlgorithm = DigestAlgorithm.BLAKE3,
 ) -> None:
     """Make the tables of an empty database, or bring an older one up to date.
 
@@ -26,6 +31,7 @@ def migrate(
         connection: Without an open transaction; each migration gets one.
         place: The file, for messages.
         at: Wall time, Unix seconds.
+        algorithm: Of the digests that name the model files of a new database.
 
     Raises:
         StoreVersionError: If the database is newer than this code.
@@ -34,7 +40,7 @@ def migrate(
     with connection.begin():
         version = version_of(plain(connection), place)
         if version is None:
-            _create(connection, at, migrations)
+            _create(connection, at, migrations, algorithm)
             return
     refuse_newer(version, place, migrations)
     for number, migration in enumerate(migrations[version - 1 :], version + 1):
@@ -58,13 +64,15 @@ def _references_unchecked(connection: Connection) -> Iterator[None]:
         cursor.close()
 
 
-def _create(connection: Connection, at: float, migrations: Sequence[Migration]) -> None:
+def _create(
+    connection: Connection, at: float, migrations: Sequence[Migration], algorithm: DigestAlgorithm
+) -> None:
     connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in schema.statements():
         connection.execute(statement)
     facts = {
         "schema_version": str(newest(migrations)),
-        "digest_algorithm": schema.DIGEST_ALGORITHM,
+        "digest_algorithm": str(algorithm),
         "made_by": f"fl_main {__version__}",
         "created_at": repr(at),
     }

@@ -4,13 +4,13 @@ The chain of each run says what was committed; every row of every table must say
 (`audit`), and every file must have the digest that its row says.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.errors import StoreDamagedError, WeightsError
 from fl_main.weights import Layout
 
@@ -96,7 +96,7 @@ def _check_file(files: ModelFiles, file: _Expected) -> Iterator[Damage]:
             header = _header(opened.read(8), opened.read)
             size = os.fstat(opened.fileno()).st_size
             opened.seek(0)
-            digest = _digest(opened.read)
+            digest = _digest(files.algorithm, opened.read)
     except FileNotFoundError:
         yield Damage(Fault.FILE_MISSING, where, "it is missing")
         return
@@ -123,11 +123,11 @@ def _header(length: bytes, read: Callable[[int], bytes]) -> int | None:
     return 8 + count
 
 
-def _digest(read: Callable[[int], bytes]) -> str:
-    digest = hashlib.sha256()
+def _digest(algorithm: DigestAlgorithm, read: Callable[[int], bytes]) -> str:
+    digest = new_digest(algorithm)
     while data := read(_PIECE_BYTES):
         digest.update(data)
-    return "sha256:" + digest.hexdigest()
+    return tagged(digest)
 
 
 def _unknown_files(db: ModelDB) -> Iterator[Damage]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from fl_main.deltas import subtract
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.errors import FLError, RunFailedError, SettingsError
 from fl_main.events import (
     AgentJoined,
@@ -58,7 +59,7 @@ from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
-from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, file_digest, pack, tagged, views
+from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, pack, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +445,7 @@ class _LocalDriver:
         return self._stored(_Memory(layout, pack(arrays, layout)), channel)
 
     def _stored(self, memory: _Memory, channel: str = "weights") -> StoredPayload:
-        digest = file_digest(memory.layout)
+        digest = file_digest(memory.layout, DigestAlgorithm.BLAKE3)
         digest.update(memory.data)
         name = tagged(digest)
         self._files[name] = memory

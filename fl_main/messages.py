@@ -123,6 +123,7 @@ class Join(Message):
         kinds: Kinds of tasks that it can do.
         poll_s: Seconds between two visits of an agent that does not stay connected.
         packings: How chunks may be packed that it gets or sends.
+        digest_algorithms: Algorithms that it can name model files by.
     """
 
     type: Literal["join"] = "join"
@@ -140,6 +141,7 @@ class Join(Message):
     software: ShortText = ""
     poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     packings: Annotated[list[Name], Field(max_length=20)] = []
+    digest_algorithms: Annotated[list[Name], Field(max_length=20)] = ["sha256"]
 
 
 class Fetch(Message):
@@ -205,6 +207,7 @@ class Welcome(Message):
         counted: Of the tasks the agent holds: the round in which its update was counted.
         stores_local_models: Whether, and for how long, updates stay in the database.
         packing: How the run wants chunks packed where that pays; both do so if the agent can.
+        digest_algorithm: Algorithm that the aggregator names model files by.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -221,6 +224,7 @@ class Welcome(Message):
     ping_interval_s: Finite = 20.0
     software: ShortText = ""
     packing: Name | None = None
+    digest_algorithm: Name = "sha256"
 
 
 class Refuse(Message):

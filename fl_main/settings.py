@@ -553,6 +553,10 @@ class DatabaseSettings(Section):
         default="process",
         description="process: survives the death of any process; power: of the machine, at a cost",
     )
+    digest: Literal["blake3", "sha256"] = Field(
+        default="blake3",
+        description="what names model files; decided when the database is made, and never changed",
+    )
     retention: RetentionSettings = Field(default=RetentionSettings(), description="which models stay on disk")
 
 

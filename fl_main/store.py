@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from fl_main.digests import DigestAlgorithm
 from fl_main.training import Kind
 
 if TYPE_CHECKING:  # numpy takes longer to load than it takes to list a database's rounds
@@ -451,6 +452,10 @@ class DataFile(Protocol):
 
 class Store(Protocol):
     """The model database as the daemon uses it. Every method may block: call it in a thread."""
+
+    @property
+    def algorithm(self) -> DigestAlgorithm:
+        """Of the digests that name its model files, for as long as it exists."""
 
     def commit(self, records: Sequence[Record], at: float) -> None:
         """Store records in one transaction; staged files that they name are moved into place.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -467,26 +467,6 @@ def pack(weights: Weights, layout: Layout) -> bytearray:
         buffer[place : place + len(piece)] = piece
         place += len(piece)
     return buffer
-
-
-class Digest(Protocol):
-    """A running digest, as hashlib's."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take more bytes."""
-
-    def hexdigest(self) -> str:
-        """Return the digest so far, in hexadecimal digits."""
-
-
-def file_digest(layout: Layout) -> Digest:
-    """Return a running SHA-256 over a file of this layout, its header already taken."""
-    return hashlib.sha256(layout.header)
-
-
-def tagged(digest: Digest) -> str:
-    """Return a digest with the name of its algorithm: how files and models are named."""
-    return "sha256:" + digest.hexdigest()
 
 
 class FiniteCheck:

@@ -24,10 +24,11 @@ from fl_main.agent.client import Client
 from fl_main.agent.exchange import Ending, Profile
 from fl_main.agent.state_folder import StateFolder
 from fl_main.codec import decode
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.errors import FLError
 from fl_main.messages import FROM_AGGREGATOR, Fetch, Offer, Payload, Poll
 from fl_main.ports import LinkClosedError
-from fl_main.weights import Layout, file_digest, tagged
+from fl_main.weights import Layout
 from tests.aggregator.memory_link import MemoryLink, link_pair, ports
 from tests.simulation.loop import VirtualLoop
 
@@ -134,7 +135,9 @@ class Aggregator:
     def _begun(self) -> list[bytes]:
         if self._rng.random() < 0.9:
             interval_s = self._rng.choice([20.0, 20.0, 20.0, 1e300, 1e-9, 0.0, -1.0])
-            return [self._right("welcome", ping_interval_s=interval_s), self._assign()]
+            algorithm = self._rng.choice(list(DigestAlgorithm))
+            welcome = self._right("welcome", ping_interval_s=interval_s, digest_algorithm=algorithm)
+            return [welcome, self._assign()]
         return [hostile.frame(self._rng, ["welcome", "refuse"])]
 
     async def _say(self, frame: bytes) -> None:
@@ -201,7 +204,7 @@ class Aggregator:
 def absurd(rng: Random) -> Payload:
     """Return a payload that is well described, of any size."""
     layout = Layout.free(rng.choice([0, 1, 1 << 20, 1 << 31, 1 << 40, 1 << 59]))
-    digest = tagged(file_digest(layout))
+    digest = tagged(file_digest(layout, rng.choice(list(DigestAlgorithm))))
     return Payload(layout=layout.digest, digest=digest, size=layout.nbytes, rows=layout.to_wire())
 
 

@@ -13,17 +13,18 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.messages import BY_TYPE, MAX_FRAME_BYTES, Payload
-from fl_main.weights import Layout, file_digest, pack, tagged
+from fl_main.weights import Layout, pack
 
 RUN = "r"
 TASK = "0" * 32
-DIGEST = "sha256:" + "0" * 64
+DIGEST = "blake3:" + "0" * 64
 WEIGHTS = {"w": np.arange(4, dtype=np.float32), "steps": np.array(3)}
 LAYOUT = Layout.of(WEIGHTS)
 DATA = bytes(pack(WEIGHTS, LAYOUT))
 ROWS: list[Any] = LAYOUT.to_wire()
-_digest = file_digest(LAYOUT)
+_digest = file_digest(LAYOUT, DigestAlgorithm.BLAKE3)
 _digest.update(DATA)
 PAYLOAD = Payload(layout=LAYOUT.digest, digest=tagged(_digest), size=LAYOUT.nbytes, rows=ROWS)
 
@@ -40,6 +41,7 @@ FIELDS: dict[str, Any] = {
     **{"attributes": {"age": 3, "place": "here"}, "kind": "train", "kinds": ["train"], "rows": ROWS},
     **{"task_id": TASK, "held": [TASK], "counted": {TASK: 1}, "transfer": f"{TASK}/weights"},
     **{"digest": PAYLOAD.digest, "settings_digest": DIGEST, "layout": LAYOUT.digest, "channel": "weights"},
+    **{"digest_algorithm": "blake3", "digest_algorithms": ["blake3", "sha256"]},
     **{"payloads": [PAYLOAD.model_dump()], "final": PAYLOAD.model_dump(), "statistics": None},
     **{"size": len(DATA), "offset": 0, "credit": len(DATA), "data": DATA},
     **{"num_examples": 5, "num_steps": 3, "metrics": {"loss": 0.5}, "seconds": 0.1, "started_at": 1.7e9},

@@ -119,6 +119,34 @@ def test_aggregator_that_breaks_the_protocol_is_told_and_dialled_again(
     play(story)
 
 
+def test_updates_are_named_by_the_algorithm_that_the_aggregator_says(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        for digest in ("blake3", "sha256"):
+            talker = await world.connected(welcome=False)
+            assert world.join.digest_algorithms == ["blake3", "sha256"]
+            await talker.say(WELCOME.model_copy(update={"digest_algorithm": digest}))
+            await talker.say(Ping())
+            await talker.hear(Pong)
+            entry = world.folder.put(TASK, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+            assert entry.payloads[0].digest.startswith(f"{digest}:")
+            await talker.link.close(1006, "cut")
+
+    play(story)
+
+
+def test_aggregator_with_unknown_digests_breaks_the_protocol(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected(welcome=False)
+        await talker.say(WELCOME.model_copy(update={"digest_algorithm": "md5"}))
+        await world.connected()
+        assert talker.link.closed == (
+            1002,
+            "model files named by 'md5' digests, which this agent cannot compute",
+        )
+
+    play(story)
+
+
 def test_description_of_a_model_that_cannot_be_is_an_error_of_the_aggregator(
     play: Callable[..., None],
 ) -> None:

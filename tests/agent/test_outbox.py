@@ -11,9 +11,10 @@ import pytest
 from fl_main.agent import outbox as outbox_module
 from fl_main.agent.outbox import Outbox
 from fl_main.agent.state_folder import OutboxEntry, StateFolder
+from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.errors import RefusedError, RemoteProtocolError, StateFolderError, StateFolderFullError
 from fl_main.messages import Send, Verdict
-from fl_main.weights import Array, Layout
+from fl_main.weights import Array, Layout, pack
 from tests.aggregator.memory_link import ports
 
 WEIGHTS: dict[str, Array] = {"w": np.arange(6, dtype=np.float32)}
@@ -65,6 +66,21 @@ def test_update_waits_in_memory_while_there_is_no_room(play: Callable[..., None]
         entry = await scene.outbox.store(write)
         assert entry.task_id == TASK
         assert scene.troubles == ["no room"] * 2
+
+    play(story)
+
+
+def test_update_from_earlier_is_offered_under_the_digest_that_the_aggregator_wants(
+    play: Callable[..., None],
+) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.outbox.follow(DigestAlgorithm.SHA256)  # of an aggregator that knows no other
+        scene.outbox.put(scene.write())
+        file = LAYOUT.header + pack(WEIGHTS, LAYOUT)
+        for algorithm in (DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3):
+            await scene.outbox.follow(algorithm)
+            [offer] = scene.outbox.offers(LAYOUT)
+            assert offer.payloads[0].digest == tagged(new_digest(algorithm, file))
 
     play(story)
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from fl_main.agent.state_folder import StateFolder
 from fl_main.agent.transfers import Download, Sender
 from fl_main.codec import decode
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RemoteProtocolError
 from fl_main.messages import CHUNK_BYTES, Chunk, Payload, Sending
 from fl_main.ports import HEADROOM
 from fl_main.session import Incoming
-from fl_main.weights import Layout, file_digest, pack, tagged
+from fl_main.weights import Layout, pack
 
 WEIGHTS = {"w": np.arange(200_000.0), "odd": np.arange(5, dtype=np.uint8)}
 LAYOUT = Layout.of(WEIGHTS)
@@ -94,7 +95,7 @@ def test_sender_of_nothing_is_done_at_once(tmp_path: Path) -> None:
 
 
 def payload(digest: str = "") -> Payload:
-    running = file_digest(LAYOUT)
+    running = file_digest(LAYOUT, DigestAlgorithm.BLAKE3)
     running.update(DATA)
     return Payload(layout=LAYOUT.digest, digest=digest or tagged(running), size=len(DATA))
 
@@ -165,7 +166,7 @@ def test_memory_is_taken_for_what_came_not_for_what_was_announced() -> None:
 
 def test_wrong_digest_begins_anew_twice_at_most() -> None:
     async def story() -> None:
-        download = Download(payload("sha256:" + "0" * 64), LAYOUT)
+        download = Download(payload("blake3:" + "0" * 64), LAYOUT)
         for _ in range(2):
             assert download.request().offset == 0
             download.begin(sending())

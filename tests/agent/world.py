@@ -11,6 +11,7 @@ import pytest
 from fl_main.agent.client import Client
 from fl_main.agent.exchange import Profile, Work
 from fl_main.agent.state_folder import StateFolder
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.messages import (
     Assign,
     Chunk,
@@ -27,7 +28,7 @@ from fl_main.messages import (
 )
 from fl_main.ports import LinkClosedError
 from fl_main.session import Session, Side
-from fl_main.weights import Layout, file_digest, pack, tagged
+from fl_main.weights import Layout, pack
 from tests.aggregator.memory_link import PATIENCE_S, MemoryLink, Talker, link_pair, ports
 
 TASK = "a" * 24
@@ -37,7 +38,7 @@ DATA = bytes(pack(WEIGHTS, LAYOUT))
 
 
 def payload() -> Payload:
-    digest = file_digest(LAYOUT)
+    digest = file_digest(LAYOUT, DigestAlgorithm.BLAKE3)
     digest.update(DATA)
     return Payload(layout=LAYOUT.digest, digest=tagged(digest), size=len(DATA))
 

@@ -36,7 +36,16 @@ class House:
     async def join(self, agent_id: str = "a", **fields: Any) -> Talker:
         talker = self.knock()
         await talker.say(
-            Join(**{"run": "r", "agent_id": agent_id, "instance_id": "1", "name": agent_id} | fields)
+            Join(
+                **{
+                    "digest_algorithms": ["blake3"],
+                    "run": "r",
+                    "agent_id": agent_id,
+                    "instance_id": "1",
+                    "name": agent_id,
+                }
+                | fields
+            )
         )
         await talker.hear(Welcome)
         return talker
@@ -108,11 +117,30 @@ def test_agent_joins_and_leaves(play: Callable[..., None]) -> None:
     play(story)
 
 
+def test_agent_that_cannot_compute_the_digests_of_the_database_is_refused(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        talker = house.knock()
+        software = "fl_main 0.0.9"
+        await talker.say(
+            Join(run="r", agent_id="a", instance_id="1", name="a", token="join", software=software)
+        )
+        refuse = await talker.hear(Refuse)
+        assert (refuse.code, refuse.lasting) == ("digest", True)
+        assert refuse.reason == (
+            "model files are named by blake3 digests here, and fl_main 0.0.9 cannot compute them: "
+            "install a newer fl_main"
+        )
+
+    play(story)
+
+
 @pytest.mark.parametrize("token", ["", "joi", "join ", "operate", "j\u00f6in"])
 def test_join_token_is_compared_whole(token: str, play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         talker = house.knock()
-        await talker.say(Join(run="r", agent_id="a", instance_id="1", name="a", token=token))
+        await talker.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id="a", instance_id="1", name="a", token=token)
+        )
         assert (await talker.hear(Refuse)).code == "bad_token"
         assert (await closed(talker.link))[0] == 1008
 
@@ -194,7 +222,16 @@ def test_agent_that_answers_pings_stays(play: Callable[..., None]) -> None:
 def test_agent_is_a_stranger_until_it_is_welcome(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         stranger = house.knock()
-        await stranger.say(Join(run="nowhere", agent_id="a", instance_id="1", name="a", token="join"))
+        await stranger.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run="nowhere",
+                agent_id="a",
+                instance_id="1",
+                name="a",
+                token="join",
+            )
+        )
         await stranger.hear(Refuse)
         assert not stranger.link.other.is_trusted
         assert (await house.join(token="join")).link.other.is_trusted
@@ -207,7 +244,9 @@ def test_crowd_is_told_when_its_turn_is(play: Callable[..., None]) -> None:
         await house.join("a", token="join")
         await house.join("c", token="join")
         second = house.knock()
-        await second.say(Join(run="r", agent_id="b", instance_id="1", name="b", token="join"))
+        await second.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id="b", instance_id="1", name="b", token="join")
+        )
         refuse = await second.hear(Refuse)
         assert (refuse.code, refuse.lasting) == ("busy", False)
         assert 0 < refuse.retry_s <= 0.5
@@ -222,7 +261,9 @@ def test_agent_beyond_the_limit_is_told_to_come_again_but_not_who_is_here(play: 
     async def story(house: House) -> None:
         await house.join("a", token="join")
         second = house.knock()
-        await second.say(Join(run="r", agent_id="b", instance_id="1", name="b", token="join"))
+        await second.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id="b", instance_id="1", name="b", token="join")
+        )
         refuse = await second.hear(Refuse)
         assert (refuse.code, refuse.retry_s) == ("full", 10.0)
         await house.join("a", token="join")  # its connection broke, and we have not noticed
@@ -237,7 +278,17 @@ def test_newer_instance_fences_the_older_one(play: Callable[..., None]) -> None:
         assert (await older.hear(Refuse)).code == "fenced"
         assert await closed(older.link) == (1008, "replaced by a newer connection")
         again = house.knock()
-        await again.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", start_number=1))
+        await again.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id="a",
+                instance_id="1",
+                name="a",
+                token="join",
+                start_number=1,
+            )
+        )
         assert (await again.hear(Refuse)).reason == TAKEN_OVER
         await newer.say(Ping())
         await newer.hear(Pong)

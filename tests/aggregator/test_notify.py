@@ -162,7 +162,16 @@ def test_status_tells_of_the_first_runs_only(start_daemon: StartDaemon) -> None:
 def test_agent_cannot_speak_to_systemd_by_its_name(start_daemon: StartDaemon, manager: Manager) -> None:
     daemon = start_daemon(run_of())
     with told(daemon, manager), Peer(daemon.url) as peer:
-        peer.say(Join(run="r", agent_id="a", instance_id="1", name="x\nMAINPID=1", kinds=["initialise"]))
+        peer.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id="a",
+                instance_id="1",
+                name="x\nMAINPID=1",
+                kinds=["initialise"],
+            )
+        )
         heard = manager.hear(status("x\\nMAINPID=1"))
     assert "\n" not in heard
 

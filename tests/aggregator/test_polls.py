@@ -124,7 +124,17 @@ def test_database_in_trouble_does_not_keep_anybody_waiting(play: Play) -> None:
 def test_interval_longer_than_a_round_is_refused(play: Play) -> None:
     async def story(house: House) -> None:
         talker = house.knock()
-        await talker.say(Join(run="r", agent_id="a", instance_id="1", name="a", token="join", poll_s=600.5))
+        await talker.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id="a",
+                instance_id="1",
+                name="a",
+                token="join",
+                poll_s=600.5,
+            )
+        )
         refuse = await talker.hear(Refuse)
         assert (refuse.code, refuse.lasting) == ("poll", True)
         assert refuse.reason.endswith("lasts 600 s at most: poll more often, or raise round.deadline_s")
@@ -139,7 +149,16 @@ def test_older_process_is_fenced_though_the_newer_one_is_between_two_visits(play
         await hang_up(house, await visit(house, instance_id="2", start_number=2))
         talker = house.knock()
         await talker.say(
-            Join(run="r", agent_id="a", instance_id="1", name="a", token="join", start_number=1, poll_s=30)
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id="a",
+                instance_id="1",
+                name="a",
+                token="join",
+                start_number=1,
+                poll_s=30,
+            )
         )
         refuse = await talker.hear(Refuse)
         assert (refuse.code, refuse.reason) == ("fenced", TAKEN_OVER)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from fl_main.aggregator import uploads
 from fl_main.aggregator.uploads import Budget, Upload
 from fl_main.db import ModelStore
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.errors import RemoteProtocolError, StoreFullError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
 from fl_main.lossless import packed
 from fl_main.messages import Chunk, Credit, Hold, Message, Send
 from fl_main.store import StagingFile, StoredPayload
-from fl_main.weights import Layout, Weights, file_digest, pack, tagged
+from fl_main.weights import Layout, Weights, pack
 from tests.aggregator.memory_link import ports
 
 TASK = "a" * 24
@@ -29,7 +31,7 @@ VALUES = {"w": np.arange(1 << 20, dtype=np.float64)}  # 8 MiB: two windows
 
 def payload_of(weights: Weights, channel: str = "weights") -> StoredPayload:
     layout = Layout.of(weights)
-    digest = file_digest(layout)
+    digest = file_digest(layout, DigestAlgorithm.BLAKE3)
     digest.update(pack(weights, layout))
     return StoredPayload(channel, tagged(digest), layout.nbytes, layout)
 
@@ -113,6 +115,21 @@ def assert_received(site: Site) -> None:
     [event] = site.told
     assert isinstance(event, UpdateReceived)
     assert event.offer.payloads["weights"].staged == f"{TASK}.weights"
+
+
+def test_update_named_by_another_algorithm_is_refused_before_its_bytes(store: ModelStore) -> None:
+    site = Site(store, VALUES)
+    payload = replace(site.offer.payloads["weights"], digest="sha256:" + "0" * 64)
+    site.upload.offer = replace(site.offer, payloads={"weights": payload})
+
+    async def story() -> None:
+        await site.serve()
+        assert site.said == []
+        [event] = site.told
+        assert isinstance(event, UpdateSpoiled)
+        assert event.reason.endswith("and model files are named by blake3 digests here")
+
+    play(story)
 
 
 def test_update_is_staged_and_told(store: ModelStore) -> None:

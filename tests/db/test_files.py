@@ -1,7 +1,6 @@
 """Model files: staged, resumed, moved into place, read."""
 
 import errno
-import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_main.db.files import ModelFiles, StagedFile
+from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError, StoreFullError
 from fl_main.weights import Layout, pack
@@ -18,12 +18,13 @@ from fl_main.weights import Layout, pack
 WEIGHTS = {"w": np.arange(100.0), "n": np.array([1, 2, 3], np.int8)}
 LAYOUT = Layout.of(WEIGHTS)
 DATA = bytes(pack(WEIGHTS, LAYOUT))
-DIGEST = "sha256:" + hashlib.sha256(LAYOUT.header + DATA).hexdigest()
+BLAKE3, SHA256 = DigestAlgorithm.BLAKE3, DigestAlgorithm.SHA256
+DIGEST = tagged(new_digest(BLAKE3, LAYOUT.header + DATA))
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> ModelFiles:
-    made = ModelFiles(tmp_path)
+    made = ModelFiles(tmp_path, BLAKE3)
     made.make()
     return made
 
@@ -48,11 +49,11 @@ def test_a_transfer_cut_anywhere_goes_on_to_the_same_digest(
     path = tmp_path_factory.getbasetemp() / "resumed"
     path.unlink(missing_ok=True)
     for cut in [*sorted(cuts), len(DATA)]:
-        staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, resume=True, durable=False)
+        staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, BLAKE3, resume=True, durable=False)
         assert staging.size % 8 == 0 or staging.size == len(DATA)
         staging.write(DATA[staging.size : max(cut, staging.size)])
         staging.close()
-    staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, resume=True, durable=False)
+    staging = StagedFile(REAL_DISK, path, "resumed", LAYOUT, BLAKE3, resume=True, durable=False)
     assert staging.size == len(DATA)
     assert staging.finish() == DIGEST
 
@@ -149,16 +150,26 @@ def test_no_name_leads_out_of_the_folder(files: ModelFiles, name: str) -> None:
     assert list(files.digests()) == [DIGEST]
 
 
-def test_a_digest_that_is_no_name_of_a_file_is_refused(files: ModelFiles) -> None:
-    with pytest.raises(StoreError, match="is not a digest of this database"):
-        files.path("sha256:../../etc/passwd")
+@pytest.mark.parametrize("digest", ["blake3:../../etc/passwd", "sha256:" + "0" * 64])
+def test_a_digest_that_is_no_name_of_a_file_is_refused(files: ModelFiles, digest: str) -> None:
+    with pytest.raises(StoreError, match="is not a digest of this database, as blake3:"):
+        files.path(digest)
+
+
+def test_files_are_named_by_the_algorithm_of_their_database(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path, SHA256)
+    files.make()
+    path = placed(files)
+    assert list(files.digests()) == [tagged(new_digest(SHA256, LAYOUT.header + DATA))]
+    assert path.read_bytes() == LAYOUT.header + DATA
 
 
 def placed(files: ModelFiles) -> Path:
     staging = files.stage("t", LAYOUT)
     staging.write(DATA)
-    files.place([("t", staging.finish())])
-    return files.path(DIGEST)
+    digest = staging.finish()
+    files.place([("t", digest)])
+    return files.path(digest)
 
 
 def test_an_equal_file_heals_a_damaged_one(files: ModelFiles) -> None:
@@ -184,7 +195,7 @@ def test_a_file_that_is_not_what_its_layout_says_is_not_read(files: ModelFiles) 
 
 @given(offset=st.integers(0, len(DATA)), count=st.integers(0, len(DATA)))
 def test_any_part_can_be_read(tmp_path_factory: pytest.TempPathFactory, offset: int, count: int) -> None:
-    files = ModelFiles(tmp_path_factory.getbasetemp() / "parts")
+    files = ModelFiles(tmp_path_factory.getbasetemp() / "parts", BLAKE3)
     if not files.folder.exists():
         files.make()
         placed(files)

@@ -13,10 +13,11 @@ from fl_main.db.engine import plain
 from fl_main.db.files import ModelFiles
 from fl_main.db.migrations import Migration, require_readable, version_of
 from fl_main.db.upgrade import migrate
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.errors import StoreDamagedError, StoreError, StoreVersionError
 from fl_main.settings import RunSettings
 from fl_main.store import AgentPast, TaskStatus
-from fl_main.weights import file_digest, pack, tagged
+from fl_main.weights import pack
 from tests.db.building import LAYOUT, answer, publish, stage, tampering, task, weights
 
 VERSION_1 = Path(__file__).with_name("version_1.sql")  # what the first release of the schema wrote
@@ -126,9 +127,9 @@ def of_version_1(folder: Path) -> Path:
         connection.executescript(VERSION_1.read_text())
     for value in (0.0, 1.0, 1.5, 0.5, 2.0):
         data = pack(weights(value), LAYOUT)
-        digest = file_digest(LAYOUT)
+        digest = file_digest(LAYOUT, DigestAlgorithm.SHA256)
         digest.update(data)
-        path = ModelFiles(folder).path(tagged(digest))
+        path = ModelFiles(folder, DigestAlgorithm.SHA256).path(tagged(digest))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(LAYOUT.header + data)
     return folder

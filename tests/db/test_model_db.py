@@ -194,7 +194,7 @@ def test_a_model_is_named_in_many_ways(db: ModelDB) -> None:
         digest[:15],
     ):
         assert db.model(reference).model_id == "g2"
-    assert db.model(digest.removeprefix("sha256:")[:8]).model_id == "g2"
+    assert db.model(digest.removeprefix("blake3:")[:8]).model_id == "g2"
     assert db.model("hearts:paper").model_id == "g1"
 
 

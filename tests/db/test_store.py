@@ -69,6 +69,30 @@ def test_it_is_a_store(store: ModelStore) -> None:
     assert checked.snapshots() == []
 
 
+def test_what_names_model_files_is_decided_when_the_database_is_made(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ModelStore(folder, DatabaseSettings(digest="sha256")) as store:
+        train(store, rounds=1)
+    caplog.set_level("INFO", "fl_main.db")
+    with ModelStore(folder, DatabaseSettings(digest="blake3")) as store:
+        assert store.algorithm == "sha256"
+        assert store.damages == []
+        assert stage(store, "x", 1.0).digest.startswith("sha256:")
+    [line] = caplog.messages
+    assert line.endswith("names model files by sha256 for good; database.digest is for new ones")
+    assert verify_database(folder) == []
+
+
+def test_a_database_that_names_files_by_what_nobody_knows_is_not_opened(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=1)
+    with tampering(folder) as connection:
+        connection.execute("UPDATE meta SET value = 'md5' WHERE key = 'digest_algorithm'")
+    with pytest.raises(StoreDamagedError, match="'md5' digests name model files, which are blake3 or sha256"):
+        ModelStore(folder)
+
+
 # --- records and models -----------------------------------------------------------------------
 
 

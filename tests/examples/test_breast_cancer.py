@@ -34,7 +34,7 @@ def demo(*args: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def digest_in(output: str) -> str:
-    found = re.search(r"Final model (sha256:[0-9a-f]{64})", output)
+    found = re.search(r"Final model (blake3:[0-9a-f]{64})", output)
     assert found, output
     return found[1]
 

@@ -62,6 +62,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "start_number": places,
     "attributes": attributes,
     "kinds": st.lists(names, max_size=4),
+    "digest_algorithms": st.lists(names, max_size=4),
+    "digest_algorithm": names,
     "held": st.lists(task_ids, max_size=4),
     "uncounted": st.lists(task_ids, max_size=4),
     "rows": rows,

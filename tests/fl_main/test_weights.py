@@ -22,10 +22,8 @@ from fl_main.weights import (
     Layout,
     Role,
     as_arrays,
-    file_digest,
     pack,
     pieces,
-    tagged,
     views,
 )
 
@@ -141,17 +139,6 @@ def test_a_layout_survives_the_wire_and_the_header(model: dict[str, Array]) -> N
     assert read == layout
     assert read.digest == layout.digest
     assert len(layout.header) % 8 == 0
-
-
-def test_the_file_digest_is_that_of_the_whole_file() -> None:
-    import hashlib
-
-    model = {"w": np.arange(3.0)}
-    layout = Layout.of(model)
-    digest = file_digest(layout)
-    for piece in pieces(model, layout):
-        digest.update(piece)
-    assert tagged(digest) == "sha256:" + hashlib.sha256(file_of(model)).hexdigest()
 
 
 def test_large_arrays_come_in_pieces_that_add_up() -> None:

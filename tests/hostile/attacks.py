@@ -63,7 +63,7 @@ def opened(port: int, *, origin: str = "", receive_buffer: int = 0) -> socket.so
 def joined(port: int, agent_id: str, *, receive_buffer: int = 0) -> socket.socket:
     """The link of an agent that joined the run `r`, as soon as it was welcomed."""
     link = opened(port, receive_buffer=receive_buffer)
-    say(link, Join(run="r", agent_id=agent_id, instance_id="1", name=agent_id))
+    say(link, Join(digest_algorithms=["blake3"], run="r", agent_id=agent_id, instance_id="1", name=agent_id))
     assert b"welcome" in link.recv(4096)
     return link
 
@@ -143,7 +143,17 @@ def guesses(port: int) -> None:
     for count in itertools.count():
         with contextlib.suppress(OSError, AssertionError):
             link = opened(port)
-            say(link, Join(run="r", agent_id=f"g{count}", instance_id="1", name="g", token=str(count)))
+            say(
+                link,
+                Join(
+                    digest_algorithms=["blake3"],
+                    run="r",
+                    agent_id=f"g{count}",
+                    instance_id="1",
+                    name="g",
+                    token=str(count),
+                ),
+            )
             held.append(link)
         if len(held) > 100:
             held.pop(0).close()
@@ -174,7 +184,10 @@ def joins(port: int) -> None:
     """Join and vanish again and again, each time as somebody else."""
     for count in itertools.count():
         with contextlib.suppress(OSError), opened(port) as link:
-            say(link, Join(run="r", agent_id=f"j{count}", instance_id="1", name="j"))
+            say(
+                link,
+                Join(digest_algorithms=["blake3"], run="r", agent_id=f"j{count}", instance_id="1", name="j"),
+            )
             link.recv(4096)
         if count == 300:
             under_way()

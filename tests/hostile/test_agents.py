@@ -103,5 +103,7 @@ def test_agent_that_is_one_too_many_is_told_when_to_come_again(scene: SetScene) 
 
 def refused(here: Scene, agent_id: str) -> Refuse:
     with Peer(here.daemon.url) as peer:
-        peer.say(Join(run="r", agent_id=agent_id, instance_id="1", name=agent_id))
+        peer.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id=agent_id, instance_id="1", name=agent_id)
+        )
         return peer.hear(Refuse)

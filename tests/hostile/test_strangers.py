@@ -110,7 +110,7 @@ def test_tls_handshake_that_does_not_end_is_ended(secure: SetScene) -> None:
 
 def test_join_byte_by_byte_has_to_be_quick_enough(scene: SetScene) -> None:
     here = scene(join_s=0.5)
-    join = frame(encode(Join(run="r", agent_id="a", instance_id="1", name="a")))
+    join = frame(encode(Join(digest_algorithms=["blake3"], run="r", agent_id="a", instance_id="1", name="a")))
     with opened(here.port) as link:
         for byte in join[:-1]:
             link.sendall(bytes([byte]))
@@ -193,7 +193,9 @@ def guarded(scene: SetScene, tmp_path: Path) -> Scene:
 
 
 def test_wrong_tokens_are_answered_ever_more_slowly(guarded: Scene) -> None:
-    wrong = Join(run="r", agent_id="a", instance_id="1", name="a", token="wrong")
+    wrong = Join(
+        digest_algorithms=["blake3"], run="r", agent_id="a", instance_id="1", name="a", token="wrong"
+    )
     assert answered(guarded.port, wrong) >= 0.5
     assert answered(guarded.port, Operate(token="wrong")) >= 1.0
     assert answered(guarded.port, wrong) >= 2.0

@@ -138,6 +138,7 @@ def draw_scenario(seed: int) -> Scenario:
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
+            "digest": ("blake3", "sha256")[seed % 2],
         },
         {"joins_per_s": random.choice([10.0, 200.0])} if is_crowd else {},
         sites,

@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from fl_main.db.files import ModelFiles
+from fl_main.digests import DigestAlgorithm
 from fl_main.events import Event
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
@@ -54,7 +55,7 @@ class Watch:
             needed = [digest for (digest,) in connection.execute(FILES)]
         connection.close()
         self._break(f"{agent} has {n} open tasks at once" for agent, n in busy.items() if n > 1)
-        files = ModelFiles(database)
+        files = ModelFiles(database, DigestAlgorithm(self._scenario.database["digest"]))
         gone = (digest for digest in needed if not files.path(digest).exists())
         self._break(f"the file {digest} is gone, and a task or an update needs it" for digest in gone)
 

@@ -14,8 +14,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from fl_main.codec import decode, encode
+from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.messages import SUBPROTOCOL, Assign, Chunk, Join, Message, Offer, Payload, Send, Welcome
-from fl_main.weights import Layout, Weights, file_digest, pack, tagged
+from fl_main.weights import Layout, Weights, pack
 from tests.system.daemons import PATIENCE_S
 
 M = TypeVar("M", bound=Message)
@@ -58,7 +59,15 @@ class Peer:
                 return message
 
     def join(self, agent_id: str = "peer", run: str = "r", **fields: Any) -> "Peer":
-        self.say(Join(run=run, agent_id=agent_id, name=agent_id, **{"instance_id": "1"} | fields))
+        self.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run=run,
+                agent_id=agent_id,
+                name=agent_id,
+                **{"instance_id": "1"} | fields,
+            )
+        )
         self.welcome = self.hear(Welcome)
         return self
 
@@ -88,7 +97,16 @@ class Deaf:
             b"Sec-WebSocket-Protocol: " + SUBPROTOCOL.encode() + b"\r\n\r\n"
         )
         assert b"101" in self.socket.recv(4096)
-        self.send(Join(run="r", agent_id=agent_id, instance_id="1", name=agent_id, **fields))
+        self.send(
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id=agent_id,
+                instance_id="1",
+                name=agent_id,
+                **fields,
+            )
+        )
 
     def __enter__(self) -> "Deaf":
         return self
@@ -111,7 +129,7 @@ def _masked(frame: bytes) -> bytes:
 def offer_of(task_id: str, weights: Weights, num_examples: int = 1, **fields: Any) -> Offer:
     """An offer whose facts are as they should be."""
     layout = Layout.of(weights)
-    digest = file_digest(layout)
+    digest = file_digest(layout, DigestAlgorithm.BLAKE3)
     digest.update(pack(weights, layout))
     payload = Payload(
         layout=layout.digest,

@@ -97,7 +97,9 @@ AFTER_JOIN: dict[str, tuple[Callable[[Peer, Assign], None], int, str]] = {
     "text": (lambda peer, assign: peer.say_raw("x"), 1003, "text frames"),
     "oversized": (lambda peer, assign: peer.say_raw(bytes(5 << 20)), 1009, ""),
     "join twice": (
-        lambda peer, assign: peer.say(Join(run="r", agent_id="b", instance_id="1", name="b")),
+        lambda peer, assign: peer.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id="b", instance_id="1", name="b")
+        ),
         1008,
         "'join' in a session that is joined",
     ),

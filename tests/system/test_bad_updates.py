@@ -221,7 +221,9 @@ def test_name_that_is_longer_than_a_reason_may_be_is_cut_and_holds_up_nobody(
         peer.say(offer_of(peer.assigned().task_id, long))
         verdict = peer.hear(Verdict)
         rows = Layout.of(long).to_wire()
-        stranger.say(Join(run="r", agent_id="b", instance_id="1", name="b", rows=rows))
+        stranger.say(
+            Join(digest_algorithms=["blake3"], run="r", agent_id="b", instance_id="1", name="b", rows=rows)
+        )
         refuse = stranger.hear(Refuse)
         other.join()
     assert (verdict.verdict, verdict.reason[:10], len(verdict.reason)) == ("rejected", "array 'xxx", 2000)

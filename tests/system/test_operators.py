@@ -226,7 +226,7 @@ def test_daemon_that_stops_takes_nobody_in(start_daemon: StartDaemon) -> None:
     from fl_main.messages import Join
 
     with Peer(daemon.url) as peer:
-        peer.say(Join(run="r", agent_id="a", instance_id="1", name="a"))
+        peer.say(Join(digest_algorithms=["blake3"], run="r", agent_id="a", instance_id="1", name="a"))
         refusal = peer.hear(Refuse)
         assert (refusal.code, refusal.lasting) == ("stopping", False)
 

@@ -201,7 +201,15 @@ def test_a_name_that_nothing_has_is_one_line(start_process: StartProcess) -> Non
 def test_names_of_others_cannot_forge_lines(start_process: StartProcess) -> None:
     daemon = start_process(run_of()).started()
     with Peer(daemon.url) as peer:
-        peer.say(Join(run="r", agent_id="a", instance_id="1", name="x\nrun r: all is well\x1b[2J"))
+        peer.say(
+            Join(
+                digest_algorithms=["blake3"],
+                run="r",
+                agent_id="a",
+                instance_id="1",
+                name="x\nrun r: all is well\x1b[2J",
+            )
+        )
         daemon.seen("agent joined")
         said = why_of(daemon.url, daemon.models)
     assert "agent x\\nrun r: all is well\\x1b[2J of r: " in said
