@@ -234,7 +234,7 @@ def _form(model: Model) -> str:
 @_with_database
 def show(database: ModelDB, what: str, output: Output | None) -> None:
     """Show a model or a run with all that is known of it."""
-    run = next((run for run in reversed(database.runs()) if what in (run.name, run.run_id)), None)
+    run = database.find_run(what)
     if run is not None:
         _show_run(run, output)
     else:

@@ -133,15 +133,21 @@ class ModelDB:
         Raises:
             StoreError: If there is no such run; the message lists those that there are.
         """
-        found = self.runs()
-        if name is None and len(found) == 1:
-            return found[0]
-        matches = [run for run in found if name in (run.facts.name, run.facts.run_id)]
-        if matches:
-            return matches[-1]
-        names = _listed(sorted({run.facts.name for run in found}))
+        with self.connect() as connection:
+            names = queries.run_names(connection)
+            if name is None and len(names) == 1:
+                [name] = names
+            found = queries.run(connection, name) if name is not None else None
+        if found is not None:
+            return Run(self, found)
         what = "name a run" if name is None else f"there is no run {name!r}"
-        raise StoreError(f"{what}; the runs in {self.folder} are: {names}")
+        raise StoreError(f"{what}; the runs in {self.folder} are: {_listed(sorted(set(names)))}")
+
+    def find_run(self, name: str) -> "Run | None":
+        """Return a run by its name or id as `run` does, or None."""
+        with self.connect() as connection:
+            found = queries.run(connection, name)
+        return None if found is None else Run(self, found)
 
     def model(self, reference: str) -> "Model":
         """Return a model.

@@ -19,11 +19,22 @@ from .records import Agent, Effort, Event, Mean, Metric, Round, RunFacts, Update
 
 def runs(connection: Connection) -> list[RunFacts]:
     """Return all runs, the oldest first."""
-    query = """
-        SELECT *, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id) AS agents
-        FROM runs ORDER BY rowid
-    """
-    return [_run(row) for row in connection.execute(query)]
+    return [_run(row) for row in connection.execute(f"{_RUNS} ORDER BY rowid")]
+
+
+_RUNS = "SELECT *, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id) AS agents FROM runs"
+
+
+def run(connection: Connection, name: str) -> RunFacts | None:
+    """Return a run by its name or id, of several with one name the newest; None if there is none."""
+    query = f"{_RUNS} WHERE name = ? OR run_id = ? ORDER BY rowid DESC LIMIT 1"
+    row = connection.execute(query, (name, name)).fetchone()
+    return None if row is None else _run(row)
+
+
+def run_names(connection: Connection) -> list[str]:
+    """Return the names of all runs, the oldest first; a name may come again."""
+    return [row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY rowid")]
 
 
 def _run(row: rows.Row) -> RunFacts:

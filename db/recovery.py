@@ -28,7 +28,7 @@ def sweep(connection: Connection, files: ModelFiles) -> list[str]:
 
 
 def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
-    query = select(tasks.c.task_id).where(tasks.c.status.in_(UNANSWERED))
+    query = select(tasks.c.task_id).where(UNANSWERED)
     unanswered = set(connection.execute(query).scalars())
     for name in files.staged():
         if name.split(".", 1)[0] not in unanswered:  # <task>.<channel>

@@ -1,7 +1,6 @@
 """How people name a model: by id, the beginning of an id or digest, or a place in a run."""
 
 import re
-from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Protocol
 
@@ -21,7 +20,6 @@ class _Run(Protocol):
 
 
 class _Runs(Protocol):
-    def runs(self) -> Sequence[_Run]: ...
     def run(self, name: str | None = None) -> _Run: ...
 
 
@@ -39,7 +37,7 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
     if _DIGITS.fullmatch(reference) and (found := _by_beginning(connection, reference)):
         return found
     name, colon, place = reference.rpartition(":")
-    if not colon and len(runs.runs()) != 1:
+    if not colon and len(queries.run_names(connection)) != 1:
         raise StoreError(f"there is no model {reference!r}; {_WAYS}")
     return _of_run(connection, runs.run(name if colon else None).facts, place)
 

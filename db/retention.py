@@ -90,7 +90,7 @@ def stored_models(connection: Connection) -> list[Stored]:
 
 def _needed(connection: Connection) -> set[str]:
     found: set[str | None] = set(connection.execute(select(tags.c.model_id)).scalars())
-    found.update(connection.execute(select(tasks.c.model_id).where(tasks.c.status.in_(UNANSWERED))).scalars())
+    found.update(connection.execute(select(tasks.c.model_id).where(UNANSWERED)).scalars())
     for row in connection.execute(select(runs)).mappings():
         run = RUN.read(row)
         found.update((run.model_id, run.statistics_id, run.best_model_id, *run.state_ids.values()))

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, literal_column, select
 
 from fl_main.store import (
     PAST,
@@ -42,9 +42,14 @@ from .schema import (
 )
 
 UNDER_WAY = ("open", "frozen")  # what a step can be before its result is stored
-UNANSWERED = (TaskStatus.OPEN.value, TaskStatus.LATE.value)
 
+_LAST = "\U0010ffff"  # no text comes after it
 LayoutOf = Callable[[str], Layout]
+
+# As literals: only then SQLite sees that its index of open tasks serves.
+UNANSWERED: ColumnElement[bool] = tasks.c.status.in_(
+    [literal_column(f"'{status}'") for status in (TaskStatus.OPEN, TaskStatus.LATE)]
+)
 
 # Accepted and not part of any model yet; only training updates ever are.
 UNCOUNTED: ColumnElement[bool] = and_(
@@ -90,15 +95,15 @@ def _step(connection: Connection, run: RunRecord) -> StepRecord | None:
 
 
 def _tasks(connection: Connection, run: RunRecord, step: StepRecord | None) -> tuple[TaskRecord, ...]:
-    wanted: ColumnElement[bool] = tasks.c.status.in_(UNANSWERED)
+    number = rowid(tasks).label("number")
+    query = select(tasks, number).where(tasks.c.run_id == run.run_id)
+    parts = [query.where(UNANSWERED)]
     if step is not None:
-        current = and_(
-            tasks.c.round_id == step.round_id,
-            tasks.c.kind == step.kind.value,
-            tasks.c.assigned_s >= step.started_s,  # not those of an earlier try of the same step
-        )
-        wanted = or_(wanted, current)
-    return _records(connection, rows.TASK, _of(run, tasks).where(wanted))
+        current = query.where(tasks.c.round_id == step.round_id, tasks.c.kind == step.kind.value)
+        # Not those of an earlier try of the same step.
+        parts.append(current.where(tasks.c.assigned_s >= step.started_s))
+    found = {row["number"]: row for part in parts for row in connection.execute(part).mappings()}
+    return tuple(rows.TASK.read(found[number]) for number in sorted(found))
 
 
 def _updates(
@@ -210,7 +215,8 @@ def tasks_beginning(
     connection: Connection, beginning: str, most: int
 ) -> list[tuple[TaskRecord, UpdateRecord | None]]:
     """Return tasks whose ids begin so, each with its first recorded answer."""
-    query = select(tasks).where(tasks.c.task_id.startswith(beginning, autoescape=True))
+    end = beginning + _LAST  # a range can be looked up in an index, a pattern cannot
+    query = select(tasks).where(tasks.c.task_id >= beginning, tasks.c.task_id < end)
     found = connection.execute(query.order_by(tasks.c.task_id).limit(most)).mappings().all()
     return [_with_answer(connection, row) for row in found]
 
@@ -237,7 +243,8 @@ def _event(run_id: str, facts: rows.Facts) -> EventRecord:
 
 def last_commit_at(connection: Connection) -> float | None:
     """Return when the chain last grew; None for a database without rows."""
-    at = select(events.c.at).order_by(events.c.event_id.desc()).limit(1)
+    last = select(func.max(events.c.event_id)).scalar_subquery()
+    at = select(events.c.at).where(events.c.event_id == last)
     found: float | None = connection.execute(at).scalar_one_or_none()
     return found
 

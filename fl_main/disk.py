@@ -6,8 +6,6 @@ Beside `links.py` this is the one module of the core that touches the world outs
 import os
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from fl_main.ports import Disk, DiskFile, Lock
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
@@ -97,6 +95,8 @@ class RealDisk:
 
     def lock(self, path: Path) -> Lock:
         """See `Disk`."""
+        from filelock import FileLock, Timeout  # asyncio and more, for nothing where nobody locks
+
         # Not bound to a thread: whoever replaces the holder frees it from a thread of its own.
         held = FileLock(path, thread_local=False)
         try:

@@ -7,10 +7,12 @@ real agent and aggregator run in virtual time.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fl_main.errors import FLError
-from fl_main.messages import Chunk
+
+if TYPE_CHECKING:  # who reads model files needs a disk, and no message
+    from fl_main.messages import Chunk
 
 HEADROOM = 16  # bytes before a large frame, for what the network needs there
 
@@ -58,7 +60,7 @@ class Link(Protocol):
             LinkClosedError: If the link is closed.
         """
 
-    async def receive(self) -> bytes | str | Chunk:
+    async def receive(self) -> "bytes | str | Chunk":
         """Return the next frame (text is for the caller to refuse), or a Chunk that was read in place.
 
         Raises:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from sqlalchemy import false
+
 from fl_main import members
 from fl_main.agent import client
 from fl_main.agent.client import Client
@@ -241,7 +243,7 @@ def base_let_go(stack: ExitStack) -> None:
     """Retention lets old global models go, and does not ask who is at work on them."""
     kinds = tuple(kind.value for kind in ModelKind if kind is not ModelKind.STATE)
     stack.enter_context(patch.object(retention, "FROM_AGENTS", kinds))
-    stack.enter_context(patch.object(retention, "UNANSWERED", ()))
+    stack.enter_context(patch.object(retention, "UNANSWERED", false()))
 
 
 @bug
