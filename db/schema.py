@@ -229,6 +229,7 @@ updates = Table(
     Column("received_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     _later("received_s", Float, "0"),  # 0: of before it was kept
+    _later("plain_size", Integer, "0"),  # bytes without a codec; 0: as `size`
     # What tells a repeat, or a later verdict on the same update, from another update.
     UniqueConstraint("task_id", "agent_id", "digests"),
     _one_of("kind", Kind),
@@ -288,6 +289,7 @@ models = Table(
     Column("not_stored_reason", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("codec", Text, "''"),  # what decodes the file, in words; '': nothing is to be decoded
     _one_of("kind", ModelKind),
     _not_negative("size"),
     CheckConstraint("form IN ('full', 'delta')"),

@@ -126,6 +126,7 @@ class StepFolded:
         state: The strategy's arrays, staged, by name.
         shares: Each update's part of the model, in the frozen order.
         notes: What the strategy measured of each.
+        download: The model as it is to travel, staged, if it is encoded for that.
     """
 
     fold: "Fold"
@@ -133,6 +134,7 @@ class StepFolded:
     state: Mapping[str, StoredPayload] = field(default_factory=dict)
     shares: tuple[float | None, ...] = ()
     notes: tuple[Mapping[str, float], ...] = ()
+    download: StoredPayload | None = None
 
 
 @dataclass(frozen=True, slots=True)

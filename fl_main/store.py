@@ -74,6 +74,7 @@ class ModelKind(StrEnum):
     STATISTICS = "statistics"  # sums over the sites
     STATE = "state"  # a strategy's own arrays: momenta, control variates
     CHANNEL = "channel"  # extra arrays that came with an update
+    DOWNLOAD = "download"  # a global model as it travels: encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,7 @@ class UpdateRecord:
         share: Its part of that model, from 0 to 1, where the strategy says so.
         seconds: That the agent's work took.
         received_s: Run time at which it was judged.
+        plain_size: Bytes that its payloads would have had without a codec; 0: those of `size`.
     """
 
     task_id: str
@@ -245,6 +247,7 @@ class UpdateRecord:
     size: int = 0
     seconds: float = 0.0
     received_s: float = 0.0
+    plain_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,7 @@ class ModelRecord:
         payload: Its file; a staged one is moved into its place by the commit of this record.
         parents: Models it was made from, each with its share (None: not a weighted mean).
         form: `full`, or `delta`: what its float parameters add to those of its first parent.
+        codec: What decodes its file to arrays of the run's model, in words; empty: they are as they are.
     """
 
     model_id: str
@@ -265,6 +269,7 @@ class ModelRecord:
     agent_id: str | None = None
     parents: tuple[tuple[str, float | None], ...] = ()
     form: str = "full"
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,8 +390,8 @@ class RunSnapshot:
         tasks: Those of the current step, and older ones that are open or late.
         updates: Those of the current step, and accepted ones that no round has counted yet; of
             several answers to one task the first stands first.
-        models: By id: the run's base, statistics and state, those of `tasks` and `updates`, and
-            the bases of the latter.
+        models: By id: the run's base and what is sent of it, statistics and state, those of `tasks`
+            and `updates`, and the bases of the latter.
         agents: Everyone who ever joined.
         past: What they did, by agent.
     """
