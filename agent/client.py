@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fl_main import __version__
+from fl_main.compression import CODECS, Codec
+from fl_main.compression.words import from_words
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import (
     ConnectionFailedError,
@@ -20,6 +22,7 @@ from fl_main.errors import (
     FLError,
     RefusedError,
     RemoteProtocolError,
+    SettingsError,
 )
 from fl_main.lossless import INSTALL, PACKINGS
 from fl_main.messages import (
@@ -82,6 +85,7 @@ class Client:
         state: What it is doing.
         line: The same in one line for people.
         layout: Of the run's model, once known.
+        run_id: Of the run that it joined, empty before.
     """
 
     def __init__(
@@ -96,6 +100,8 @@ class Client:
         self.state = AgentState.CONNECTING
         self.line = "connecting"
         self.layout: Layout | None = None
+        self.run_id = ""
+        self._codec: Codec | None = None  # of the run's updates
         self._profile = profile
         self._folder = folder
         self._ports = ports
@@ -152,7 +158,7 @@ class Client:
         verdict = self._outbox.put(entry)
         self._show(AgentState.SENDING, "sending an update")
         self._visits.wake()
-        await self._say(self._outbox.offer(entry, self.layout))
+        await self._say(self._outbox.offer(entry, self._shared_layouts))
         if self._failure and not verdict.done():
             raise self._failure
         return await asyncio.shield(verdict)
@@ -315,6 +321,7 @@ class Client:
             poll_s=profile.poll_s,
             packings=list(PACKINGS),
             digest_algorithms=list(DigestAlgorithm),
+            codecs=sorted(CODECS),
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -331,6 +338,11 @@ class Client:
             await link.send(session.send(Leave(reason=f"policy: {denial}")))
             await link.close(1000, "policy")
             raise RefusedError(f"this site's policy denied the run: {denial}", "policy")
+        try:
+            self._codec = from_words(message.codec)
+            from_words(message.download)
+        except SettingsError as error:
+            raise RefusedError(f"this site cannot take part in {message.run}: {error}", "codec") from error
         return message
 
     async def _resume(self, welcome: Welcome) -> None:
@@ -343,10 +355,13 @@ class Client:
             welcome.round_id,
         )
         await self._outbox.follow(_algorithm(welcome))
+        if is_news and (travels := _on_the_way(welcome)):
+            logger.info("run=%s %s", welcome.run, travels)
         self._visits.begin()
         if not self._has_joined and welcome.packing not in (None, *PACKINGS):
             logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
         self._has_joined = True
+        self.run_id = welcome.run_id
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
         self._outbox.promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
@@ -359,8 +374,15 @@ class Client:
         for message in list(self._unsent):
             await self._say(message)
         self._unsent.clear()
-        for offer in self._outbox.offers(self.layout):
+        for offer in self._outbox.offers(self._shared_layouts):
             await self._say(offer)
+
+    @property
+    def _shared_layouts(self) -> set[str]:
+        """The digests of layouts that the aggregator knows as we do."""
+        if self.layout is None:
+            return set()
+        return {self.layout.digest, (self._codec.layout(self.layout) if self._codec else self.layout).digest}
 
     async def _watch(self, link: Link, session: Session, interval_s: float) -> None:
         """End a connection that dies without a word."""
@@ -578,7 +600,21 @@ def _invitation(welcome: Welcome) -> Invitation:
         welcome.settings_digest,
         tuple(welcome.kinds),
         welcome.stores_local_models,
+        welcome.form,
+        welcome.codec,
+        welcome.feeds_back,
+        welcome.download,
     )
+
+
+def _on_the_way(welcome: Welcome) -> str:
+    """Say how weights travel in a run, unless it is as they are."""
+    updates = f"updates travel as {welcome.form}" if welcome.form != "full" else ""
+    if welcome.codec:
+        updates = f"updates travel as {welcome.form}, encoded by {welcome.codec}"
+        updates += ", with error feedback" if welcome.feeds_back else ""
+    models = f"models come encoded by {welcome.download}" if welcome.download else ""
+    return "; ".join(filter(None, (updates, models)))
 
 
 def _refused(refuse: Refuse) -> RefusedError:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from fl_main.deltas import subtract
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
@@ -29,6 +28,7 @@ from fl_main.weights import Array, Layout, Role, as_arrays
 
 from .client import Client
 from .exchange import Ending, Policy, Profile, Work
+from .outgoing import Outgoing, outgoing
 from .progress import StatusLine
 from .state_folder import OutboxEntry, StateFolder, default_folder
 
@@ -272,12 +272,12 @@ class Connection:
         """Write an answer to the outbox and return it.
 
         Raises:
-            WeightsError: If its arrays cannot be sent.
+            WeightsError: If its arrays cannot be sent, or not be encoded.
             StateFolderError: If there is no room.
         """
         assign = work.assign
         arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
-            channel: self._channel(values) for channel, values in result.channels.items()
+            channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
         state = as_arrays(result.state) if result.state is not None else None
         metrics = as_metrics(result.metrics)
@@ -285,13 +285,18 @@ class Connection:
             assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
         )
 
-    def _in_form(
-        self, work: Work, arrays: dict[str, Array], layout: Layout
-    ) -> tuple[dict[str, Array], Layout]:
+    def _in_form(self, work: Work, arrays: dict[str, Array], layout: Layout) -> Outgoing:
         """Return a local model as it is to travel; one that does not fit its base is refused as it is."""
-        if work.assign.form != "delta" or self.client.layout is None or layout != self.client.layout:
-            return arrays, layout
-        return subtract(work.arrays["weights"], arrays, layout), layout
+        if layout != self.client.layout:
+            return Outgoing.of(arrays, layout)
+        assign, run_id = work.assign, self.client.run_id
+        return outgoing(
+            assign,
+            work.arrays["weights"],
+            arrays,
+            layout,
+            lambda: self.folder.residual(run_id, assign.uncounted),
+        )
 
     def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
         """Write the answer to an evaluate task to the outbox and return it."""
@@ -301,7 +306,8 @@ class Connection:
     def entry_of_arrays(self, assign: Assign, values: Mapping[str, Any], seconds: float) -> OutboxEntry:
         """Write first weights or local sums to the outbox and return it."""
         sendable = self._sendable(values) if assign.kind == Kind.INITIALISE else _plain(values)
-        return self.folder.put(assign.task_id, 0, None, {}, {"weights": sendable}, None, seconds)
+        out = {"weights": Outgoing.of(*sendable)}
+        return self.folder.put(assign.task_id, 0, None, {}, out, None, seconds)
 
     def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return arrays and the layout of what may leave the agent."""

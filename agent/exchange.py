@@ -30,6 +30,10 @@ class Invitation:
         settings_digest: Of the run's settings: what a custodian agreed to.
         kinds: Kinds of tasks that may come.
         stores_local_models: Whether and how long the aggregator keeps updates, in words.
+        form: What updates are: `full` models, or a `delta`: what they add to the global one.
+        codec: How updates are encoded, with its options (`top-k fraction=0.01`); empty: not at all.
+        feeds_back: Whether this site keeps what it could not send, and adds it to its next update.
+        download: How global models are encoded; empty: not at all.
     """
 
     run: str
@@ -37,6 +41,10 @@ class Invitation:
     settings_digest: str
     kinds: tuple[str, ...]
     stores_local_models: str
+    form: str = "full"
+    codec: str = ""
+    feeds_back: bool = False
+    download: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,17 +112,16 @@ class Shelf:
         self._disk = disk
         self._durable = durable
 
-    def put(self, task_id: str, arrays: Weights, basis: int | None = None) -> None:
+    def put(self, task_id: str, data: Iterable[memoryview], layout: Layout, basis: int | None = None) -> None:
         """Keep arrays for the case that a task's update is counted.
 
         Args:
+            data: Their bytes.
+            layout: Of them.
             basis: The number of what they are a change of, where that matters.
         """
-        layout = Layout.of(arrays)
-        kept = Kept(self._next_number(), task_id, basis=basis)
-        write_arrays(
-            self._disk, self.folder / kept.name, pieces(arrays, layout), layout, durable=self._durable
-        )
+        path = self.folder / Kept(self._next_number(), task_id, basis=basis).name
+        write_arrays(self._disk, path, data, layout, durable=self._durable)
 
     def settle(self, task_id: str, *, is_accepted: bool) -> None:
         """Take what became of an update that was not counted yet."""
@@ -211,7 +210,6 @@ class Shelf:
         """Wait until the disk has what was written here, if it must outlive a loss of power."""
         if self._durable:
             self._disk.sync_folder(self.folder)
-
 
 
 class Residuals(Shelf):

@@ -15,7 +15,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
 from fl_main.ports import Disk, DiskFile
 from fl_main.weights import Array, Layout, Rows, Weights, pieces
 
+from .outgoing import Outgoing
 from .shelf import SUFFIX, Residuals, Shelf, write_arrays
 
 logger = logging.getLogger("fl_main.agent")
@@ -61,15 +62,20 @@ class OutboxEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
-    """What a lossy codec left out of an update.
+class _Written:
+    """A safetensors file as a source."""
 
-    Attributes:
-        basis: The number of the residual that was added to it before.
-    """
+    layout: Layout
+    file: DiskFile
 
-    arrays: Weights
-    basis: int
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        if self.file.read_at(len(self.layout.header) + offset, buffer) < len(buffer):
+            raise OSError(errno.EIO, "the file became shorter")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
 
 
 def default_folder(run: str, name: str) -> Path:
@@ -184,10 +190,9 @@ class StateFolder:
         num_examples: int,
         num_steps: int | None,
         metrics: Mapping[str, float],
-        arrays: Mapping[str, tuple[Weights, Layout]],
+        arrays: Mapping[str, Outgoing],
         state: Weights | None,
         seconds: float,
-        residual: Residual | None = None,
     ) -> OutboxEntry:
         """Write a finished update, digests computed on the way; whole or not at all.
 
@@ -196,10 +201,9 @@ class StateFolder:
             num_examples: Of its facts; and so the following.
             num_steps: Steps, if known.
             metrics: Its metrics.
-            arrays: Arrays and the layout of what is sent of them, by channel.
+            arrays: What is sent, by channel.
             state: Arrays to keep once the update is counted.
             seconds: That the work took.
-            residual: What the next update begins with once this one is counted.
 
         Raises:
             StateFolderFullError: If there is no room at the moment; nothing of it was kept.
@@ -208,11 +212,10 @@ class StateFolder:
         self._to_drop.pop(task_id, None)
         try:
             with self._translated("free some space on that disk, or see why it fails"):
-                payloads = tuple(self._put(task_id, channel, *pair) for channel, pair in arrays.items())
+                payloads = tuple(self._put(task_id, channel, out) for channel, out in arrays.items())
                 if state is not None:
-                    self._states.put(task_id, state)
-                if residual is not None:
-                    self._residuals.put(task_id, residual.arrays, residual.basis)
+                    layout = Layout.of(state)
+                    self._states.put(task_id, pieces(state, layout), layout)
                 self._sync_all()
                 entry = OutboxEntry(task_id, num_examples, num_steps, dict(metrics), payloads, seconds)
                 self._write_whole(self._facts_file(task_id), json.dumps(asdict(entry)))
@@ -221,10 +224,13 @@ class StateFolder:
             raise
         return entry
 
-    def _put(self, task_id: str, channel: str, arrays: Weights, layout: Layout) -> OutboxPayload:
-        path = self.payload_file(task_id, channel)
+    def _put(self, task_id: str, channel: str, out: Outgoing) -> OutboxPayload:
+        layout, path = out.layout, self.payload_file(task_id, channel)
         digest = file_digest(layout, self.algorithm)
-        write_arrays(self._disk, path, pieces(arrays, layout), layout, digest, durable=self._durable)
+        write_arrays(self._disk, path, out.data, layout, digest, durable=self._durable)
+        if (residual := out.residual) is not None:
+            with closing(_Written(layout, self._disk.open(path))) as written:
+                self._residuals.put(task_id, residual.data(written), residual.layout, residual.basis)
         return OutboxPayload(channel, tagged(digest), layout.nbytes, layout.digest, layout.to_wire())
 
     def entries(self) -> list[OutboxEntry]:

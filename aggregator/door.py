@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fl_main import __version__
+from fl_main.compression.words import in_words
 from fl_main.errors import FLError, LocalProtocolError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentJoined, AgentRefused
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
@@ -219,7 +220,12 @@ class Door:
         self._require_digest(join)
         self._require_room((join.run, join.agent_id))
         layout = self._stated_layout(host, join)
-        if refusal := host.machine.refusal(layout) or host.machine.poll_refusal(join.poll_s):
+        machine = host.machine
+        if refusal := (
+            machine.refusal(layout)
+            or machine.poll_refusal(join.poll_s)
+            or machine.codec_refusal(join.codecs, join.software)
+        ):
             raise Refusal(*refusal)
         return host, layout
 
@@ -279,8 +285,8 @@ class Door:
         said, counted = -1, dict[str, int]()
         while said != host.counted:  # what counts while we look, nobody is told: look again
             said, counted = host.counted, await self._counted(join)
-        run, settings = host.run, host.settings
-        layout = host.machine.layout
+        run, settings, machine = host.run, host.settings, host.machine
+        layout = machine.layout
         return Welcome(
             session_id=self._shared.ports.new_id(),
             run=run.name,
@@ -296,6 +302,10 @@ class Door:
             software=SOFTWARE,
             packing=None if settings.compression.lossless == "none" else settings.compression.lossless,
             digest_algorithm=self._shared.store.algorithm,
+            form=settings.form,
+            codec=in_words(machine.codec),
+            feeds_back=settings.compression.feeds_back,
+            download=in_words(machine.download_codec),
         )
 
     async def _counted(self, join: Join) -> dict[str, int]:

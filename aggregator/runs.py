@@ -125,6 +125,8 @@ class Runs:
         )
         host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
         initial = await self._ports.run_in_thread(_initial_model, self._store, settings.initial, run.run_id)
+        if initial and (reason := host.machine.unfit_for_codecs(initial.payload.layout)):
+            raise SettingsError(f"compression: the initial model cannot be encoded: {reason}")
         created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
         records = host.adopt(initial) if initial else [run]
         await self._ports.run_in_writer(self._store.commit, [*records, created], self._ports.wall_time())

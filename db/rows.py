@@ -255,7 +255,7 @@ class _ModelForm(Form):
 
 
 _MODEL_COLUMNS = (
-    *("model_id", "run_id", "round_id", "kind", "agent_id", "channel", "form"),
+    *("model_id", "run_id", "round_id", "kind", "agent_id", "channel", "form", "codec"),
     *("digest", "size", "layout_digest", "is_stored", "not_stored_reason"),
 )
 

@@ -96,6 +96,8 @@ class Payload(BaseModel):
         digest: Digest of the whole `.safetensors` file (header and data).
         size: Bytes of the data part: what travels.
         rows: The layout itself, where the receiver cannot know it.
+        codec: What decodes it to arrays of the run's model, as a name and options
+            (`int8 block=512 rounding=nearest`); empty: it is as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -104,6 +106,7 @@ class Payload(BaseModel):
     digest: Digest
     size: Natural
     rows: LayoutRows | None = None
+    codec: ShortText = ""
 
 
 # --- from an agent -----------------------------------------------------------------------
@@ -124,6 +127,7 @@ class Join(Message):
         poll_s: Seconds between two visits of an agent that does not stay connected.
         packings: How chunks may be packed that it gets or sends.
         digest_algorithms: Algorithms that it can name model files by.
+        codecs: Names of the codecs that it knows.
     """
 
     type: Literal["join"] = "join"
@@ -142,6 +146,7 @@ class Join(Message):
     poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     packings: Annotated[list[Name], Field(max_length=20)] = []
     digest_algorithms: Annotated[list[Name], Field(max_length=20)] = ["sha256"]
+    codecs: Annotated[list[Name], Field(max_length=100)] = []
 
 
 class Fetch(Message):
@@ -208,6 +213,8 @@ class Welcome(Message):
         stores_local_models: Whether, and for how long, updates stay in the database.
         packing: How the run wants chunks packed where that pays; both do so if the agent can.
         digest_algorithm: Algorithm that the aggregator names model files by.
+        form: What updates of training tasks are, see `Assign`; and so `codec` and `feeds_back`.
+        download: Codec of the global models, see `Payload`; empty: they travel as they are.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -225,6 +232,10 @@ class Welcome(Message):
     software: ShortText = ""
     packing: Name | None = None
     digest_algorithm: Name = "sha256"
+    form: Literal["full", "delta"] = "full"
+    codec: ShortText = ""
+    feeds_back: bool = False
+    download: ShortText = ""
 
 
 class Refuse(Message):
@@ -248,6 +259,11 @@ class Assign(Message):
         model_round: The round that made the base model.
         form: What the answer's weights are to be: `full`, or `delta`: float parameters less those
             of the base model, all else as it is.
+        codec: How the answer's weights are to be encoded, as a name and options
+            (`top-k fraction=0.01`); empty: not at all.
+        feeds_back: Whether the agent adds what it could not send before.
+        uncounted: Tasks of this agent whose updates were accepted and will still be counted, where
+            it matters for what it adds.
         deadline_s: Seconds left until the round ends, if it has a deadline.
     """
 
@@ -261,6 +277,9 @@ class Assign(Message):
     seed: int = 0
     deadline_s: Finite | None = None
     form: Literal["full", "delta"] = "full"
+    codec: ShortText = ""
+    feeds_back: bool = False
+    uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
 
 
 class Send(Message):
@@ -352,7 +371,8 @@ class Sending(Message):
     """Chunks of a fetched payload follow.
 
     Attributes:
-        rows: Its layout, unless the agent said that it knows it.
+        rows: Its layout, unless the agent said that it knows it; if it is encoded, the layout of the
+            run's model, from which its own follows.
     """
 
     type: Literal["sending"] = "sending"

@@ -417,6 +417,17 @@ class StagingFile(Protocol):
     def size(self) -> int:
         """Bytes of data that are safely there."""
 
+    @property
+    def layout(self) -> "Layout":
+        """Where each array lies."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on, also of a finished file.
+
+        Raises:
+            StoreError: If it ends before, or cannot be read.
+        """
+
     def write(self, data: bytes | memoryview) -> None:
         """Append data and take it into the digest.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from fl_main.agent.client import Client
 from fl_main.agent.exchange import Ending, Profile
+from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import StateFolder
 from fl_main.codec import decode
 from fl_main.digests import DigestAlgorithm, file_digest, tagged
@@ -104,7 +105,7 @@ class Program(logging.Handler):
                 if self._rng.random() < 0.3:
                     await self.client.decline(task_id, "skipped", "not today")
                     continue
-                arrays = {"weights": (hostile.WEIGHTS, hostile.LAYOUT)}
+                arrays = {"weights": Outgoing.of(hostile.WEIGHTS, hostile.LAYOUT)}
                 entry = self._folder.put(task_id, 5, None, {}, arrays, hostile.WEIGHTS, 0.1)
                 await asyncio.gather(self.client.hand_in(entry))
 
