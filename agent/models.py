@@ -17,7 +17,7 @@ class Models:
 
     Args:
         say: Sends a request if there is a connection.
-        run_in_thread: Where packed chunks are unpacked, and models decoded.
+        run_in_thread: Where packed chunks are unpacked.
     """
 
     def __init__(self, say: Callable[[Fetch], Awaitable[None]], run_in_thread: RunInThread) -> None:
@@ -28,14 +28,11 @@ class Models:
         self._asked: set[str] = set()  # digests that were asked for on this connection
 
     async def fetch(self, payload: Payload, known: Layout | None) -> tuple[Layout, bytearray]:
-        """Return the layout and bytes of a payload, decoded; from memory if they are there.
+        """Return the layout and bytes of a payload, from memory if they are there.
 
         Args:
             payload: As announced.
-            known: The layout of the run's model, so that it need not be described.
-
-        Raises:
-            RemoteProtocolError: If it cannot be decoded.
+            known: A layout that it may have, so that it need not be described.
         """
         if payload.digest not in self._held:
             download = self._downloads.get(payload.digest)
@@ -44,9 +41,7 @@ class Models:
             if payload.digest not in self._asked:
                 self._asked.add(payload.digest)
                 await self._say(download.request())
-            fetched = await asyncio.shield(download.done)
-            data = await self._run_in_thread(fetched.decoded) if fetched.codec else fetched.data
-            self._held[payload.digest] = fetched.model, data
+            self._held[payload.digest] = await asyncio.shield(download.done)
         return self._held[payload.digest]
 
     async def begin(self, sending: Sending) -> None:
