@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fl_main import __version__
+from fl_main.compression import CODECS, Codec
+from fl_main.compression.words import from_words
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import (
     ConnectionFailedError,
@@ -20,6 +22,7 @@ from fl_main.errors import (
     FLError,
     RefusedError,
     RemoteProtocolError,
+    SettingsError,
 )
 from fl_main.lossless import INSTALL, PACKINGS
 from fl_main.messages import (
@@ -53,7 +56,6 @@ from fl_main.weights import Array, Layout, views
 from .exchange import AgentState, Ending, Invitation, Policy, Profile, Work
 from .models import Models
 from .outbox import Outbox
-from .own_model import OwnModel
 from .state_folder import OutboxEntry, StateFolder
 from .visits import LOOKS, Retries, Trouble, Visits
 
@@ -78,13 +80,12 @@ class Client:
         policy: Allows (True or None) or denies (False, or the reason as text) an invitation
             or a task before anything is sent.
         on_change: Called when `state` or `line` changes.
-        model: What its program gave as initial weights.
 
     Attributes:
         state: What it is doing.
         line: The same in one line for people.
         layout: Of the run's model, once known.
-        model: What its program gave as initial weights, and what of it stays here.
+        run_id: Of the run that it joined, empty before.
     """
 
     def __init__(
@@ -95,12 +96,12 @@ class Client:
         dial: Callable[[], Awaitable[Link]],
         policy: Policy | None = None,
         on_change: Callable[[], None] = lambda: None,
-        model: OwnModel | None = None,
     ) -> None:
         self.state = AgentState.CONNECTING
         self.line = "connecting"
         self.layout: Layout | None = None
-        self.model = model or OwnModel()
+        self.run_id = ""
+        self._codec: Codec | None = None  # of the run's updates
         self._profile = profile
         self._folder = folder
         self._ports = ports
@@ -157,7 +158,7 @@ class Client:
         verdict = self._outbox.put(entry)
         self._show(AgentState.SENDING, "sending an update")
         self._visits.wake()
-        await self._say(self._outbox.offer(entry, self.layout))
+        await self._say(self._outbox.offer(entry, self._shared_layouts))
         if self._failure and not verdict.done():
             raise self._failure
         return await asyncio.shield(verdict)
@@ -223,7 +224,7 @@ class Client:
     async def _visit(self) -> Trouble | None:
         """Have one conversation; return what ended it, None if there was nothing left to say."""
         try:
-            await self._meet()
+            await self._converse(await self._dial())
         except ConnectionFailedError as error:
             if error.lasting and not self._has_joined:
                 self._fail(error)
@@ -237,15 +238,6 @@ class Client:
                 self._fail(error)
             return Trouble(str(error), error.retry_s)
         return None
-
-    async def _meet(self) -> None:
-        """Converse; where the run trains only some arrays, find out first what stays here."""
-        try:
-            await self._converse(await self._dial())
-        except _FrozenError as word:
-            self._show(AgentState.CONNECTING, "computing the digest of the arrays that stay here")
-            await self._ports.run_in_thread(self.model.train_only, word.arrays)
-            await self._converse(await self._dial())
 
     async def _wait_out(self, trouble: Trouble, retries: Retries, said: str) -> str:
         """Wait until it is time to try again; return what people were told."""
@@ -322,14 +314,14 @@ class Client:
             token=profile.token,
             attributes=dict(profile.attributes),
             kinds=[str(kind) for kind in profile.kinds],
-            rows=self.model.layout.to_wire() if self.model.layout else None,
+            rows=profile.layout.to_wire() if profile.layout else None,
             held=sorted(held),
             uncounted=self._folder.pending_state(),
             software=f"fl_main {__version__}",
             poll_s=profile.poll_s,
             packings=list(PACKINGS),
             digest_algorithms=list(DigestAlgorithm),
-            frozen=self.model.facts,
+            codecs=sorted(CODECS),
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -346,6 +338,11 @@ class Client:
             await link.send(session.send(Leave(reason=f"policy: {denial}")))
             await link.close(1000, "policy")
             raise RefusedError(f"this site's policy denied the run: {denial}", "policy")
+        try:
+            self._codec = from_words(message.codec)
+            from_words(message.download)
+        except SettingsError as error:
+            raise RefusedError(f"this site cannot take part in {message.run}: {error}", "codec") from error
         return message
 
     async def _resume(self, welcome: Welcome) -> None:
@@ -358,11 +355,13 @@ class Client:
             welcome.round_id,
         )
         await self._outbox.follow(_algorithm(welcome))
+        if is_news and (travels := _on_the_way(welcome)):
+            logger.info("run=%s %s", welcome.run, travels)
         self._visits.begin()
         if not self._has_joined and welcome.packing not in (None, *PACKINGS):
             logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
         self._has_joined = True
-        self.model.train_all()
+        self.run_id = welcome.run_id
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
         self._outbox.promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
@@ -375,8 +374,15 @@ class Client:
         for message in list(self._unsent):
             await self._say(message)
         self._unsent.clear()
-        for offer in self._outbox.offers(self.layout):
+        for offer in self._outbox.offers(self._shared_layouts):
             await self._say(offer)
+
+    @property
+    def _shared_layouts(self) -> set[str]:
+        """The digests of layouts that the aggregator knows as we do."""
+        if self.layout is None:
+            return set()
+        return {self.layout.digest, (self._codec.layout(self.layout) if self._codec else self.layout).digest}
 
     async def _watch(self, link: Link, session: Session, interval_s: float) -> None:
         """End a connection that dies without a word."""
@@ -551,11 +557,10 @@ class Client:
 
     async def _fetch(self, payload: Payload) -> dict[str, Array]:
         """Return the arrays of a payload."""
-        layout, data = await self._models.fetch(payload, self.layout or self.model.layout)
-        if payload.channel != "weights":
-            return views(layout, data)
-        self.layout = layout
-        return self.model.merged(views(layout, data))
+        layout, data = await self._models.fetch(payload, self.layout or self._profile.layout)
+        if payload.channel == "weights":
+            self.layout = layout
+        return views(layout, data)
 
     async def _send_framed(self, framed: memoryview) -> None:
         if self._link is None:
@@ -595,23 +600,23 @@ def _invitation(welcome: Welcome) -> Invitation:
         welcome.settings_digest,
         tuple(welcome.kinds),
         welcome.stores_local_models,
+        welcome.form,
+        welcome.codec,
+        welcome.feeds_back,
+        welcome.download,
     )
 
 
-class _FrozenError(RefusedError):
-    """The run trains only some arrays, and wants to hear of the others.
-
-    Attributes:
-        arrays: Shell wildcards of the names of those that it trains.
-    """
-
-    arrays: list[str]
+def _on_the_way(welcome: Welcome) -> str:
+    """Say how weights travel in a run, unless it is as they are."""
+    updates = f"updates travel as {welcome.form}" if welcome.form != "full" else ""
+    if welcome.codec:
+        updates = f"updates travel as {welcome.form}, encoded by {welcome.codec}"
+        updates += ", with error feedback" if welcome.feeds_back else ""
+    models = f"models come encoded by {welcome.download}" if welcome.download else ""
+    return "; ".join(filter(None, (updates, models)))
 
 
 def _refused(refuse: Refuse) -> RefusedError:
-    if refuse.arrays:
-        error = _FrozenError(refuse.reason, refuse.code)
-        error.arrays = refuse.arrays
-        return error
     kind = FencedError if refuse.code == "fenced" else RefusedError
     return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting, retry_s=refuse.retry_s)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from fl_main.deltas import subtract
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
@@ -29,7 +28,7 @@ from fl_main.weights import Array, Layout, Role, as_arrays
 
 from .client import Client
 from .exchange import Ending, Policy, Profile, Work
-from .own_model import OwnModel
+from .outgoing import Outgoing, outgoing
 from .progress import StatusLine
 from .state_folder import OutboxEntry, StateFolder, default_folder
 
@@ -186,12 +185,12 @@ class Connection:
     Args:
         options: How the agent was set up.
         kinds: What it can do.
-        model: What its program gave as initial weights.
+        layout: Of the model that it can train, if it knows one.
         outside: What it gets from outside; freed at the end.
     """
 
     def __init__(
-        self, options: AgentOptions, kinds: tuple[Kind, ...], model: OwnModel, outside: Outside
+        self, options: AgentOptions, kinds: tuple[Kind, ...], layout: Layout | None, outside: Outside
     ) -> None:
         path = (options.state_folder or default_folder(options.run, options.name)).resolve()
         if (older := _OPEN.get(path)) is not None:
@@ -217,6 +216,7 @@ class Connection:
             options.token,
             options.attributes,
             tuple(str(kind) for kind in kinds),
+            layout,
             options.poll_s if options.connection == "poll" else None,
         )
         self.client = Client(
@@ -226,7 +226,6 @@ class Connection:
             outside.dial,
             options.policy,
             lambda: self._line.show(self.client.line),
-            model,
         )
         self._running = outside.network.start(self.client.run())
         _OPEN[path] = self
@@ -273,13 +272,12 @@ class Connection:
         """Write an answer to the outbox and return it.
 
         Raises:
-            WeightsError: If its arrays cannot be sent.
+            WeightsError: If its arrays cannot be sent, or not be encoded.
             StateFolderError: If there is no room.
         """
         assign = work.assign
-        self.client.model.check_trained(result.weights)
         arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
-            channel: self._channel(values) for channel, values in result.channels.items()
+            channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
         state = as_arrays(result.state) if result.state is not None else None
         metrics = as_metrics(result.metrics)
@@ -287,13 +285,18 @@ class Connection:
             assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
         )
 
-    def _in_form(
-        self, work: Work, arrays: dict[str, Array], layout: Layout
-    ) -> tuple[dict[str, Array], Layout]:
+    def _in_form(self, work: Work, arrays: dict[str, Array], layout: Layout) -> Outgoing:
         """Return a local model as it is to travel; one that does not fit its base is refused as it is."""
-        if work.assign.form != "delta" or self.client.layout is None or layout != self.client.layout:
-            return arrays, layout
-        return subtract(work.arrays["weights"], arrays, layout), layout
+        if layout != self.client.layout:
+            return Outgoing.of(arrays, layout)
+        assign, run_id = work.assign, self.client.run_id
+        return outgoing(
+            assign,
+            work.arrays["weights"],
+            arrays,
+            layout,
+            lambda: self.folder.residual(run_id, assign.uncounted),
+        )
 
     def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
         """Write the answer to an evaluate task to the outbox and return it."""
@@ -303,14 +306,13 @@ class Connection:
     def entry_of_arrays(self, assign: Assign, values: Mapping[str, Any], seconds: float) -> OutboxEntry:
         """Write first weights or local sums to the outbox and return it."""
         sendable = self._sendable(values) if assign.kind == Kind.INITIALISE else _plain(values)
-        return self.folder.put(assign.task_id, 0, None, {}, {"weights": sendable}, None, seconds)
+        out = {"weights": Outgoing.of(*sendable)}
+        return self.folder.put(assign.task_id, 0, None, {}, out, None, seconds)
 
     def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return arrays and the layout of what may leave the agent."""
-        arrays = self.client.model.to_send(as_arrays(values))
-        roles = roles_of(values, self.options.roles, self.client.layout)
-        kept = {name: role for name, role in roles.items() if name in arrays}
-        return arrays, Layout.of(arrays, kept).without_private()
+        arrays = as_arrays(values)
+        return arrays, layout_of(arrays, roles_of(values, self.options.roles, self.client.layout))
 
     def _channel(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return extra arrays in the precision and order that the strategy computes in."""
@@ -327,6 +329,11 @@ def roles_of(
     known = {spec.name: spec.role for spec in run.arrays} if run else {}
     roles = known | dict(getattr(values, "roles", {})) | dict(given)
     return {name: role for name, role in roles.items() if name in values}
+
+
+def layout_of(arrays: Mapping[str, Array], roles: Mapping[str, Role]) -> Layout:
+    """Return the layout of what may leave the agent."""
+    return Layout.of(arrays, roles).without_private()
 
 
 def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fl_main.messages import Assign
 from fl_main.training import Kind
-from fl_main.weights import Array
+from fl_main.weights import Array, Layout
 
 
 class AgentState(StrEnum):
@@ -30,6 +30,10 @@ class Invitation:
         settings_digest: Of the run's settings: what a custodian agreed to.
         kinds: Kinds of tasks that may come.
         stores_local_models: Whether and how long the aggregator keeps updates, in words.
+        form: What updates are: `full` models, or a `delta`: what they add to the global one.
+        codec: How updates are encoded, with its options (`top-k fraction=0.01`); empty: not at all.
+        feeds_back: Whether this site keeps what it could not send, and adds it to its next update.
+        download: How global models are encoded; empty: not at all.
     """
 
     run: str
@@ -37,6 +41,10 @@ class Invitation:
     settings_digest: str
     kinds: tuple[str, ...]
     stores_local_models: str
+    form: str = "full"
+    codec: str = ""
+    feeds_back: bool = False
+    download: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Profile:
     """Who the agent is and what it can do.
 
     Attributes:
+        layout: Of the model that it can train, if it knows one.
         kinds: Kinds of tasks that it can do.
         instance_id: Of this process.
         start_number: How often the agent was started before.
@@ -80,6 +89,7 @@ class Profile:
     token: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = (Kind.TRAIN,)
+    layout: Layout | None = None
     poll_s: float | None = None
 
 

@@ -17,7 +17,7 @@ class Models:
 
     Args:
         say: Sends a request if there is a connection.
-        run_in_thread: Where packed chunks are unpacked.
+        run_in_thread: Where packed chunks are unpacked, and models decoded.
     """
 
     def __init__(self, say: Callable[[Fetch], Awaitable[None]], run_in_thread: RunInThread) -> None:
@@ -28,11 +28,14 @@ class Models:
         self._asked: set[str] = set()  # digests that were asked for on this connection
 
     async def fetch(self, payload: Payload, known: Layout | None) -> tuple[Layout, bytearray]:
-        """Return the layout and bytes of a payload, from memory if they are there.
+        """Return the layout and bytes of a payload, decoded; from memory if they are there.
 
         Args:
             payload: As announced.
-            known: A layout that it may have, so that it need not be described.
+            known: The layout of the run's model, so that it need not be described.
+
+        Raises:
+            RemoteProtocolError: If it cannot be decoded.
         """
         if payload.digest not in self._held:
             download = self._downloads.get(payload.digest)
@@ -41,7 +44,9 @@ class Models:
             if payload.digest not in self._asked:
                 self._asked.add(payload.digest)
                 await self._say(download.request())
-            self._held[payload.digest] = await asyncio.shield(download.done)
+            fetched = await asyncio.shield(download.done)
+            data = await self._run_in_thread(fetched.decoded) if fetched.codec else fetched.data
+            self._held[payload.digest] = fetched.model, data
         return self._held[payload.digest]
 
     async def begin(self, sending: Sending) -> None:

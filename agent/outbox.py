@@ -6,7 +6,7 @@ later process. What the site keeps with an update becomes current once that was 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import FLError, RemoteProtocolError, StateFolderError, StateFolderFullError
@@ -93,24 +93,23 @@ class Outbox:
             except StateFolderError as error:
                 await self._wait_for_the_disk(error)
 
-    def offers(self, known: Layout | None) -> list[Offer]:
+    def offers(self, known: Container[str]) -> list[Offer]:
         """Return an offer of every update that was not judged yet.
 
         Args:
-            known: The layout that the aggregator knows, too.
+            known: Digests of layouts that the aggregator knows, too.
         """
         return [self.offer(entry, known) for entry in self._entries.values()]
 
-    def offer(self, entry: OutboxEntry, known: Layout | None) -> Offer:
+    def offer(self, entry: OutboxEntry, known: Container[str]) -> Offer:
         """Return the offer of one update."""
-        shared = known.digest if known else ""
         payloads = [
             Payload(
                 channel=payload.channel,
                 layout=payload.layout,
                 digest=payload.digest,
                 size=payload.size,
-                rows=None if payload.layout == shared else payload.rows,
+                rows=None if payload.layout in known else payload.rows,
             )
             for payload in entry.payloads
         ]

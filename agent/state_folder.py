@@ -4,9 +4,8 @@ agent.json                            the agent's id, and how often it was start
 lock                                  held while a process uses the folder
 outbox/TASK.json                      facts of a finished update; written last, so it is whole
 outbox/TASK.CHANNEL.safetensors       its arrays
-state/NUMBER.TASK.safetensors         arrays to keep, if TASK's update is accepted and counted
-state/NUMBER.TASK.accepted.safetensors  the same, once it was accepted
-state/NUMBER.current.safetensors      those of the last update that was counted
+state/                                arrays of the program's own, kept with an update; see `shelf`
+feedback/                             what a lossy codec left out of the updates, kept in the same way
 """
 
 import errno
@@ -15,8 +14,8 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,13 +23,15 @@ from fl_main.digests import DigestAlgorithm, algorithm_of, file_digest, tagged
 from fl_main.disk import REAL_DISK, read_whole, write_whole
 from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
 from fl_main.ports import Disk, DiskFile
-from fl_main.weights import Array, Layout, Rows, Weights, pieces, views
+from fl_main.weights import Array, Layout, Rows, Weights, pieces
+
+from .outgoing import Outgoing
+from .shelf import SUFFIX, Residuals, Shelf, write_arrays
 
 logger = logging.getLogger("fl_main.agent")
 
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that is full or fails may be mended
 _READ_BYTES = 1 << 20
-_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,23 @@ class OutboxEntry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     payloads: tuple[OutboxPayload, ...] = ()
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A safetensors file as a source."""
+
+    layout: Layout
+    file: DiskFile
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        if self.file.read_at(len(self.layout.header) + offset, buffer) < len(buffer):
+            raise OSError(errno.EIO, "the file became shorter")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
 
 
 def default_folder(run: str, name: str) -> Path:
@@ -97,10 +115,11 @@ class StateFolder:
         self._disk = disk
         self._durable = durable
         self._outbox = path / "outbox"
-        self._states = path / "state"
+        self._states = Shelf(path / "state", disk, durable=durable)
+        self._residuals = Residuals(path / "feedback", disk, durable=durable)
         self._to_drop: dict[str, bool] = {}  # answered updates, and whether to keep their state
         with self._translated("choose a state folder that can be written"):
-            for folder in (path, self._outbox, self._states):
+            for folder in (path, self._outbox, *(shelf.folder for shelf in self._shelves)):
                 disk.make_folder(folder)
             try:
                 self._lock = disk.lock(path / "lock")
@@ -115,6 +134,10 @@ class StateFolder:
         except BaseException:
             self._lock.release()
             raise
+
+    @property
+    def _shelves(self) -> tuple[Shelf, Shelf]:
+        return self._states, self._residuals
 
     @contextmanager
     def _translated(self, remedy: str) -> Iterator[None]:
@@ -150,10 +173,8 @@ class StateFolder:
         for name in self._disk.names(self._outbox):
             if name.partition(".")[0] not in whole or name.endswith(".tmp"):
                 self._disk.remove(self._outbox / name)
-        for state in self._kept():
-            if not (state.is_current or state.is_accepted or state.task_id in whole):
-                self._disk.remove(self._states / state.name)
-        self._drop_overtaken()
+        for shelf in self._shelves:
+            shelf.sweep(whole)
 
     def close(self) -> None:
         """Let another process use the folder; may be called twice."""
@@ -169,7 +190,7 @@ class StateFolder:
         num_examples: int,
         num_steps: int | None,
         metrics: Mapping[str, float],
-        arrays: Mapping[str, tuple[Weights, Layout]],
+        arrays: Mapping[str, Outgoing],
         state: Weights | None,
         seconds: float,
     ) -> OutboxEntry:
@@ -180,7 +201,7 @@ class StateFolder:
             num_examples: Of its facts; and so the following.
             num_steps: Steps, if known.
             metrics: Its metrics.
-            arrays: Arrays and the layout of what is sent of them, by channel.
+            arrays: What is sent, by channel.
             state: Arrays to keep once the update is counted.
             seconds: That the work took.
 
@@ -191,12 +212,11 @@ class StateFolder:
         self._to_drop.pop(task_id, None)
         try:
             with self._translated("free some space on that disk, or see why it fails"):
-                payloads = tuple(self._put(task_id, channel, *pair) for channel, pair in arrays.items())
+                payloads = tuple(self._put(task_id, channel, out) for channel, out in arrays.items())
                 if state is not None:
-                    number = max((kept.number for kept in self._kept()), default=0) + 1
-                    name = _Kept(number, task_id).name
-                    self._write_arrays(self._states / name, state, Layout.of(state))
-                self._sync(self._outbox, self._states)
+                    layout = Layout.of(state)
+                    self._states.put(task_id, pieces(state, layout), layout)
+                self._sync_all()
                 entry = OutboxEntry(task_id, num_examples, num_steps, dict(metrics), payloads, seconds)
                 self._write_whole(self._facts_file(task_id), json.dumps(asdict(entry)))
         except StateFolderError:
@@ -204,9 +224,14 @@ class StateFolder:
             raise
         return entry
 
-    def _put(self, task_id: str, channel: str, arrays: Weights, layout: Layout) -> OutboxPayload:
-        digest = self._write_arrays(self.payload_file(task_id, channel), arrays, layout)
-        return OutboxPayload(channel, digest, layout.nbytes, layout.digest, layout.to_wire())
+    def _put(self, task_id: str, channel: str, out: Outgoing) -> OutboxPayload:
+        layout, path = out.layout, self.payload_file(task_id, channel)
+        digest = file_digest(layout, self.algorithm)
+        write_arrays(self._disk, path, out.data, layout, digest, durable=self._durable)
+        if (residual := out.residual) is not None:
+            with closing(_Written(layout, self._disk.open(path))) as written:
+                self._residuals.put(task_id, residual.data(written), residual.layout, residual.basis)
+        return OutboxPayload(channel, tagged(digest), layout.nbytes, layout.digest, layout.to_wire())
 
     def entries(self) -> list[OutboxEntry]:
         """Return all finished updates that were not answered yet; a damaged one is deleted."""
@@ -270,7 +295,7 @@ class StateFolder:
     def payload_file(self, task_id: str, channel: str) -> Path:
         """Return the file of a finished update's arrays."""
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", channel)
-        return self._outbox / f"{task_id}.{safe}{_SUFFIX}"
+        return self._outbox / f"{task_id}.{safe}{SUFFIX}"
 
     def drop(self, task_id: str, *, keep_state: bool) -> None:
         """Forget an answered update; its kept arrays stay while it may still be counted.
@@ -287,19 +312,12 @@ class StateFolder:
             logger.debug("cannot delete from %s yet: %s", self._outbox, error.strerror or error)
 
     def _drop(self, task_id: str, *, keep_state: bool) -> None:
-        for kept in self._kept():
-            if kept.task_id == task_id and not kept.is_accepted:
-                self._settle_state(kept, is_accepted=keep_state)
+        for shelf in self._shelves:
+            shelf.settle(task_id, is_accepted=keep_state)
         self._disk.remove(self._facts_file(task_id))
         for name in self._disk.names(self._outbox):
             if name.startswith(f"{task_id}."):
                 self._disk.remove(self._outbox / name)
-
-    def _settle_state(self, kept: "_Kept", *, is_accepted: bool) -> None:
-        if is_accepted:
-            self._disk.move(self._states / kept.name, self._states / replace(kept, is_accepted=True).name)
-        else:
-            self._disk.remove(self._states / kept.name)
 
     def _facts_file(self, task_id: str) -> Path:
         return self._outbox / f"{task_id}.json"
@@ -312,25 +330,27 @@ class StateFolder:
         Raises:
             StateFolderError: If they cannot be read.
         """
-        current = self._current()
-        if current is None:
-            return {}
-        file = self._states / current.name
         with self._translated("see whether that disk works"):
-            data = read_whole(self._disk, file)
-        try:
-            length = int.from_bytes(data[:8], "little")
-            layout = Layout.from_header(data[8 : 8 + length])
-            return views(layout, memoryview(data)[8 + length :])
-        except (WeightsError, ValueError) as error:
-            raise StateFolderError(
-                f"{file} is damaged ({error}); delete it to go on without what this agent kept"
-            ) from error
+            return self._states.current()
+
+    def residual(self, run_id: str, uncounted: Container[str]) -> tuple[int, dict[str, Array]]:
+        """Return the number and the arrays of what earlier updates of a run left out; at first 0 and none.
+
+        Args:
+            run_id: What other runs left is forgotten.
+            uncounted: Tasks whose update was accepted and will be counted.
+
+        Raises:
+            StateFolderError: If they cannot be read.
+        """
+        with self._translated("see whether that disk works"):
+            self._residuals.begin(run_id)
+            return self._residuals.newest(uncounted)
 
     def pending_state(self) -> list[str]:
         """Return the tasks whose kept arrays wait for their accepted update to be counted."""
         accepted = {task_id for task_id, keep_state in self._to_drop.items() if keep_state}
-        return sorted(kept.task_id for kept in self._kept() if kept.is_accepted or kept.task_id in accepted)
+        return sorted({task_id for shelf in self._shelves for task_id in shelf.pending(accepted)})
 
     def promote_state(self, task_id: str) -> None:
         """Make the arrays kept with a task current: its update was counted.
@@ -338,87 +358,17 @@ class StateFolder:
         Raises:
             StateFolderError: If that cannot be written; to be tried again.
         """
-        current = self._current()
-        for kept in self._kept():
-            if kept.task_id == task_id and (current is None or kept.number > current.number):
-                with self._translated("free some space on that disk, or let this program write there"):
-                    name = _Kept(kept.number).name
-                    self._disk.move(self._states / kept.name, self._states / name)
-                    self._sync(self._states)
-                    self._drop_overtaken()
-
-    def _current(self) -> "_Kept | None":
-        return max((kept for kept in self._kept() if kept.is_current), key=_number, default=None)
-
-    def _drop_overtaken(self) -> None:
-        """Delete arrays older than the current ones: their updates will never be counted."""
-        if (current := self._current()) is not None:
-            for kept in self._kept():
-                if kept.number < current.number:
-                    self._disk.remove(self._states / kept.name)
-
-    def _kept(self) -> list["_Kept"]:
-        return [kept for name in self._disk.names(self._states) if (kept := _Kept.of(name))]
+        with self._translated("free some space on that disk, or let this program write there"):
+            for shelf in self._shelves:
+                shelf.promote(task_id)
 
     # --- writing --------------------------------------------------------------------------
-
-    def _write_arrays(self, path: Path, arrays: Weights, layout: Layout) -> str:
-        """Write a safetensors file and return its digest."""
-        digest = file_digest(layout, self.algorithm)
-        file = self._disk.open(path, write=True)
-        try:
-            file.truncate(0)
-            file.write_at(0, memoryview(layout.header))
-            place = len(layout.header)
-            for piece in pieces(arrays, layout):
-                file.write_at(place, memoryview(piece))
-                digest.update(piece)
-                place += len(piece)
-            if self._durable:
-                file.sync()
-        finally:
-            file.close()
-        return tagged(digest)
 
     def _write_whole(self, path: Path, text: str) -> None:
         write_whole(self._disk, path, text.encode(), durable=self._durable)
 
-    def _sync(self, *folders: Path) -> None:
-        for folder in folders if self._durable else ():
-            self._disk.sync_folder(folder)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A file of arrays that an agent keeps; a higher number is newer.
-
-    Attributes:
-        task_id: The task they came with, empty once they are current.
-        is_accepted: Whether its update was accepted.
-    """
-
-    number: int
-    task_id: str = ""
-    is_accepted: bool = False
-
-    @property
-    def is_current(self) -> bool:
-        return not self.task_id
-
-    @property
-    def name(self) -> str:
-        accepted = ".accepted" if self.is_accepted else ""
-        return f"{self.number:08d}.{self.task_id or 'current'}{accepted}{_SUFFIX}"
-
-    @classmethod
-    def of(cls, name: str) -> "_Kept | None":
-        """Return what a file's name says, None if it is none of ours."""
-        found = re.fullmatch(r"(\d+)\.(\w+?)(\.accepted)?\.safetensors", name)
-        if found is None:
-            return None
-        task_id = "" if found[2] == "current" else found[2]
-        return cls(int(found[1]), task_id, bool(found[3]))
-
-
-def _number(kept: _Kept) -> int:
-    return kept.number
+    def _sync_all(self) -> None:
+        if self._durable:
+            self._disk.sync_folder(self._outbox)
+        for shelf in self._shelves:
+            shelf.sync()

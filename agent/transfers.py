@@ -3,31 +3,79 @@
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from fl_main.codec import HEAD_BYTES, frame_in
+from fl_main.compression import Check, Codec
+from fl_main.compression.words import from_words
 from fl_main.digests import algorithm_of, file_digest, tagged
-from fl_main.errors import RemoteProtocolError, WeightsError
+from fl_main.errors import FLError, RemoteProtocolError, WeightsError
 from fl_main.lossless import Piece, packed_frame
 from fl_main.messages import ALIGNMENT, CHUNK_BYTES, Chunk, Fetch, Payload, Sending
 from fl_main.ports import HEADROOM, DiskFile, RunInThread
 from fl_main.session import Incoming
+from fl_main.sources import Packed
 from fl_main.weights import Layout
 
 MAX_RESTARTS = 2  # for a digest that does not match
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A payload that is here.
+
+    Attributes:
+        model: The layout of its arrays.
+        layout: Of what travelled: the same, unless there is a codec.
+        data: What travelled.
+    """
+
+    model: Layout
+    layout: Layout
+    data: bytearray
+    codec: Codec | None
+
+    def decoded(self) -> bytearray:
+        """Return the bytes of its arrays.
+
+        Raises:
+            RemoteProtocolError: If what travelled says nothing that can be decoded.
+        """
+        if self.codec is None:
+            return self.data
+        check, view = Check(self.codec, self.model), memoryview(self.data)
+        for place in range(0, len(view), CHUNK_BYTES):
+            if wrong := check.first_wrong(place, view[place : place + CHUNK_BYTES]):
+                raise RemoteProtocolError(f"a model that cannot be decoded by {self.codec.name}: {wrong}")
+        found = bytearray(self.model.nbytes)
+        self.codec.decoded(Packed(self.layout, self.data), self.model).read_into(0, memoryview(found))
+        return found
+
+
 class Download:
     """One payload on its way in; it goes on where it stopped on the next connection.
 
-    Attributes:
+    Args:
         payload: What was announced.
-        done: Holds its layout and bytes at the end.
+        known: The layout of the run's model, if it is known.
+
+    Attributes:
+        done: Holds it at the end.
+
+    Raises:
+        RemoteProtocolError: If it is encoded in a way that there is not.
     """
 
     def __init__(self, payload: Payload, known: Layout | None) -> None:
         self.payload = payload
-        self.done: asyncio.Future[tuple[Layout, bytearray]] = asyncio.get_running_loop().create_future()
-        self._layout = known if known and known.digest == payload.layout else None
+        self.done: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
+        try:
+            self._codec = from_words(payload.codec)
+            self._model, self._layout = known, self._layout_of(known) if known else None
+        except FLError as error:
+            raise RemoteProtocolError(f"a model that cannot be decoded: {error}") from error
+        if self._layout is not None and self._layout.digest != payload.layout:
+            self._model = self._layout = None
         self._buffer = bytearray()
         self._incoming: Incoming | None = None
         self._place = 0
@@ -58,9 +106,14 @@ class Download:
                 raise RemoteProtocolError(str(error)) from error
         self._incoming = Incoming(sending.transfer, sending.size, self._place, sending.size)
 
+    def _layout_of(self, model: Layout) -> Layout:
+        """Return the layout of what travels."""
+        return self._codec.layout(model) if self._codec else model
+
     def _described(self, sending: Sending) -> Layout:
         try:
-            layout = Layout.from_wire(sending.rows or [])
+            self._model = Layout.from_wire(sending.rows or [])
+            layout = self._layout_of(self._model)
         except WeightsError as error:
             raise RemoteProtocolError(f"a model that is badly described: {error}") from error
         if layout.digest != self.payload.layout:
@@ -100,11 +153,13 @@ class Download:
         Raises:
             RemoteProtocolError: If the digest was wrong too often.
         """
-        if self._incoming is None or not self._incoming.is_complete or self._layout is None:
+        if self._incoming is None or not self._incoming.is_complete:
+            return False
+        if self._layout is None or self._model is None:
             return False
         if tagged(self._digest) == self.payload.digest:
             if not self.done.done():
-                self.done.set_result((self._layout, self._buffer))
+                self.done.set_result(Fetched(self._model, self._layout, self._buffer, self._codec))
             return True
         self._place, self._restarts = 0, self._restarts + 1
         if self._restarts > MAX_RESTARTS:

@@ -4,10 +4,13 @@ import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from fl_main.compression import chance_of, download_codec_of
+from fl_main.compression.words import from_words
 from fl_main.errors import StoreError
 from fl_main.events import Fold, StepFolded
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
+from fl_main.sources import Source
 from fl_main.store import DataFile, StagingFile, Store, StoredPayload, UpdateRecord
 from fl_main.strategies import strategy_of
 from fl_main.strategies.base import Contribution
@@ -23,12 +26,16 @@ class Stored:
     """One update as the store has it.
 
     Attributes:
+        codec: Of its weights.
         origin: The model that it was trained on, if that is stored.
+        origin_codec: Of that.
     """
 
     facts: Contribution
     payloads: tuple[StoredPayload, ...]
+    codec: str
     origin: StoredPayload | None
+    origin_codec: str
     is_delta: bool
 
 
@@ -66,7 +73,9 @@ def _stored(machine: RoundMachine, update: UpdateRecord) -> Stored:
     return Stored(
         machine.contribution_of(update),
         tuple(machine.payloads_of(update)),
+        machine.codec_of(update),
         base.payload if base else None,
+        base.codec if base else "",
         machine.is_delta(update),
     )
 
@@ -155,8 +164,11 @@ class _Folding:
     def _answer(self, update: Stored) -> Answer:
         return Answer(
             update.facts,
-            {payload.channel: self._source(payload) for payload in update.payloads},
-            self._source(update.origin) if update.origin else None,
+            {
+                payload.channel: self._source(payload, update.codec if payload.channel == "weights" else "")
+                for payload in update.payloads
+            },
+            self._source(update.origin, update.origin_codec) if update.origin else None,
             is_delta=update.is_delta,
         )
 
@@ -181,16 +193,37 @@ class _Folding:
         sink, layout = self._stage("weights", base.layout), state_layout(base.layout)
         after = {name: self._stage(name, layout) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
+        model = _staged(sink, base.layout, "weights")
         return StepFolded(
             self._effect,
-            _staged(sink, base.layout, "weights"),
+            model,
             {name: _staged(staging, layout, name) for name, staging in after.items()},
             folded.shares,
             folded.notes,
+            self._download(sink),
         )
 
-    def _source(self, payload: StoredPayload) -> _Payload:
-        return _Payload(self._files, payload)
+    def _download(self, model: StagingFile) -> StoredPayload | None:
+        """Write the new model as it is to travel, beside it; None if it travels as it is.
+
+        Raises:
+            WeightsError: If it has values that the codec cannot say.
+        """
+        codec = download_codec_of(self._settings.compression)
+        if codec is None:
+            return None
+        layout = codec.layout(model.layout)
+        sink = self._stage("download", layout)
+        for piece in codec.encode(codec.signal(model), chance_of(0)):  # it rounds to the nearest
+            sink.write(piece)
+        return _staged(sink, layout, "weights")
+
+    def _source(self, payload: StoredPayload, words: str = "") -> Source:
+        """Return stored arrays as those of the run's model that they stand for."""
+        codec, source = from_words(words), _Payload(self._files, payload)
+        if codec is None or self._plan.base is None:
+            return source
+        return codec.decoded(source, self._plan.base.layout)
 
     def _stage(self, channel: str, layout: Layout) -> StagingFile:
         staging = self._store.stage(f"{self._plan.staging}.{channel}", layout)

@@ -22,7 +22,7 @@ from fl_main.events import (
     TimePassed,
 )
 from fl_main.ledger import Outcome
-from fl_main.messages import Frozen, Hold, Message, Waiting
+from fl_main.messages import Hold, Message, Waiting
 from fl_main.ports import Ports
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -38,12 +38,12 @@ from fl_main.store import (
     RunSnapshot,
     RunStatus,
     Store,
-    StoredPayload,
     TaskRecord,
     Verdict,
 )
 from fl_main.strategies import strategy_of
 from fl_main.training import Kind
+from fl_main.weights import Rows
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Outage, Transfer, Trouble, View
 
@@ -153,9 +153,9 @@ class RunHost:
             kinds.append(Kind.EVALUATE)
         return [str(kind) for kind in kinds]
 
-    def adopt(self, initial: ModelRecord, frozen: Frozen | None = None) -> list[Record]:
+    def adopt(self, initial: ModelRecord) -> list[Record]:
         """Take the model that a new run begins with; the caller stores what comes of it."""
-        return self.machine.adopt(initial, frozen).records
+        return self.machine.adopt(initial).records
 
     def start(self) -> None:
         """Begin, or go on after a restart."""
@@ -262,13 +262,18 @@ class RunHost:
             still_since=next((past.at for past in reversed(history) if past.event.kind in still), None),
         )
 
-    def fetchable(self, digest: str) -> StoredPayload | None:
-        """Return a payload that this run's agents may have: never another agent's update."""
+    def fetchable(self, digest: str) -> ModelRecord | None:
+        """Return a model that this run's agents may have: never another agent's update."""
         private = (ModelKind.LOCAL, ModelKind.CHANNEL)
         for model in self.machine.models.values():
             if model.payload.digest == digest and model.kind not in private:
-                return model.payload
+                return model
         return None
+
+    def rows_of(self, model: ModelRecord) -> Rows:
+        """Return the layout from which an agent can tell that of a model's file."""
+        layout = self.machine.layout if model.codec else None
+        return (layout or model.payload.layout).to_wire()
 
     async def _tell_idle(self) -> None:
         """Tell agents without a task what they wait for, if it is another thing than before.

@@ -124,6 +124,7 @@ class AgentSession:
             self.post,
             self.host.tell,
             self.host.journal.set_trouble,
+            lambda payload: self.host.machine.check_of(offer.task_id, payload),
         )
         task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
         self._uploads[offer.task_id] = (upload, task)
@@ -294,16 +295,17 @@ class AgentSession:
         return task_id in (None, self._last_given, *self.join.held)
 
     async def _send_payload(self, fetch: Fetch) -> None:
-        payload = self.host.fetchable(fetch.digest)
-        if payload is None:
+        model = self.host.fetchable(fetch.digest)
+        if model is None:
             raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
+        payload = model.payload
         await self._readable(payload, fetch.offset)
         known = fetch.layout == payload.layout.digest
         announcement = Sending(
             transfer=fetch.digest,
             offset=fetch.offset,
             size=payload.size,
-            rows=None if known else payload.layout.to_wire(),
+            rows=None if known else self.host.rows_of(model),
         )
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
         await self._shared.frames.send(self, payload, fetch.offset, self._session.packing)
@@ -374,7 +376,7 @@ class AgentSession:
     def _layout(self, payload: Payload) -> Layout:
         if payload.rows is not None:
             return Layout.from_wire(payload.rows)
-        known = self.host.machine.layout
-        if known is None or known.digest != payload.layout:
-            raise WeightsError("the layout is neither described nor the run's own")
-        return known
+        for known in (self.host.machine.layout, self.host.machine.sent_layout):
+            if known is not None and known.digest == payload.layout:
+                return known
+        raise WeightsError("the layout is neither described nor the run's own")

@@ -10,7 +10,7 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fl_main.errors import RemoteProtocolError, StoreError
 from fl_main.events import Event, Offered, UpdateReceived, UpdateSpoiled
@@ -30,6 +30,13 @@ MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is 
 DISK_RETRY_S = 5.0
 REMEMBERED = 64  # grants that came back, to say how long others have to wait
 PIECE_BYTES = 64 << 10  # chunks that are smaller are put together: each takes some hundred bytes more
+
+
+class Check(Protocol):
+    """Looks at a payload piece by piece."""
+
+    def first_wrong(self, offset: int, data: Piece) -> str | None:
+        """Return what is wrong with the piece that lies at an offset, or None."""
 
 
 class Budget:
@@ -123,6 +130,7 @@ class Upload:
         post: Sends a message to the agent.
         tell: Takes the event that ends the upload.
         set_trouble: Is told what hinders it, and an empty text once nothing does.
+        check_of: Returns what looks at a payload's pieces, in order.
     """
 
     def __init__(
@@ -135,6 +143,7 @@ class Upload:
         post: Callable[[Message], None],
         tell: Callable[[Event], None],
         set_trouble: Callable[[str, str], None] = lambda what, reason: None,
+        check_of: Callable[[StoredPayload], Check] = lambda payload: FiniteCheck(payload.layout),
     ) -> None:
         self.offer = offer
         self._store = store
@@ -144,12 +153,12 @@ class Upload:
         self._post = post
         self._tell = tell
         self._set_trouble = set_trouble
+        self._check_of = check_of
         self._incoming: Incoming | None = None
         self._pieces: deque[Piece | Chunk] = deque()  # a chunk that is packed stays so until it is written
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
-        self._saved = 0  # bytes that packing saved
 
     @property
     def transfer(self) -> Transfer:
@@ -185,7 +194,6 @@ class Upload:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
         self._moved_at = self._ports.monotonic()
-        self._saved += chunk.plain_size - len(chunk.data)
         if chunk.packed:
             self._pieces.append(chunk)  # it takes less memory than its plain bytes, which were granted
         else:
@@ -212,7 +220,7 @@ class Upload:
                 self._tell(UpdateSpoiled(self.offer, fault))
                 return
             stored[channel] = replace(payload, staged=name)
-        self._tell(UpdateReceived(replace(self.offer, payloads=stored, saved_bytes=self._saved)))
+        self._tell(UpdateReceived(replace(self.offer, payloads=stored)))
 
     async def _receive(self, name: str, payload: StoredPayload) -> str:
         """Stage one payload; return what is wrong with it, or an empty text."""
@@ -244,14 +252,14 @@ class Upload:
         self._post(Hold(task_id=self.offer.task_id, reason=self._held))
 
     async def _staged(self, name: str, payload: StoredPayload, window: int) -> str:
-        inbox = _Inbox(self._store, name, payload)
+        inbox = _Inbox(self._store, name, payload, self._check_of(payload))
         if self._store.is_staged(name):  # else the first write opens it: one thread hop less
             await _unbroken(self._ports.run_in_thread(inbox.open))
         try:
             for _ in range(1 + MAX_RESTARTS):
                 if bad := await self._write_all(inbox, payload, window):
                     await self._ports.run_in_thread(inbox.discard)
-                    return f"array {bad!r} has values that are NaN or infinite"
+                    return bad
                 if inbox.digest == payload.digest:
                     return ""
                 await self._ports.run_in_thread(inbox.restart)
@@ -261,7 +269,7 @@ class Upload:
         return f"its bytes do not match its digest, after {MAX_RESTARTS + 1} tries"
 
     async def _write_all(self, inbox: "_Inbox", payload: StoredPayload, window: int) -> str | None:
-        """Write what comes until the payload is complete; return the name of a bad array."""
+        """Write what comes until the payload is complete; return what is wrong with it."""
         transfer = f"{self.offer.task_id}/{payload.channel}"
         start = inbox.place
         incoming = self._incoming = Incoming(transfer, payload.size, start, start + window)
@@ -293,13 +301,13 @@ class _Inbox:
         digest: Of the whole file, once it is complete.
     """
 
-    def __init__(self, store: Store, name: str, payload: StoredPayload) -> None:
+    def __init__(self, store: Store, name: str, payload: StoredPayload, check: "Check") -> None:
         self.place = 0
         self.digest: str | None = None
         self._store = store
         self._name = name
         self._payload = payload
-        self._check = FiniteCheck(payload.layout)
+        self._check = check
         self._staging: StagingFile | None = None
 
     def open(self) -> StagingFile:
@@ -313,7 +321,7 @@ class _Inbox:
         return staging
 
     def write(self, pieces: Iterable[Piece | Chunk]) -> str | None:
-        """Append what came, and finish a complete file; return the name of a bad array.
+        """Append what came, and finish a complete file; return what is wrong with it.
 
         Raises:
             RemoteProtocolError: If a packed chunk cannot be unpacked.
@@ -321,7 +329,7 @@ class _Inbox:
         staging = self._staging or self.open()
         for came in pieces:
             piece = unpacked(came) if isinstance(came, Chunk) else came
-            if bad := self._check.first_bad(staging.size, piece):
+            if bad := self._check.first_wrong(staging.size, piece):
                 return bad
             staging.write(memoryview(piece))
         self.place = staging.size

@@ -1,10 +1,14 @@
 """What the round machine asks for, in the words of the wire protocol."""
 
+from typing import Any
+
+from fl_main.compression.words import in_words
 from fl_main.events import Answer, Assign, Cancel, TellCounted
 from fl_main.messages import Assign as AssignMessage
 from fl_main.messages import Cancel as CancelMessage
 from fl_main.messages import Counted, Message, Payload, RunEnded, Verdict
 from fl_main.rounds import RoundMachine
+from fl_main.store import TaskRecord
 from fl_main.training import Kind
 
 
@@ -50,8 +54,19 @@ def _assignment(machine: RoundMachine, effect: Assign) -> AssignMessage:
         config={**machine.settings.config, **task.config} if task.kind is Kind.TRAIN else {},
         seed=task.seed,
         deadline_s=effect.deadline_s,
-        form="delta" if task.kind is Kind.TRAIN and machine.form == "delta" else "full",
+        **(_form_of_answer(machine, task) if task.kind is Kind.TRAIN else {}),
     )
+
+
+def _form_of_answer(machine: RoundMachine, task: TaskRecord) -> dict[str, Any]:
+    """Return how the weights that answer a training task are to come."""
+    feeds_back = machine.settings.compression.feeds_back
+    return {
+        "form": machine.form,
+        "codec": in_words(machine.codec),
+        "feeds_back": feeds_back,
+        "uncounted": machine.uncounted_of(task.agent_id) if feeds_back else [],
+    }
 
 
 def _payload(machine: RoundMachine, channel: str, model_id: str | None) -> Payload | None:
@@ -59,4 +74,10 @@ def _payload(machine: RoundMachine, channel: str, model_id: str | None) -> Paylo
     if model is None:
         return None
     stored = model.payload
-    return Payload(channel=channel, layout=stored.layout.digest, digest=stored.digest, size=stored.size)
+    return Payload(
+        channel=channel,
+        layout=stored.layout.digest,
+        digest=stored.digest,
+        size=stored.size,
+        codec=model.codec,
+    )

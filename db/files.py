@@ -133,6 +133,23 @@ class StagedFile:
                 file.truncate(start)
                 raise
 
+    @property
+    def layout(self) -> Layout:
+        """Where each array lies."""
+        return self._layout
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on; a finished file is opened again.
+
+        Raises:
+            StoreError: If it ends before, or cannot be read.
+        """
+        view = memoryview(buffer).cast("B")
+        with translated(self._path, "read a staging file"):
+            count = self._opened().read_at(len(self._layout.header) + offset, view)
+        if count < len(view):
+            raise StoreError(f"{self._path} ends too early, at byte {offset + count} of its data")
+
     def restart(self) -> None:
         """Throw away what is there; a finished file is opened again.
 

@@ -61,6 +61,12 @@ def _asynchronous_modes(connection: "Connection") -> None:
     _rebuild(connection, "models", "CHECK (form IN ('full'))", "CHECK (form IN ('full', 'delta'))")
 
 
+def _codecs(connection: "Connection") -> None:
+    connection.exec_driver_sql("ALTER TABLE models ADD COLUMN codec TEXT DEFAULT '' NOT NULL")
+    connection.exec_driver_sql("ALTER TABLE updates ADD COLUMN plain_size INTEGER DEFAULT 0 NOT NULL")
+    _rebuild(connection, "models", "'state', 'channel')", "'state', 'channel', 'download')")
+
+
 def _rebuild(connection: "Connection", table: str, old: str, new: str) -> None:
     """Make a table anew with another constraint: SQLite cannot change one in its place.
 
@@ -69,7 +75,8 @@ def _rebuild(connection: "Connection", table: str, old: str, new: str) -> None:
     """
     query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type DESC"
     create, *indexes = connection.exec_driver_sql(query, (table,)).scalars().all()
-    made = create.replace(f"CREATE TABLE {table} ", f"CREATE TABLE new_{table} ").replace(old, new)
+    body = create[create.index("(") :].replace(old, new)
+    made = f"CREATE TABLE new_{table} {body}"
     columns = ", ".join(row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})"))
     copy = f"INSERT INTO new_{table} (rowid, {columns}) SELECT rowid, {columns} FROM {table} ORDER BY rowid"  # noqa: S608
     rename = f"ALTER TABLE new_{table} RENAME TO {table}"
@@ -85,21 +92,11 @@ _ASYNCHRONOUS: Mapping[str, Facts] = {
     "update": {"received_s": 0.0},
 }
 
-
-def _fewer_bytes(connection: "Connection") -> None:
-    for table, column in (
-        ("runs", "frozen TEXT DEFAULT '{}' NOT NULL"),
-        ("updates", "saved_bytes INTEGER DEFAULT 0 NOT NULL"),
-    ):
-        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
-
-
-_FEWER_BYTES: Mapping[str, Facts] = {"run": {"frozen": {}}, "update": {"saved_bytes": 0}}
-
+_CODECS: Mapping[str, Facts] = {"model": {"codec": ""}, "update": {"plain_size": 0}}
 
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
-    Migration("fewer bytes", _fewer_bytes, _FEWER_BYTES),
+    Migration("codecs", _codecs, _CODECS),
 )
 
 

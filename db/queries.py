@@ -56,7 +56,6 @@ def _run(row: rows.Row) -> RunFacts:
         row["agents"],
         run.settings,
         run.settings_digest,
-        run.frozen,
         row["created_at"],
         row["changed_at"],
     )
@@ -108,7 +107,6 @@ def _round(
         means["train"],
         means["evaluate"],
         sum(count["size"] for count in counts),
-        sum(count["saved"] for count in counts),
         None if row["ended_s"] is None else row["ended_s"] - row["started_s"],
         effort,
         row["created_at"],
@@ -128,7 +126,7 @@ def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
 def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any]]]:
     query = """
         SELECT round_id, kind, verdict,
-            count(*) AS number, sum(reason LIKE 'late%') AS late, sum(size) AS size, sum(saved_bytes) AS saved
+            count(*) AS number, sum(reason LIKE 'late%') AS late, sum(size) AS size
         FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict
     """
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -204,7 +202,6 @@ def _update(row: rows.Row) -> Update:
         update.size,
         update.seconds,
         update.received_s,
-        update.saved_bytes,
         row["received_at"],
     )
 

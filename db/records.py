@@ -18,8 +18,6 @@ class RunFacts:
 
     Attributes:
         settings: As given, in JSON's types.
-        frozen: Of the arrays that the run does not train: `digest`, `arrays` (how many) and `size`
-            in bytes; empty if it trains all, or no agent has come yet.
         round_id: The current or last round.
         model_id: The last global (or initial) model.
         best_value: Of the run's chosen metric, measured for the model of round `best_round`.
@@ -43,7 +41,6 @@ class RunFacts:
     agents: int
     settings: Mapping[str, Any]
     settings_digest: str
-    frozen: Mapping[str, Any]
     created_at: float
     changed_at: float
 
@@ -94,7 +91,6 @@ class Round:
         train: Means over the agents' training data, by metric; `evaluate`: of the round's model
             on held-out data.
         size: Bytes of all updates of the round.
-        saved_bytes: What packing saved of them on their way, as far as that is known.
         seconds: Run time that it took, None while it is open.
         effort: How stale its updates were, and what became of the agents' time.
     """
@@ -115,7 +111,6 @@ class Round:
     train: Mapping[str, Mean]
     evaluate: Mapping[str, Mean]
     size: int
-    saved_bytes: int
     seconds: float | None
     effort: Effort
     created_at: float
@@ -132,7 +127,6 @@ class Update:
         staleness: Global models between its base and that one.
         seconds: That the agent's work took.
         received_s: Run time at which it was judged; 0 if that was not kept yet.
-        saved_bytes: What packing saved of `size` on its way, as far as that is known.
     """
 
     update_id: int
@@ -154,7 +148,6 @@ class Update:
     size: int
     seconds: float
     received_s: float
-    saved_bytes: int
     received_at: float
 
 

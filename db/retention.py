@@ -1,8 +1,9 @@
 """Which model files may go, by the retention settings: a decision, without the deed.
 
-Only what came from agents goes (local models and extra channels), and never what is still
-needed: a base of an open task, a tagged model, a run's current models, an update that was not
-counted yet. A file goes when every model that it holds may go.
+Only what came from agents goes (local models and extra channels) and what was sent to them
+(encoded global models), and never what is still needed: a base of an open task or of an update
+that is kept, a tagged model, a run's current models, an update that was not counted yet. A file
+goes when every model that it holds may go.
 """
 
 from collections import defaultdict
@@ -11,14 +12,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from fl_main.plan import download_id_of
 from fl_main.settings import RetentionSettings
 from fl_main.store import ModelKind, RunStatus
 
 from .rows import RUN
-from .schema import models, rowid, runs, tags, tasks, updates
+from .schema import models, parents, rowid, runs, tags, tasks, updates
 from .snapshots import UNANSWERED, UNCOUNTED
 
-FROM_AGENTS = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value)
+PASSING = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value, ModelKind.DOWNLOAD.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ def _oldest(groups: list[list[Stored]], excess: int) -> list[list[Stored]]:
 
 
 def stored_models(connection: Connection) -> list[Stored]:
-    """Return every stored model of an agent, and every other that shares its file."""
+    """Return every stored model of a kind that goes, and every other that shares its file."""
     needed, uncounted, now = _needed(connection), _uncounted(connection), _rounds(connection)
-    theirs = models.c.kind.in_(FROM_AGENTS) & (models.c.is_stored == 1)
+    theirs = models.c.kind.in_(PASSING) & (models.c.is_stored == 1)
     digests = select(models.c.digest).where(theirs)
     query = select(models).where(models.c.is_stored == 1, models.c.digest.in_(digests))
     query = query.order_by(rowid(models))
@@ -79,7 +81,7 @@ def stored_models(connection: Connection) -> list[Stored]:
             row.digest,
             row.size,
             order,
-            row.kind in FROM_AGENTS
+            row.kind in PASSING
             and row.model_id not in needed
             and (row.run_id, row.round_id, row.agent_id) not in uncounted,
             now.get(row.run_id, 0) - row.round_id,
@@ -88,12 +90,22 @@ def stored_models(connection: Connection) -> list[Stored]:
     ]
 
 
+# What kept updates began from.
+_BASES = (
+    select(parents.c.parent_id)
+    .join(models, models.c.model_id == parents.c.model_id)
+    .where(models.c.kind == ModelKind.LOCAL.value, models.c.is_stored == 1, parents.c.position == 0)
+)
+
+
 def _needed(connection: Connection) -> set[str]:
     found: set[str | None] = set(connection.execute(select(tags.c.model_id)).scalars())
     found.update(connection.execute(select(tasks.c.model_id).where(UNANSWERED)).scalars())
     for row in connection.execute(select(runs)).mappings():
         run = RUN.read(row)
-        found.update((run.model_id, run.statistics_id, run.best_model_id, *run.state_ids.values()))
+        found.update((run.model_id, download_id_of(run.model_id), run.statistics_id, run.best_model_id))
+        found.update(run.state_ids.values())
+    found.update(connection.execute(_BASES).scalars())
     return {model_id for model_id in found if model_id}
 
 

@@ -237,6 +237,7 @@ class _ModelForm(Form):
             "agent_id": record.agent_id,
             "channel": str(payload.channel),
             "form": str(record.form),
+            "codec": str(record.codec),
             "digest": str(payload.digest),
             "size": _integer(payload.size),
             "layout_digest": payload.layout.digest,
@@ -254,7 +255,7 @@ class _ModelForm(Form):
 
 
 _MODEL_COLUMNS = (
-    *("model_id", "run_id", "round_id", "kind", "agent_id", "channel", "form"),
+    *("model_id", "run_id", "round_id", "kind", "agent_id", "channel", "form", "codec"),
     *("digest", "size", "layout_digest", "is_stored", "not_stored_reason"),
 )
 
@@ -276,6 +277,7 @@ def model_record(row: Row, layout: "Layout", parents: list[tuple[str, float | No
         row["agent_id"],
         tuple(parents),
         row["form"],
+        row["codec"],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, literal_column, select
 
+from fl_main.plan import download_id_of
 from fl_main.store import (
     PAST,
     AgentPast,
@@ -131,7 +132,13 @@ def _models(
     answers: tuple[UpdateRecord, ...],
     layout_of: LayoutOf,
 ) -> dict[str, ModelRecord]:
-    wanted = {run.model_id, run.statistics_id, run.best_model_id, *run.state_ids.values()}
+    wanted = {
+        run.model_id,
+        download_id_of(run.model_id),
+        run.statistics_id,
+        run.best_model_id,
+        *run.state_ids.values(),
+    }
     wanted.update(task.model_id for task in current)
     wanted.update(answer.model_id for answer in answers)
     wanted.update(_channels(connection, run, answers))

@@ -5,9 +5,11 @@ and is answered, stored and counted as that.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
+from fl_main.compression import Check
+from fl_main.compression.words import in_words
 from fl_main.errors import LayoutMismatchError, WeightsError
 from fl_main.events import (
     AgentJoined,
@@ -25,16 +27,15 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.frozen import difference, divided, in_words
 from fl_main.ledger import Ledger
 from fl_main.members import MISSED_POLLS, NEVER, UNANSWERED, Member
-from fl_main.messages import Frozen
 from fl_main.plan import derive_id
 from fl_main.store import (
     AgentRecord,
     MetricRecord,
     ModelKind,
     ModelRecord,
+    StoredPayload,
     TaskRecord,
     TaskStatus,
     UpdateRecord,
@@ -42,7 +43,7 @@ from fl_main.store import (
 )
 from fl_main.strategies.fold import state_layout
 from fl_main.training import Kind
-from fl_main.weights import Layout
+from fl_main.weights import FiniteCheck, Layout
 
 MAX_EXAMPLES = 10**12  # of one update: sums over all agents still fit the database
 OVER = "its round is over"  # why a task was cancelled, as a rule
@@ -54,15 +55,8 @@ class Answers(Ledger):
 
     # --- agents ------------------------------------------------------------------------------
 
-    def refusal(self, layout: Layout | None, frozen: Frozen | None = None) -> tuple[str, str] | None:
-        """Return a code and the reason why an agent cannot join, or None.
-
-        Args:
-            layout: Of the model that it can train, if it knows one.
-            frozen: What it says of the arrays that the run does not train.
-        """
-        if self.run.frozen and frozen and (said := difference(Frozen(**self.run.frozen), frozen)):
-            return "frozen", said
+    def refusal(self, layout: Layout | None) -> tuple[str, str] | None:
+        """Return a code and the reason why an agent with this layout cannot join, or None."""
         if layout is None or self.layout is None or self.settings.payload == "free":
             return None
         try:
@@ -71,24 +65,20 @@ class Answers(Ledger):
             return "layout", str(error)
         return None
 
-    def is_to_say_frozen(self, layout: Layout | None, frozen: Frozen | None) -> bool:
-        """Whether an agent has to learn first which arrays the run trains, and to say what others it has.
+    def codec_refusal(self, known: Container[str], software: str) -> tuple[str, str] | None:
+        """Return a code and the reason why an agent that knows some codecs cannot join, or None.
 
-        Raises:
-            WeightsError: If it cannot: it has no model, or not one of such arrays.
+        Args:
+            known: Names of codecs.
+            software: What the agent runs on.
         """
-        patterns = self.settings.compression.arrays
-        if not patterns and frozen is not None:
-            raise WeightsError("it keeps arrays to itself, but the run trains all: start this agent again")
-        if not patterns or frozen is not None:
-            return False
-        if layout is None:
-            raise WeightsError(
-                f"the run trains only arrays of {in_words(patterns)}, and this agent has no others to keep: "
-                "give it initial_weights, the whole model"
-            )
-        divided({spec.name: spec for spec in layout.arrays}, patterns)
-        return True
+        for codec, what in ((self.codec, "send its updates"), (self.download_codec, "take its models")):
+            if codec is not None and codec.name not in known:
+                return "codec", (
+                    f"whoever takes part in this run must {what} by the codec {codec.name}, which this agent "
+                    f"({software or 'of unknown software'}) does not know: upgrade fl_main at its site"
+                )
+        return None
 
     def poll_refusal(self, poll_s: float | None) -> tuple[str, str] | None:
         """Return a code and the reason why an agent with such an interval cannot join, or None."""
@@ -118,7 +108,7 @@ class Answers(Ledger):
         elif member.record.name != event.name:
             self._known_labels = None
         is_new = not member.is_present or member.record != record  # else a visit among others
-        member.record, member.layout, member.frozen = record, event.layout, event.frozen
+        member.record, member.layout = record, event.layout
         self._stay_connected(member)
         self._give_up_lost(member, event.held)
         if not member.is_present:
@@ -128,13 +118,8 @@ class Answers(Ledger):
             self._out.records.append(record)
             self._note("agent_joined", agent_id=event.agent_id, name=event.name)
         self._take_up(member, event.held)
-        if event.frozen is not None and not self.run.frozen:  # the first one says it for all
-            self.run = replace(self.run, frozen=event.frozen.model_dump())
-            self._out.records.append(self.run)
         if self.run.status.is_over:
             self._out.effects.append(EndRun(event.agent_id))
-        else:
-            self._expel_unfit([event.agent_id])  # another one may have been the first meanwhile
 
     def _give_up_lost(self, member: Member, held: tuple[str, ...]) -> None:
         """Forget a task that nobody waits for, and that its agent no longer knows of."""
@@ -192,10 +177,9 @@ class Answers(Ledger):
             "agent_refused", agent_id=event.agent_id, name=event.name, code=event.code, reason=event.reason
         )
 
-    def _expel_unfit(self, agents: Iterable[str]) -> None:
-        for agent_id in agents:
-            member = self.members[agent_id]
-            if member.is_present and (refusal := self.refusal(member.layout, member.frozen)):
+    def _expel_unfit(self) -> None:
+        for agent_id, member in self.members.items():
+            if member.is_present and (refusal := self.refusal(member.layout)):
                 self._leave(AgentLeft(agent_id, refusal[1], for_good=True))  # it gets no task any more
                 self._out.effects.append(Expel(agent_id, *refusal))
 
@@ -257,6 +241,14 @@ class Answers(Ledger):
             self._out.records.append(self._update(offer, task, Verdict.REJECTED, reason))
             self._answer(offer, Verdict.REJECTED, reason)
 
+    def check_of(self, task_id: str, payload: StoredPayload) -> FiniteCheck | Check:
+        """Return what looks at a payload of an offered update as it comes."""
+        task = self.tasks.get(task_id)
+        is_encoded = task is not None and task.kind is Kind.TRAIN and payload.channel == "weights"
+        if is_encoded and self.codec is not None and self.layout is not None:
+            return Check(self.codec, self.layout)
+        return FiniteCheck(payload.layout)
+
     def _fault(self, offer: Offered, task: TaskRecord) -> str:
         """Return what is wrong with the facts of an update, or an empty text."""
         if task.kind in (Kind.TRAIN, Kind.EVALUATE) and offer.num_examples <= 0:
@@ -274,8 +266,26 @@ class Answers(Ledger):
             try:
                 layout.require_same(offer.payloads[channel].layout)
             except LayoutMismatchError as error:
-                return f"{channel}: {error}" if channel != "weights" else str(error)
+                return f"{channel}: {error}" if channel != "weights" else self._in_codec(str(error))
+        if task.kind is Kind.INITIALISE:
+            return self.unfit_for_codecs(offer.payloads["weights"].layout)
         return self._missing_facts(offer) if task.kind is Kind.TRAIN else ""
+
+    def _in_codec(self, fault: str) -> str:
+        """Say of a layout that is wrong what it should be."""
+        return (
+            fault if self.codec is None else f"this run's updates are encoded by {self.codec.name}: {fault}"
+        )
+
+    def unfit_for_codecs(self, model: Layout) -> str:
+        """Return why a model cannot be encoded as the settings say, or an empty text."""
+        try:
+            for codec in (self.codec, self.download_codec):
+                if codec is not None:
+                    codec.layout(model)
+        except WeightsError as error:
+            return str(error)
+        return ""
 
     def _wanted(self, task: TaskRecord) -> Mapping[str, Layout | None]:
         """Return the channels that an answer must bring; None stands for any layout."""
@@ -285,7 +295,7 @@ class Answers(Ledger):
             return {"weights": self._statistics_layout()}
         if task.kind is Kind.INITIALISE or self.layout is None or self.settings.payload == "free":
             return {"weights": None}
-        return {"weights": self.layout} | {name: state_layout(self.layout) for name in self.strategy.up}
+        return {"weights": self.sent_layout} | {name: state_layout(self.layout) for name in self.strategy.up}
 
     def _statistics_layout(self) -> Layout | None:
         """Return the layout of the first accepted sums: all others must be alike."""
@@ -320,7 +330,7 @@ class Answers(Ledger):
         self._close_task(task, TaskStatus.ANSWERED, "")
         self._answer(offer, Verdict.ACCEPTED, late=late)
         if task.kind is Kind.EVALUATE and task.model_id:
-            self._metrics_of(update, task.model_id, "evaluate")
+            self._metrics_of(update, self.whole_of(task.model_id), "evaluate")
         elif task.kind is Kind.TRAIN and update.model_id:
             self._metrics_of(update, update.model_id, "train")
 
@@ -329,9 +339,17 @@ class Answers(Ledger):
             kind = ModelKind.LOCAL if channel == "weights" else ModelKind.CHANNEL
             parents = ((base, None),) if (base := self.tasks[offer.task_id].model_id) else ()
             model_id = update.model_id if channel == "weights" else derive_id(offer.task_id, channel)
-            form = self.form if update.kind is Kind.TRAIN and channel == "weights" else "full"
+            is_trained = update.kind is Kind.TRAIN and channel == "weights"
             record = ModelRecord(
-                model_id or "", self.run.run_id, update.round_id, kind, payload, offer.agent_id, parents, form
+                model_id or "",
+                self.run.run_id,
+                update.round_id,
+                kind,
+                payload,
+                offer.agent_id,
+                parents,
+                self.form if is_trained else "full",
+                in_words(self.codec) if is_trained else "",
             )
             self._keep(record)
             yield record
@@ -371,8 +389,15 @@ class Answers(Ledger):
             size=sum(payload.size for payload in offer.payloads.values()),
             seconds=offer.seconds,
             received_s=self._at,
-            saved_bytes=offer.saved_bytes,
+            plain_size=self._plain_size(offer, task),
         )
+
+    def _plain_size(self, offer: Offered, task: TaskRecord | None) -> int:
+        """Return the bytes that an encoded update would have had without its codec; of others 0."""
+        if task is None or task.kind is not Kind.TRAIN or self.codec is None or self.layout is None:
+            return 0
+        others = (payload.size for channel, payload in offer.payloads.items() if channel != "weights")
+        return self.layout.nbytes + sum(others)
 
     def _reject(self, offer: Offered, task: TaskRecord | None, reason: str) -> None:
         self._refuse_update(offer, task, Verdict.REJECTED, reason)

@@ -135,7 +135,7 @@ class Assignments(Results):
             kind,
             agent_id,
             TaskStatus.OPEN,
-            self.run.model_id,
+            self.sent_model_id if kind in (Kind.TRAIN, Kind.EVALUATE) else self.run.model_id,
             self._model_round(),
             self.run.rounds_done,
             derive_seed(self.settings.seed, *seeded),

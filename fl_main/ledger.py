@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fl_main.cohort import target_of
+from fl_main.compression import download_codec_of, update_codec_of
 from fl_main.events import Cancel, Effect
 from fl_main.members import NEVER, UNANSWERED, Membership
 from fl_main.phases import next_phase
-from fl_main.plan import derive_id
+from fl_main.plan import derive_id, download_id_of
 from fl_main.settings import RunSettings
 from fl_main.staleness import discount
 from fl_main.store import (
     EventRecord,
+    ModelKind,
     ModelRecord,
     Record,
     RunSnapshot,
@@ -83,6 +85,8 @@ class Ledger(Membership):
     Attributes:
         run: The run as it stands.
         layout: Of the run's model, once there is one.
+        codec: Of updates; None if they travel as they are.
+        download_codec: Of global models; None if they travel as they are.
         models: Stored models that the run refers to, by id.
         updates: Accepted ones that no round has counted yet, and those of the current step.
         last_staleness: Mean and maximum over the updates of the last global model.
@@ -93,6 +97,8 @@ class Ledger(Membership):
     def __init__(self, settings: RunSettings, strategy: Strategy, snapshot: RunSnapshot) -> None:
         super().__init__(settings, snapshot)
         self.strategy = strategy
+        self.codec = update_codec_of(settings.compression)
+        self.download_codec = download_codec_of(settings.compression)
         self.run = snapshot.run
         self.round = snapshot.round
         self.step = snapshot.step
@@ -123,6 +129,22 @@ class Ledger(Membership):
         model = self.models.get(self.run.model_id or "")
         return model.payload.layout if model else None
 
+    @property
+    def sent_layout(self) -> Layout | None:
+        """The layout of the weights of an update on their way."""
+        return self.layout if self.layout is None or self.codec is None else self.codec.layout(self.layout)
+
+    @property
+    def sent_model_id(self) -> str | None:
+        """The run's model as agents are given it: encoded, where that was made."""
+        download_id = download_id_of(self.run.model_id)
+        return download_id if download_id in self.models else self.run.model_id
+
+    def whole_of(self, model_id: str) -> str:
+        """Return the global model that a model is the encoded form of; of any other the model itself."""
+        model = self.models.get(model_id)
+        return model.parents[0][0] if model and model.kind is ModelKind.DOWNLOAD else model_id
+
     def payloads_of(self, update: UpdateRecord) -> list[StoredPayload]:
         """Return where the arrays of a stored update lie."""
         ids = [
@@ -140,6 +162,11 @@ class Ledger(Membership):
         """Whether the weights of a stored update are differences from its base."""
         model = self.models.get(update.model_id or "")
         return model is not None and model.form == "delta"
+
+    def codec_of(self, update: UpdateRecord) -> str:
+        """Return what decodes the weights of a stored update, in words."""
+        model = self.models.get(update.model_id or "")
+        return model.codec if model else ""
 
     def contribution_of(self, update: UpdateRecord) -> Contribution:
         """Return the facts of an update as its strategy is to see them now."""
@@ -224,6 +251,10 @@ class Ledger(Membership):
     def ready(self, kind: Kind) -> list[UpdateRecord]:
         """Return accepted answers of a kind that were not counted yet, in the order in which they came."""
         return [self.updates[task_id] for task_id in self._ready[kind]]
+
+    def uncounted_of(self, agent_id: str) -> list[str]:
+        """Return an agent's training tasks whose updates were accepted and will still be counted."""
+        return [task_id for task_id in self._ready[Kind.TRAIN] if self.updates[task_id].agent_id == agent_id]
 
     def asked(self) -> list[str]:
         """Return the agents whose answers the current step can still count."""
@@ -379,7 +410,7 @@ class Ledger(Membership):
         open_ones = {*self.unanswered, *busy, *uncounted}
         self.tasks = {key: task for key, task in self.tasks.items() if key in open_ones}
         self.updates = {key: self.updates[key] for key in uncounted}
-        named = {self.run.model_id, self.run.statistics_id, *self.run.state_ids.values()}
+        named = {self.run.model_id, self.sent_model_id, self.run.statistics_id, *self.run.state_ids.values()}
         channels = {derive_id(key, channel) for key in self.updates for channel in self.strategy.up}
         needed = (
             named

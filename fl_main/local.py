@@ -35,7 +35,6 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
-from fl_main.frozen import FrozenArrays, divided
 from fl_main.ledger import Outcome
 from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
@@ -59,7 +58,7 @@ from fl_main.store import (
 from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
-from fl_main.training import Evaluation, Kind, NamedArrays, TrainResult, as_metrics
+from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
 from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, pack, views
 
 
@@ -236,7 +235,6 @@ class _LocalDriver:
         self._states: dict[str, Mapping[str, Array]] = {}
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
-        self._frozen = FrozenArrays({})  # what the run does not train
         self._complaint = ""  # why an update did not count
         strategy = strategy_of(settings)
         run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.PAUSED, Phase.WAITING)
@@ -244,7 +242,7 @@ class _LocalDriver:
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""
-        initial = self._keep(self._trained_of(initial_weights))
+        initial = self._keep(initial_weights)
         self._roles = {spec.name: spec.role for spec in initial.layout.arrays}
         self._take(self._machine.adopt(ModelRecord("initial", "local", 0, ModelKind.INITIAL, initial)))
         kinds = (
@@ -262,18 +260,7 @@ class _LocalDriver:
             raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
         final = self._machine.models[record.model_id or ""].payload
         metrics = list(self._metrics.values())
-        return LocalRun(self._whole(final), metrics, record.rounds_done, self._at)
-
-    def _trained_of(self, initial_weights: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what the run trains of the first weights; the others are kept for all sites."""
-        if not (patterns := self._settings.compression.arrays):
-            return initial_weights
-        roles = getattr(initial_weights, "roles", {})
-        arrays = as_arrays(initial_weights).items()
-        shared = {name: array for name, array in arrays if roles.get(name) is not Role.PRIVATE}
-        trained, frozen = divided(shared, patterns)
-        self._frozen = FrozenArrays(frozen)
-        return NamedArrays(trained, {name: role for name, role in roles.items() if name in trained})
+        return LocalRun(self._weights(final), metrics, record.rounds_done, self._at)
 
     def _go_on(self) -> None:
         """Let things happen in the order of their time until nothing is left, or the run is over."""
@@ -310,7 +297,7 @@ class _LocalDriver:
         self._told = record.round_id
         staleness, self._staleness = self._staleness, []
         if self._on_round is not None:
-            weights = self._whole(self._model(record.model_id))
+            weights = self._weights(self._model(record.model_id))
             effort = (record.busy_s, record.wasted_s, record.idle_s)
             self._on_round(LocalRound(record.round_id, self._at, weights, staleness, *effort))
 
@@ -355,7 +342,7 @@ class _LocalDriver:
             sums = self._keep(self._statistics(data))
             return UpdateOffered(Offered(task.task_id, task.agent_id, 0, payloads={"weights": sums}))
         if task.kind is Kind.EVALUATE and self._evaluate:
-            measured = self._evaluate(self._whole(self._model(task.model_id)), data)
+            measured = self._evaluate(self._weights(self._model(task.model_id)), data)
             metrics = as_metrics(measured.metrics)
             return UpdateOffered(Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics))
         return self._trained(task, data)
@@ -366,7 +353,7 @@ class _LocalDriver:
                 task.agent_id,
                 data,
                 task.round_id,
-                self._whole(self._model(task.model_id)),
+                self._weights(self._model(task.model_id)),
                 {**self._settings.config, **task.config},
                 task.seed,
                 self._arrays_of(self._machine.run.statistics_id),
@@ -383,8 +370,7 @@ class _LocalDriver:
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
-        local = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
-        payloads = {"weights": self._as_sent(self._keep(local, roles=self._roles), task)}
+        payloads = {"weights": self._as_sent(self._keep(result.weights, roles=self._roles), task)}
         model = self._model(task.model_id).layout
         payloads |= {
             name: self._keep(as_channel(as_arrays(arrays), model), name)
@@ -445,10 +431,6 @@ class _LocalDriver:
 
     def _arrays_of(self, model_id: str | None) -> Mapping[str, Array]:
         return self._weights(self._model(model_id)) if model_id else {}
-
-    def _whole(self, payload: StoredPayload) -> dict[str, Array]:
-        """Return a model as programs see it."""
-        return self._frozen.merged(self._weights(payload))
 
     def _weights(self, payload: StoredPayload) -> dict[str, Array]:
         return views(payload.layout, self._files[payload.digest].data)

@@ -96,6 +96,8 @@ class Payload(BaseModel):
         digest: Digest of the whole `.safetensors` file (header and data).
         size: Bytes of the data part: what travels.
         rows: The layout itself, where the receiver cannot know it.
+        codec: What decodes it to arrays of the run's model, as a name and options
+            (`int8 block=512 rounding=nearest`); empty: it is as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -104,23 +106,7 @@ class Payload(BaseModel):
     digest: Digest
     size: Natural
     rows: LayoutRows | None = None
-
-
-class Frozen(BaseModel):
-    """What an agent says of its arrays that the run does not train (`compression.arrays`).
-
-    Attributes:
-        digest: SHA-256 of the `.safetensors` file that would hold them, all as parameters.
-        layout: Digest of its layout.
-        arrays: How many they are.
-        size: Bytes of their data.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
-    digest: Digest
-    layout: Digest
-    arrays: Natural
-    size: Natural
+    codec: ShortText = ""
 
 
 # --- from an agent -----------------------------------------------------------------------
@@ -134,15 +120,14 @@ class Join(Message):
         instance_id: Which process this is; a newer instance fences the older one.
         start_number: How often the agent was started before: which instance is the newer,
             whatever the clocks say.
-        rows: The layout of the model that it can train, if it knows one: all of it, or with
-            `frozen` what the run trains of it.
+        rows: The layout of the model that it can train, if it knows one.
         held: Tasks it still works on or has a finished update of.
         uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
         poll_s: Seconds between two visits of an agent that does not stay connected.
         packings: How chunks may be packed that it gets or sends.
         digest_algorithms: Algorithms that it can name model files by.
-        frozen: Of the arrays that it keeps, once the run has said by `Refuse.arrays` which.
+        codecs: Names of the codecs that it knows.
     """
 
     type: Literal["join"] = "join"
@@ -161,7 +146,7 @@ class Join(Message):
     poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     packings: Annotated[list[Name], Field(max_length=20)] = []
     digest_algorithms: Annotated[list[Name], Field(max_length=20)] = ["sha256"]
-    frozen: Frozen | None = None
+    codecs: Annotated[list[Name], Field(max_length=100)] = []
 
 
 class Fetch(Message):
@@ -228,6 +213,8 @@ class Welcome(Message):
         stores_local_models: Whether, and for how long, updates stay in the database.
         packing: How the run wants chunks packed where that pays; both do so if the agent can.
         digest_algorithm: Algorithm that the aggregator names model files by.
+        form: What updates of training tasks are, see `Assign`; and so `codec` and `feeds_back`.
+        download: Codec of the global models, see `Payload`; empty: they travel as they are.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -245,6 +232,10 @@ class Welcome(Message):
     software: ShortText = ""
     packing: Name | None = None
     digest_algorithm: Name = "sha256"
+    form: Literal["full", "delta"] = "full"
+    codec: ShortText = ""
+    feeds_back: bool = False
+    download: ShortText = ""
 
 
 class Refuse(Message):
@@ -252,8 +243,6 @@ class Refuse(Message):
 
     Attributes:
         lasting: Whether trying again cannot help.
-        arrays: The run trains only arrays whose names these shell wildcards match: the agent is
-            to join again, and to say what it has of the others.
     """
 
     type: Literal["refuse"] = "refuse"
@@ -261,7 +250,6 @@ class Refuse(Message):
     reason: ShortText
     lasting: bool = True
     retry_s: Finite = 5.0
-    arrays: Annotated[list[Name], Field(max_length=100)] = []
 
 
 class Assign(Message):
@@ -271,6 +259,11 @@ class Assign(Message):
         model_round: The round that made the base model.
         form: What the answer's weights are to be: `full`, or `delta`: float parameters less those
             of the base model, all else as it is.
+        codec: How the answer's weights are to be encoded, as a name and options
+            (`top-k fraction=0.01`); empty: not at all.
+        feeds_back: Whether the agent adds what it could not send before.
+        uncounted: Tasks of this agent whose updates were accepted and will still be counted, where
+            it matters for what it adds.
         deadline_s: Seconds left until the round ends, if it has a deadline.
     """
 
@@ -284,6 +277,9 @@ class Assign(Message):
     seed: int = 0
     deadline_s: Finite | None = None
     form: Literal["full", "delta"] = "full"
+    codec: ShortText = ""
+    feeds_back: bool = False
+    uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
 
 
 class Send(Message):
@@ -375,7 +371,8 @@ class Sending(Message):
     """Chunks of a fetched payload follow.
 
     Attributes:
-        rows: Its layout, unless the agent said that it knows it.
+        rows: Its layout, unless the agent said that it knows it; if it is encoded, the layout of the
+            run's model, from which its own follows.
     """
 
     type: Literal["sending"] = "sending"

@@ -66,3 +66,8 @@ def derive_seed(run_seed: int, *path: str | int) -> int:
 def derive_id(*path: str | int) -> str:
     """Return an id of 24 hexadecimal digits for a place in a run: the same after every restart."""
     return hashlib.sha256("/".join(map(str, path)).encode()).hexdigest()[:24]
+
+
+def download_id_of(model_id: str | None) -> str | None:
+    """Return the id that the encoded form of a global model has, if there is one."""
+    return None if model_id is None else derive_id(model_id, "download")

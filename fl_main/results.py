@@ -4,12 +4,13 @@ import math
 from dataclasses import replace
 
 from fl_main.answers import Answers
+from fl_main.compression.words import in_words
 from fl_main.events import (
     Prune,
     StepFolded,
     TellCounted,
 )
-from fl_main.plan import derive_id, is_better
+from fl_main.plan import derive_id, download_id_of, is_better
 from fl_main.store import (
     MetricRecord,
     ModelKind,
@@ -29,7 +30,7 @@ class Results(Answers):
         self._out.records.append(model)
         self._set(model_id=model.model_id, round_id=0, kind=Kind.INITIALISE, failed_rounds=0)
         self._note("initial_model", model_id=model.model_id, agent_id=model.agent_id)
-        self._expel_unfit(list(self.members))
+        self._expel_unfit()
 
     def _publish_sums(self, event: StepFolded, updates: list[UpdateRecord]) -> None:
         model = self._new_model(event.model, ModelKind.STATISTICS, "statistics", updates, ())
@@ -39,6 +40,8 @@ class Results(Answers):
     def _publish_global(self, event: StepFolded, updates: list[UpdateRecord]) -> str:
         """Make the fold's model the run's, and return its id."""
         model = self._new_model(event.model, ModelKind.GLOBAL, "global", updates, event.shares)
+        if event.download is not None:
+            self._new_download(event.download, model)
         states = {
             name: self._new_model(payload, ModelKind.STATE, f"state/{name}", [], ())
             for name, payload in event.state.items()
@@ -100,6 +103,19 @@ class Results(Answers):
         self._keep(model)
         self._out.records.append(model)
         return model
+
+    def _new_download(self, payload: StoredPayload, model: ModelRecord) -> None:
+        """Keep a global model as it travels: what agents are given, and what their updates begin from."""
+        download = replace(
+            model,
+            model_id=download_id_of(model.model_id) or "",
+            kind=ModelKind.DOWNLOAD,
+            payload=payload,
+            parents=((model.model_id, 1.0),),
+            codec=in_words(self.download_codec),
+        )
+        self._keep(download)
+        self._out.records.append(download)
 
     def _count(self, updates: list[UpdateRecord], shares: tuple[float | None, ...]) -> None:
         """Write down that these updates are part of the model that was just made."""

@@ -1,6 +1,7 @@
 """Where the bytes of a set of arrays come from, and where they go: files, or memory."""
 
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,18 @@ class Sink(Protocol):
 
     def write(self, data: memoryview) -> None:
         """Append data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The data of a set of arrays in one block of memory as a source."""
+
+    layout: Layout
+    data: bytes | bytearray | memoryview
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        buffer[:] = memoryview(self.data)[offset : offset + len(buffer)]
 
 
 class Held:

@@ -74,6 +74,7 @@ class ModelKind(StrEnum):
     STATISTICS = "statistics"  # sums over the sites
     STATE = "state"  # a strategy's own arrays: momenta, control variates
     CHANNEL = "channel"  # extra arrays that came with an update
+    DOWNLOAD = "download"  # a global model as it travels: encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,6 @@ class RunRecord:
         failed_rounds: Failed rounds in a row.
         run_time_s: Seconds that the run was under way, without pauses and stops of the daemon.
         best_value: Of the `best` metric, and the round it was measured for.
-        frozen: What is known of the arrays that the run does not train, as `messages.Frozen` says
-            it; empty if it trains all, or no agent has come yet.
     """
 
     run_id: str
@@ -128,7 +127,6 @@ class RunRecord:
     failed_rounds: int = 0
     run_time_s: float = 0.0
     reason: str = ""
-    frozen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +225,7 @@ class UpdateRecord:
         share: Its part of that model, from 0 to 1, where the strategy says so.
         seconds: That the agent's work took.
         received_s: Run time at which it was judged.
-        saved_bytes: Of `size`, what packing saved on the way, as far as this is known: a daemon that
-            was started meanwhile counts from then on.
+        plain_size: Bytes that its payloads would have had without a codec; 0: those of `size`.
     """
 
     task_id: str
@@ -250,7 +247,7 @@ class UpdateRecord:
     size: int = 0
     seconds: float = 0.0
     received_s: float = 0.0
-    saved_bytes: int = 0
+    plain_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +258,7 @@ class ModelRecord:
         payload: Its file; a staged one is moved into its place by the commit of this record.
         parents: Models it was made from, each with its share (None: not a weighted mean).
         form: `full`, or `delta`: what its float parameters add to those of its first parent.
+        codec: What decodes its file to arrays of the run's model, in words; empty: they are as they are.
     """
 
     model_id: str
@@ -271,6 +269,7 @@ class ModelRecord:
     agent_id: str | None = None
     parents: tuple[tuple[str, float | None], ...] = ()
     form: str = "full"
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,8 +390,8 @@ class RunSnapshot:
         tasks: Those of the current step, and older ones that are open or late.
         updates: Those of the current step, and accepted ones that no round has counted yet; of
             several answers to one task the first stands first.
-        models: By id: the run's base, statistics and state, those of `tasks` and `updates`, and
-            the bases of the latter.
+        models: By id: the run's base and what is sent of it, statistics and state, those of `tasks`
+            and `updates`, and the bases of the latter.
         agents: Everyone who ever joined.
         past: What they did, by agent.
     """
@@ -417,6 +416,17 @@ class StagingFile(Protocol):
     @property
     def size(self) -> int:
         """Bytes of data that are safely there."""
+
+    @property
+    def layout(self) -> "Layout":
+        """Where each array lies."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on, also of a finished file.
+
+        Raises:
+            StoreError: If it ends before, or cannot be read.
+        """
 
     def write(self, data: bytes | memoryview) -> None:
         """Append data and take it into the digest.

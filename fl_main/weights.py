@@ -497,6 +497,11 @@ class FiniteCheck:
                 return self._name_at(place)
         return None
 
+    def first_wrong(self, offset: int, data: bytes | bytearray | memoryview) -> str | None:
+        """Return what is wrong with a piece in words, or None; see `first_bad`."""
+        bad = self.first_bad(offset, data)
+        return None if bad is None else f"array {bad!r} has values that are NaN or infinite"
+
     def _name_at(self, place: int) -> str:
         name = next(
             spec.name

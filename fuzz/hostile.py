@@ -56,7 +56,7 @@ FIELDS: dict[str, Any] = {
         "content": {},
         "error": "",
     },
-    **{"packed": None, "width": 4, "packings": ["zstd"], "packing": "zstd", "frozen": None, "arrays": []},
+    **{"packed": None, "width": 4, "packings": ["zstd"], "packing": "zstd"},
     **{"n": 1},  # the number of a message in its session
     **{"sending.transfer": PAYLOAD.digest, "refuse.code": "full"},
 }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fl_main.agent.exchange import AgentState, Work
+from fl_main.agent.outgoing import Outgoing
 from fl_main.codec import encode
 from fl_main.errors import ConnectionFailedError, FencedError, FLError, RefusedError
 from fl_main.messages import (
@@ -127,7 +128,7 @@ def test_updates_are_named_by_the_algorithm_that_the_aggregator_says(play: Calla
             await talker.say(WELCOME.model_copy(update={"digest_algorithm": digest}))
             await talker.say(Ping())
             await talker.hear(Pong)
-            entry = world.folder.put(TASK, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+            entry = world.folder.put(TASK, 5, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
             assert entry.payloads[0].digest.startswith(f"{digest}:")
             await talker.link.close(1006, "cut")
 
@@ -165,7 +166,7 @@ def test_finished_update_is_offered_on_every_connection_until_it_is_answered(
     async def story(world: World) -> None:
         talker = await world.connected()
         await work_of(world, talker)
-        entry = world.folder.put(TASK, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+        entry = world.folder.put(TASK, 5, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
         answer = asyncio.create_task(world.client.hand_in(entry))
         await talker.hear(Offer)
         await talker.link.close(1006, "cut")

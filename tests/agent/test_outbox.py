@@ -10,6 +10,7 @@ import pytest
 
 from fl_main.agent import outbox as outbox_module
 from fl_main.agent.outbox import Outbox
+from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import OutboxEntry, StateFolder
 from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.errors import RefusedError, RemoteProtocolError, StateFolderError, StateFolderFullError
@@ -32,7 +33,7 @@ class Scene:
 
     def write(self, task_id: str = TASK, state: int = 1) -> OutboxEntry:
         kept: dict[str, Array] = {"count": np.array(state)}
-        return self.folder.put(task_id, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, kept, 0.0)
+        return self.folder.put(task_id, 5, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, kept, 0.0)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_update_from_earlier_is_offered_under_the_digest_that_the_aggregator_wan
         file = LAYOUT.header + pack(WEIGHTS, LAYOUT)
         for algorithm in (DigestAlgorithm.SHA256, DigestAlgorithm.BLAKE3):
             await scene.outbox.follow(algorithm)
-            [offer] = scene.outbox.offers(LAYOUT)
+            [offer] = scene.outbox.offers({LAYOUT.digest})
             assert offer.payloads[0].digest == tagged(new_digest(algorithm, file))
 
     play(story)
@@ -100,13 +101,13 @@ def test_update_is_offered_until_it_is_judged(play: Callable[..., None]) -> None
     async def story(scene: Scene) -> None:
         verdict = scene.outbox.put(scene.write())
         for _ in range(2):  # on every connection
-            [offer] = scene.outbox.offers(LAYOUT)
+            [offer] = scene.outbox.offers({LAYOUT.digest})
             assert (offer.task_id, offer.payloads[0].rows) == (TASK, None)
-        [stranger] = scene.outbox.offers(None)
+        [stranger] = scene.outbox.offers(())
         assert stranger.payloads[0].rows is not None
         scene.outbox.judged(Verdict(task_id=TASK, verdict="accepted"))
         assert (await verdict).verdict == "accepted"
-        assert scene.outbox.offers(LAYOUT) == []
+        assert scene.outbox.offers(()) == []
         assert TASK not in scene.outbox
 
     play(story)

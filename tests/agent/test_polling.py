@@ -9,6 +9,7 @@ import pytest
 
 from fl_main.agent import Agent
 from fl_main.agent.exchange import AgentState, Ending, Work
+from fl_main.agent.outgoing import Outgoing
 from fl_main.errors import ConnectionFailedError, SettingsError
 from fl_main.messages import (
     Assign,
@@ -38,7 +39,7 @@ NEVER_S = 1e6  # in a test: what comes before it came for another reason
 
 
 def hand_in(world: World) -> "asyncio.Task[Verdict]":
-    entry = world.folder.put(TASK, 5, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+    entry = world.folder.put(TASK, 5, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
     return asyncio.create_task(world.client.hand_in(entry))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import OutboxEntry, StateFolder, default_folder
 from fl_main.errors import StateFolderError, StateFolderFullError
 from fl_main.weights import Array, Layout
@@ -27,7 +28,7 @@ def put(folder: StateFolder, task_id: str = "a" * 24, state: object = None) -> O
         5,
         None,
         {"loss": 0.5},
-        {"weights": (WEIGHTS, Layout.of(WEIGHTS))},
+        {"weights": Outgoing.of(WEIGHTS, Layout.of(WEIGHTS))},
         {"s": np.array(state)} if state is not None else None,
         1.5,
     )

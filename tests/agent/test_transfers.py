@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import StateFolder
 from fl_main.agent.transfers import Download, Sender
 from fl_main.codec import decode
@@ -31,7 +32,7 @@ TASK = "a" * 24
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An update in an outbox."""
     folder = StateFolder(tmp_path_factory.mktemp("state"))
-    folder.put(TASK, 1, None, {}, {"weights": (WEIGHTS, LAYOUT)}, None, 0.0)
+    folder.put(TASK, 1, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
     folder.close()
     return folder.payload_file(TASK, "weights")
 
@@ -82,7 +83,7 @@ def test_sender_never_goes_beyond_its_credit_and_ends_with_every_byte(
 def test_sender_of_nothing_is_done_at_once(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
     empty = {"w": np.zeros(0)}
-    folder.put(TASK, 1, None, {}, {"weights": (empty, Layout.of(empty))}, None, 0.0)
+    folder.put(TASK, 1, None, {}, {"weights": Outgoing.of(empty, Layout.of(empty))}, None, 0.0)
 
     async def send(framed: memoryview) -> None:
         raise AssertionError
@@ -114,7 +115,8 @@ def test_download_is_whole_when_its_digest_says_so() -> None:
             assert not download.finish()
             download.take(Chunk(transfer="t", offset=place, data=DATA[place : place + CHUNK_BYTES]))
         assert download.finish()
-        layout, buffer = await download.done
+        fetched = await download.done
+        layout, buffer = fetched.layout, fetched.data
         assert (layout, bytes(buffer)) == (LAYOUT, DATA)
 
     play(story)

@@ -60,7 +60,8 @@ def test_a_new_database_is_of_the_newest_version(opened: Engine, folder: Path) -
         migrate(connection, "fl.db", 1.0)
         assert version_of(plain(connection), "fl.db") == migrations.newest()
     opened.dispose()
-    assert noted(folder) == [(1, "first schema"), (2, "asynchronous modes"), (3, "fewer bytes")]
+    assert noted(folder)[:3] == [(1, "first schema"), (2, "asynchronous modes"), (3, "codecs")]
+    assert len(noted(folder)) == migrations.newest()
     assert verify_database(folder) == []
 
 
@@ -155,13 +156,24 @@ def test_a_migrated_database_has_the_schema_of_a_new_one(of_version_1: Path, tmp
     assert schema_of(of_version_1) == schema_of(tmp_path / "new") != before
 
 
+def test_steps_may_be_taken_with_years_between_them(of_version_1: Path, tmp_path: Path) -> None:
+    for known in range(1, migrations.newest()):
+        opened = engine.writing(of_version_1 / "fl.db", "process")
+        with opened.connect() as connection:
+            migrate(connection, "fl.db", 100.0 + known, migrations.MIGRATIONS[:known])
+        opened.dispose()
+    ModelStore(tmp_path / "new").close()
+    assert schema_of(of_version_1) == schema_of(tmp_path / "new")
+    assert verify_database(of_version_1) == []
+
+
 def test_a_migration_loses_no_row_and_keeps_their_order(of_version_1: Path) -> None:
     tables_of_runs = sorted(tables(of_version_1) - {"meta", "migrations", "sqlite_sequence"})
     before = {table: rows_of(of_version_1, table) for table in tables_of_runs}
     ModelStore(of_version_1).close()
     after = {table: rows_of(of_version_1, table) for table in tables_of_runs}
     done = [event["key"] for event in after["events"][len(before["events"]) :]]
-    assert done == [""] * len(migrations.MIGRATIONS)  # that it was done
+    assert done == [""] * len(migrations.MIGRATIONS)  # that each was done
     after["events"] = after["events"][: len(before["events"])]
     for table, old_rows in before.items():
         new_rows = after[table]
@@ -218,12 +230,13 @@ def test_after_a_migration_nothing_is_damaged_and_new_forms_can_be_stored(of_ver
 @pytest.mark.parametrize(
     ("sql", "where"),
     [
-        ("UPDATE tasks SET config = '{\"epochs\":1}' WHERE task_id = 't1a'", "tasks t1a of run run-1"),
-        ("UPDATE tasks SET config = '{}' WHERE task_id = 't2b'", "tasks t2b of run run-1"),
-        ("UPDATE rounds SET idle_s = 1 WHERE round_id = 1", "rounds 1 of run run-1"),
-        ("UPDATE agents SET poll_s = 60 WHERE agent_id = 'a'", "agents a of run run-1"),
-        ("UPDATE models SET form = 'delta' WHERE model_id = 'm1a'", "models m1a of run run-1"),
-        ("UPDATE runs SET frozen = '{\"arrays\":1}'", "runs run-1"),
+        ("UPDATE tasks SET config = '{\"epochs\":1}' WHERE task_id = 't1a'", "tasks t1a"),
+        ("UPDATE tasks SET config = '{}' WHERE task_id = 't2b'", "tasks t2b"),
+        ("UPDATE rounds SET idle_s = 1 WHERE round_id = 1", "rounds 1"),
+        ("UPDATE agents SET poll_s = 60 WHERE agent_id = 'a'", "agents a"),
+        ("UPDATE models SET form = 'delta' WHERE model_id = 'm1a'", "models m1a"),
+        ("UPDATE models SET codec = 'float16' WHERE model_id = 'm1a'", "models m1a"),
+        ("UPDATE updates SET plain_size = 9 WHERE task_id = 't1a'", "updates "),
     ],
 )
 def test_what_a_migration_added_cannot_be_altered_unseen(of_version_1: Path, sql: str, where: str) -> None:
@@ -232,11 +245,15 @@ def test_what_a_migration_added_cannot_be_altered_unseen(of_version_1: Path, sql
     with tampering(of_version_1) as connection:
         assert connection.execute(sql).rowcount == 1
     (damage,) = verify_database(of_version_1)
-    assert (damage.fault, damage.where) == (Fault.ROW_ALTERED, where)
+    assert damage.fault is Fault.ROW_ALTERED
+    assert damage.where.startswith(where)
+    assert damage.where.endswith(" of run run-1")
 
 
 def test_an_older_database_is_not_read_before_it_is_brought_up_to_date(of_version_1: Path) -> None:
-    with pytest.raises(StoreVersionError, match=r"version 1, .* reads 3; start the aggregator once"):
+    with pytest.raises(
+        StoreVersionError, match=rf"version 1, .* reads {migrations.newest()}; start the aggregator once"
+    ):
         ModelDB(of_version_1)
     with pytest.raises(StoreVersionError, match="version 1"):
         verify_database(of_version_1)

@@ -50,7 +50,7 @@ rows = st.none() | st.lists(
     max_size=3,
 )
 payloads = st.fixed_dictionaries(
-    {"channel": names, "layout": digests, "digest": digests, "size": places, "rows": rows}
+    {"channel": names, "layout": digests, "digest": digests, "size": places, "rows": rows, "codec": texts}
 )
 attributes = st.dictionaries(names, texts | integers | finite | st.booleans(), max_size=3)
 metrics = st.dictionaries(texts, st.floats(allow_nan=False), max_size=3)
@@ -64,6 +64,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "kinds": st.lists(names, max_size=4),
     "digest_algorithms": st.lists(names, max_size=4),
     "digest_algorithm": names,
+    "codecs": st.lists(names, max_size=4),
     "held": st.lists(task_ids, max_size=4),
     "uncounted": st.lists(task_ids, max_size=4),
     "rows": rows,
@@ -76,8 +77,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "settings": mappings,
     "content": mappings,
     "data": st.binary(max_size=100),
-    "lasting": st.booleans(),
-    "late": st.booleans(),
+    "form": st.sampled_from(["full", "delta"]),
+    **dict.fromkeys(["lasting", "late", "feeds_back"], st.booleans()),
+    **dict.fromkeys(["codec", "download"], texts),
     "num_examples": integers,
     "num_steps": st.none() | places,
     "round_id": integers,
@@ -91,9 +93,6 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(["run", "run_id", "name", "session_id", "channel", "transfer", "kind", "actor"], names),
     **dict.fromkeys(["token", "software", "reason", "purpose", "stores_local_models", "error"], texts),
     "about": texts,
-    "frozen": st.none()
-    | st.fixed_dictionaries({"digest": digests, "layout": digests, "arrays": places, "size": places}),
-    "arrays": st.lists(names, max_size=2),
     "packings": st.lists(names, max_size=2),
     "packing": st.none() | names,
 }
@@ -101,7 +100,7 @@ SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "fetch": {"layout": st.none() | digests},
     "chunk": {"packed": st.none(), "size": st.just(0), "width": st.just(1)},
     "join": {"poll_s": st.none() | st.floats(1e-3, 1e9)},
-    "assign": {"deadline_s": st.none() | finite, "form": st.sampled_from(["full", "delta"])},
+    "assign": {"deadline_s": st.none() | finite},
     "decline": {"code": st.sampled_from(["policy", "skipped", "error", "unsupported", "lost"])},
     "refuse": {"code": names},
     "verdict": {"verdict": st.sampled_from(["accepted", "rejected", "discarded"])},

@@ -242,7 +242,7 @@ def base_forgotten(stack: ExitStack) -> None:
 def base_let_go(stack: ExitStack) -> None:
     """Retention lets old global models go, and does not ask who is at work on them."""
     kinds = tuple(kind.value for kind in ModelKind if kind is not ModelKind.STATE)
-    stack.enter_context(patch.object(retention, "FROM_AGENTS", kinds))
+    stack.enter_context(patch.object(retention, "PASSING", kinds))
     stack.enter_context(patch.object(retention, "UNANSWERED", false()))
 
 
