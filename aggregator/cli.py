@@ -201,6 +201,8 @@ def _print_run(run: Mapping[str, Any]) -> None:
     )
     click.echo(f"  {run['waiting_for']}")
     click.echo(f"  {_effort(run)}")
+    if travel := _travel(run["travel"]):
+        click.echo(f"  {travel}")
     rows = [
         {
             "agent": agent["name"],
@@ -222,6 +224,30 @@ def _effort(run: Mapping[str, Any]) -> str:
     if (late := run["staleness"]) and late["max"]:
         text += f"; staleness of the last round {late['mean']:.1f}, at most {late['max']:.0f}"
     return text
+
+
+def _travel(travel: Mapping[str, Any]) -> str:
+    """Say how weights travel, unless it is as they are."""
+    said = []
+    if travel["codec"]:
+        feedback = ", with error feedback" if travel["feeds_back"] else ""
+        way = f"as {travel['form']}, encoded by {travel['codec']}{feedback}"
+        said.append(f"updates travel {way}{_instead(travel, 'update_bytes')}")
+    elif travel["form"] != "full":
+        said.append(f"updates travel as {travel['form']}")
+    if travel["download"]:
+        said.append(f"models travel encoded by {travel['download']}{_instead(travel, 'download_bytes')}")
+    return "; ".join(said)
+
+
+def _instead(travel: Mapping[str, Any], what: str) -> str:
+    if travel[what] is None:
+        return ""
+    return f": {_size(travel[what])} instead of {_size(travel['plain_bytes'])}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 def _duration(seconds: float | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fl_main.compression.words import in_words
 from fl_main.store import RunStatus
 from fl_main.why import waiting_for
 from fl_main.why.agents import find_agent
@@ -24,6 +25,7 @@ def status_of(host: RunHost) -> dict[str, Any]:
         "rounds": host.settings.end.rounds,
         "run_time_s": round(view.at, 3),
         "mode": host.settings.mode,
+        "travel": _travel(host),
         "staleness": host.machine.last_staleness,
         "effort": host.machine.effort_until(view.at),
         "reason": run.reason,
@@ -44,4 +46,19 @@ def status_of(host: RunHost) -> dict[str, Any]:
             }
             for agent_id, member in host.machine.members.items()
         ],
+    }
+
+
+def _travel(host: RunHost) -> dict[str, Any]:
+    """Return how weights travel, and how many bytes that makes of each set of them, once that is known."""
+    machine = host.machine
+    model, download = machine.layout, machine.download_codec
+    return {
+        "form": machine.form,
+        "codec": in_words(machine.codec),
+        "feeds_back": host.settings.compression.feeds_back,
+        "download": in_words(download),
+        "plain_bytes": model.nbytes if model else None,
+        "update_bytes": machine.sent_layout.nbytes if machine.sent_layout else None,
+        "download_bytes": (download.layout(model) if download else model).nbytes if model else None,
     }

@@ -95,7 +95,8 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     means over agents, weighted by examples; `reports` says how many agents reported for
     training/evaluation. `stale` is the mean/largest number of global models between an update's
     base and the model that it counts in; `busy`, `idle` and `wasted` are parts of the agents'
-    time. Columns that say nothing in any round are left out.
+    time. `bytes` are those of the updates as they came, `sent_as` their form and codec, `plain` what
+    they would be without it. Columns that say nothing in any round are left out.
     """
     found = database.run(run).rounds()
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -113,13 +114,14 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
 
 _ROUND_FACTS = [
     *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
-    *("late", "rejected", "discarded", "bytes", "seconds", "model"),
+    *("late", "rejected", "discarded", "bytes", "plain_bytes", "form", "codec", "seconds", "model"),
     *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s"),
 ]
 _ROUND_SOMETIMES = ["late", "rejected", "stale"]
 _ROUND_TIME = ["busy", "idle", "wasted"]
-_ROUND_END = [*_ROUND_TIME, "reports", "bytes", "seconds", "model"]
-_SOMETIMES = frozenset((*_ROUND_SOMETIMES, *_ROUND_TIME))
+_ROUND_WAY = ["plain", "sent_as"]
+_ROUND_END = [*_ROUND_TIME, "reports", "bytes", *_ROUND_WAY, "seconds", "model"]
+_SOMETIMES = frozenset((*_ROUND_SOMETIMES, *_ROUND_TIME, *_ROUND_WAY))
 
 
 def _names(found: list[Round], source: str) -> list[str]:
@@ -144,6 +146,11 @@ def _round_row(entry: Round) -> dict[str, object]:
         "rejected": entry.rejected,
         "discarded": entry.discarded,
         "bytes": entry.size,
+        "plain_bytes": entry.plain_size,
+        "plain": entry.plain_size if entry.plain_size != entry.size else None,
+        "form": entry.form or None,
+        "codec": entry.codec or None,
+        "sent_as": _way(entry.form, entry.codec),
         "seconds": entry.seconds,
         "model": entry.model_id,
         "reports": "/".join(str(_reports(_means(entry, source))) for source in ("train", "evaluate")),
@@ -157,6 +164,11 @@ def _round_row(entry: Round) -> dict[str, object]:
             row[f"{source}_{name}_examples"] = mean.num_examples
             row[f"{source}_{name}_agents"] = mean.agents
     return row
+
+
+def _way(form: str, codec: str) -> str | None:
+    """Say how updates come, unless it is as they are."""
+    return ", ".join(filter(None, ("delta" if form == "delta" else "", codec))) or None
 
 
 def _stale(effort: Effort) -> str | None:
@@ -201,7 +213,21 @@ def models(
         for model in chosen.models(kind, round_id)
         if agent is None or agent in (model.agent_id, names.get(model.agent_id or ""))
     ]
-    columns = ["model", "round", "kind", "agent", "form", "bytes", "tags", "stored", "digest", "created"]
+    columns = [
+        "model",
+        "round",
+        "kind",
+        "agent",
+        "form",
+        "codec",
+        "bytes",
+        "tags",
+        "stored",
+        "digest",
+        "created",
+    ]
+    if output not in ("json", "csv") and not any(row["codec"] for row in rows):
+        columns.remove("codec")
     print_table(rows, [*columns, "base"] if output in ("json", "csv") else columns, output)
 
 
@@ -215,6 +241,7 @@ def _model_row(
         "kind": str(model.kind),
         "agent": names.get(model.agent_id or "", model.agent_id),
         "form": _form(model) if is_short else model.form,
+        "codec": model.codec or None,
         "base": model.base_id,
         "bytes": model.size,
         "tags": " ".join(tags.get(model.model_id, [])) or None,
@@ -243,7 +270,9 @@ def show(database: ModelDB, what: str, output: Output | None) -> None:
 
 def _show_run(run: Run, output: Output | None) -> None:
     effort = run.effort()
+    (form, codec), (size, plain_size) = run.way(), run.traffic()
     facts = {**asdict(run.facts), "tags": run.tags(), **asdict(effort)}
+    facts |= {"form": form, "codec": codec, "bytes": size, "plain_bytes": plain_size}
     agents = [asdict(agent) for agent in run.agents()]
     if output == "json":
         _print_json({**facts, "members": agents})
@@ -281,6 +310,7 @@ def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
         "agent": names.get(model.agent_id or "", model.agent_id),
         "tags": ", ".join(model.tags),
         "form": model.form if output == "json" else _form(model),
+        "codec": model.codec or None,
         "digest": model.digest,
         "path": str(model.path) if model.is_stored else f"not stored: {model.not_stored_reason}",
         "bytes": model.size,
@@ -301,8 +331,14 @@ def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
     shapes = [{**entry, "shape": "×".join(map(str, entry["shape"])) or "scalar"} for entry in arrays]
     columns = {name: name for name in ("name", "dtype", "shape", "role")}
     numbers = {"least": "min", "mean": "mean", "largest": "max", "norm": "norm", "not_finite": "not finite"}
-    _print_section("arrays of the delta" if model.base_id else "arrays", shapes, {**columns, **numbers})
+    _print_section(_whose_arrays(model), shapes, {**columns, **numbers})
     _print_section("metrics", metrics, ["source", "name", "agent", "value", "num_examples", "agents"])
+
+
+def _whose_arrays(model: Model) -> str:
+    if model.codec:
+        return f"arrays as encoded by {model.codec}"
+    return "arrays of the delta" if model.base_id else "arrays"
 
 
 def _arrays(model: Model) -> list[dict[str, Any]]:
@@ -319,7 +355,11 @@ def _arrays(model: Model) -> list[dict[str, Any]]:
 @click.argument("model")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
-@click.option("--as-stored", is_flag=True, help="Of a delta, write the delta; else its base + delta.")
+@click.option(
+    "--as-stored",
+    is_flag=True,
+    help="Write what was received: a delta, or arrays of a codec; else the model that it stands for.",
+)
 @_with_database
 def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bool) -> None:
     """Write MODEL to FILE, a .safetensors or .npz file."""
@@ -327,8 +367,19 @@ def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bo
 
     found = database.model(model)
     export_model(found, file, overwrite=force, as_stored=as_stored)
-    form = f"{_form(found)}, " if as_stored else f"{found.base_id} + delta, " if found.base_id else ""
-    click.echo(f"{file}: {found.kind} model {found.model_id}, {form}{len(found.layout.arrays)} arrays")
+    layout = found.layout if as_stored else found.decoded_layout
+    said = f"{_as_exported(found, as_stored)}{len(layout.arrays)} arrays"
+    click.echo(f"{file}: {found.kind} model {found.model_id}, {said}")
+
+
+def _as_exported(model: Model, as_stored: bool) -> str:
+    """Say what of a model was written."""
+    said: list[str | None]
+    if as_stored:
+        said = [_form(model), model.codec and f"encoded by {model.codec}"]
+    else:
+        said = [model.base_id and f"{model.base_id} + delta", model.codec and f"decoded from {model.codec}"]
+    return "".join(f"{words}, " for words in said if words)
 
 
 @db.command()

@@ -19,13 +19,15 @@ def export_model(
 ) -> Path:
     """Write a model to a file; its suffix says which kind.
 
-    A `.safetensors` file is a copy of the stored one, of the same digest, unless that is a delta.
+    A `.safetensors` file is a copy of the stored one, of the same digest, unless that is a delta
+    or encoded.
     An `.npz` file has one entry per array. The file appears when it is complete.
 
     Args:
         target: Ends in `.safetensors` or `.npz`.
         overwrite: Whether a file that is there is replaced.
-        as_stored: Whether of a delta the delta is written, not the model that it makes of its base.
+        as_stored: Whether the file's own arrays are written: of a delta the delta, of an encoded model
+            the codec's; not the model that they stand for.
 
     Returns:
         The path that was written.
@@ -42,7 +44,7 @@ def export_model(
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with translated(target, "export a model"):
         try:
-            _WRITERS[target.suffix](model, part, as_stored or model.base_id is None)
+            _WRITERS[target.suffix](model, part, as_stored or model.is_plain)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -54,12 +56,13 @@ def _write_safetensors(model: Model, part: Path, as_stored: bool) -> None:
         shutil.copyfile(model.path, part)
         return
     with part.open("wb") as file:
-        file.write(model.layout.header)
-        file.writelines(pieces(model.weights(), model.layout))
+        file.write(model.decoded_layout.header)
+        file.writelines(pieces(model.weights(), model.decoded_layout))
 
 
 def _write_npz(model: Model, part: Path, as_stored: bool) -> None:
-    if bad := next((spec.name for spec in model.layout.arrays if spec.dtype is DType.BF16), None):
+    layout = model.layout if as_stored else model.decoded_layout
+    if bad := next((spec.name for spec in layout.arrays if spec.dtype is DType.BF16), None):
         raise StoreError(f"array {bad!r} is bfloat16, which .npz cannot hold; export to .safetensors")
     # Not numpy.savez: arrays may be called anything, also as its own arguments are.
     with zipfile.ZipFile(part, "w") as archive:

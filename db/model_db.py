@@ -234,6 +234,16 @@ class Run:
         with self._db.connect() as connection:
             return queries.effort(connection, self.run_id)
 
+    def way(self) -> tuple[str, str]:
+        """Return the form (`full`, `delta`) and the codec in which its updates come; at first empty texts."""
+        with self._db.connect() as connection:
+            return queries.way(connection, self.run_id)
+
+    def traffic(self) -> tuple[int, int]:
+        """Return the bytes of all its updates as they came, and what they would be without a codec."""
+        with self._db.connect() as connection:
+            return queries.traffic(connection, self.run_id)
+
     def models(
         self, kind: ModelKind | str | None = None, round_id: int | None = None, agent_id: str | None = None
     ) -> list["Model"]:
@@ -304,6 +314,7 @@ class Model:
         agent_id: Whose it is, if it came from an agent.
         form: `full`, or `delta`: stored is what its float parameters add to those of the model
             `base_id`.
+        codec: What decodes its file, with options (`top-k fraction=0.01`); empty: nothing is to be decoded.
         digest: Of its file; identical models share one.
         size: Bytes of its arrays.
         is_stored: Whether its file is kept; `not_stored_reason` says why not.
@@ -317,6 +328,7 @@ class Model:
     agent_id: str | None
     channel: str
     form: str
+    codec: str
     base_id: str | None
     digest: str
     size: int
@@ -332,8 +344,22 @@ class Model:
 
     @cached_property
     def layout(self) -> "Layout":
-        """Names, types, shapes and roles of its arrays."""
+        """Names, types, shapes and roles of the arrays in its file."""
         return self._db.layout(self.layout_digest)
+
+    @cached_property
+    def decoded_layout(self) -> "Layout":
+        """The same of its arrays once they are decoded: those of the model that it began from."""
+        if not self.codec:
+            return self.layout
+        if not self.parents:
+            raise StoreDamagedError(f"model {self.model_id} is encoded and names no model that it began from")
+        return self._db.model_by_id(self.parents[0].model_id).decoded_layout
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the arrays of its file are its own, neither differences nor encoded."""
+        return self.base_id is None and not self.codec
 
     @cached_property
     def parents(self) -> tuple[Parent, ...]:
@@ -365,7 +391,7 @@ class Model:
         return self._db.files.open(self.digest, self.layout)
 
     def weights(self) -> "dict[str, Array]":
-        """Return its arrays by name, of a delta those of base + delta; they are yours to change.
+        """Return its arrays by name, decoded, of a delta those of base + delta; they are yours to change.
 
         Raises:
             StoreDamagedError: If its file, or its base's, is missing or not what it should be.
@@ -373,12 +399,27 @@ class Model:
         """
         from fl_main.deltas import add
 
+        own = self._decoded() if self.codec else self.as_stored()
         if self.base_id is None:
-            return self.as_stored()
-        return add(self._db.model_by_id(self.base_id).weights(), self.as_stored(), self.layout)
+            return own
+        return add(self._db.model_by_id(self.base_id).weights(), own, self.decoded_layout)
+
+    def _decoded(self) -> "dict[str, Array]":
+        from fl_main.compression.words import from_words
+        from fl_main.weights import views
+
+        codec, layout, file = from_words(self.codec), self.decoded_layout, self.open()
+        try:
+            if codec is None or codec.layout(layout) != self.layout:
+                raise StoreDamagedError(f"model {self.model_id} is not what its codec {self.codec} makes")
+            buffer = bytearray(layout.nbytes)
+            codec.decoded(file, layout).read_into(0, memoryview(buffer))
+        finally:
+            file.close()
+        return views(layout, buffer, writable=True)
 
     def as_stored(self) -> "dict[str, Array]":
-        """Return the arrays of its file by name: of a delta, what was received.
+        """Return the arrays of its file by name: of a delta, or an encoded one, what was received.
 
         Raises:
             StoreDamagedError: If its file is missing or not what it should be.
@@ -425,6 +466,7 @@ def _model(db: ModelDB, row: rows.Row) -> Model:
         row["agent_id"],
         row["channel"],
         row["form"],
+        row["codec"],
         row["base_id"],
         row["digest"],
         row["size"],

@@ -64,7 +64,7 @@ def _run(row: rows.Row) -> RunFacts:
 def rounds(connection: Connection, run_id: str) -> list[Round]:
     """Return the rounds of a run in order."""
     steps, counts, means = _steps(connection, run_id), _counts(connection, run_id), _means(connection, run_id)
-    counted = _counted(connection, run_id)
+    counted, came = _counted(connection, run_id), way(connection, run_id)
     query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
     return [
         _round(
@@ -73,6 +73,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
             counts[row["round_id"]],
             means[row["round_id"]],
             Effort(*counted[row["round_id"]], row["busy_s"], row["wasted_s"], row["idle_s"]),
+            came,
         )
         for row in connection.execute(query, (run_id,))
     ]
@@ -84,6 +85,7 @@ def _round(
     counts: list[dict[str, Any]],
     means: dict[str, dict[str, Mean]],
     effort: Effort,
+    came: tuple[str, str],
 ) -> Round:
     main = [count for count in counts if count["kind"] == step.get("kind")]
 
@@ -107,11 +109,30 @@ def _round(
         means["train"],
         means["evaluate"],
         sum(count["size"] for count in counts),
+        sum(count["plain_size"] for count in counts),
+        *came,
         None if row["ended_s"] is None else row["ended_s"] - row["started_s"],
         effort,
         row["created_at"],
         row["changed_at"],
     )
+
+
+def way(connection: Connection, run_id: str) -> tuple[str, str]:
+    """Return the form and the codec in which a run's updates come; empty while there are none."""
+    query = """
+        SELECT form, codec FROM models WHERE run_id = ? AND kind = 'local' AND round_id > 0
+        ORDER BY rowid DESC LIMIT 1
+    """
+    found = connection.execute(query, (run_id,)).fetchone()
+    return (found["form"], found["codec"]) if found else ("", "")
+
+
+def traffic(connection: Connection, run_id: str) -> tuple[int, int]:
+    """Return the bytes of all updates of a run as they came, and without a codec."""
+    query = f"SELECT total(size), total({_PLAIN_SIZE}) FROM updates WHERE run_id = ?"  # noqa: S608
+    size, plain_size = connection.execute(query, (run_id,)).fetchone()
+    return int(size), int(plain_size)
 
 
 def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
@@ -123,12 +144,16 @@ def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
     return {row["round_id"]: dict(row) for row in connection.execute(query, (run_id,))}
 
 
+_PLAIN_SIZE = "CASE WHEN plain_size > 0 THEN plain_size ELSE size END"
+
+
 def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any]]]:
-    query = """
+    query = f"""
         SELECT round_id, kind, verdict,
-            count(*) AS number, sum(reason LIKE 'late%') AS late, sum(size) AS size
+            count(*) AS number, sum(reason LIKE 'late%') AS late,
+            sum(size) AS size, sum({_PLAIN_SIZE}) AS plain_size
         FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict
-    """
+    """  # noqa: S608
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in connection.execute(query, (run_id,)):
         found[row["round_id"]].append(dict(row))

@@ -90,7 +90,10 @@ class Round:
             updates that came too late, were wrong, or could not be used (late ones among them).
         train: Means over the agents' training data, by metric; `evaluate`: of the round's model
             on held-out data.
-        size: Bytes of all updates of the round.
+        size: Bytes of all updates of the round, as they came.
+        plain_size: What they would have been without a codec.
+        form: What the run's updates are, `full` models or a `delta`; empty while there are none.
+        codec: How they are encoded, with options; empty: not at all.
         seconds: Run time that it took, None while it is open.
         effort: How stale its updates were, and what became of the agents' time.
     """
@@ -111,6 +114,9 @@ class Round:
     train: Mapping[str, Mean]
     evaluate: Mapping[str, Mean]
     size: int
+    plain_size: int
+    form: str
+    codec: str
     seconds: float | None
     effort: Effort
     created_at: float
