@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from fl_main.compression import Codec, Signal, chance_of, left_of
+from fl_main.compression.words import from_words
 from fl_main.deltas import subtract
 from fl_main.digests import DigestAlgorithm, file_digest, tagged
-from fl_main.errors import FLError, RunFailedError, SettingsError
+from fl_main.errors import FLError, RunFailedError, SettingsError, WeightsError
 from fl_main.events import (
     AgentJoined,
     Answer,
@@ -40,6 +42,7 @@ from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.settings_files import parse_run
+from fl_main.sources import Source
 from fl_main.store import (
     MetricRecord,
     ModelKind,
@@ -59,7 +62,7 @@ from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
-from fl_main.weights import Array, FiniteCheck, Layout, Role, as_arrays, pack, views
+from fl_main.weights import Array, Layout, Role, as_arrays, pack, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ class LocalRound:
         busy_s: Seconds that sites spent on updates that were accepted; since the round before.
         wasted_s: Seconds that they spent on what came to nothing.
         idle_s: Seconds that they had nothing to do.
+        bytes_up: What sites sent, as it would travel; since the round before.
+        bytes_down: What they were sent: a model goes once to each site.
     """
 
     round_id: int
@@ -102,6 +107,8 @@ class LocalRound:
     busy_s: float
     wasted_s: float
     idle_s: float
+    bytes_up: int
+    bytes_down: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +120,16 @@ class LocalRun:
         metrics: One row per round: its means over the sites, `train_…` and `evaluate_…`.
         rounds: Global models made.
         time_s: Virtual seconds that it took, where sites were told how long they take.
+        bytes_up: What sites sent in all, as it would travel: encoded, if the settings say so.
+        bytes_down: What they were sent in all: a model goes once to each site.
     """
 
     weights: Mapping[str, Array]
     metrics: Sequence[Mapping[str, float]]
     rounds: int
     time_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 def run_local(
@@ -192,6 +203,25 @@ def _rounds_of(sites: int, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
+class _Traffic:
+    """Bytes that would travel.
+
+    Attributes:
+        held: Digest of the model that each site fetched last.
+    """
+
+    up: int = 0
+    down: int = 0
+    held: dict[str, str] = field(default_factory=dict)
+
+    def fetch(self, site: str, payload: StoredPayload) -> None:
+        """Let a site have a model, if it does not have it."""
+        if self.held.get(site) != payload.digest:
+            self.held[site] = payload.digest
+            self.down += payload.size
+
+
+@dataclass(slots=True)
 class _Memory:
     """Arrays in memory that the fold reads and writes."""
 
@@ -236,6 +266,10 @@ class _LocalDriver:
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._complaint = ""  # why an update did not count
+        self._left: dict[str, _Memory] = {}  # by site: what codecs left out of its updates so far
+        self._left_then: dict[str, _Memory] = {}  # by site: the same, if its open update is accepted
+        self._traffic = _Traffic()
+        self._told_traffic = _Traffic()
         strategy = strategy_of(settings)
         run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.PAUSED, Phase.WAITING)
         self._machine = RoundMachine(settings, strategy, RunSnapshot(run, None, None, (), (), {}, ()))
@@ -258,9 +292,9 @@ class _LocalDriver:
             ended = record.reason or waits
             reason = f"{ended}; {self._complaint}" if self._complaint else ended
             raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
-        final = self._machine.models[record.model_id or ""].payload
         metrics = list(self._metrics.values())
-        return LocalRun(self._weights(final), metrics, record.rounds_done, self._at)
+        final, traffic = self._arrays_of(record.model_id), self._traffic
+        return LocalRun(final, metrics, record.rounds_done, self._at, traffic.up, traffic.down)
 
     def _go_on(self) -> None:
         """Let things happen in the order of their time until nothing is left, or the run is over."""
@@ -297,9 +331,17 @@ class _LocalDriver:
         self._told = record.round_id
         staleness, self._staleness = self._staleness, []
         if self._on_round is not None:
-            weights = self._weights(self._model(record.model_id))
+            weights = self._arrays_of(record.model_id)
             effort = (record.busy_s, record.wasted_s, record.idle_s)
-            self._on_round(LocalRound(record.round_id, self._at, weights, staleness, *effort))
+            self._on_round(
+                LocalRound(record.round_id, self._at, weights, staleness, *effort, *self._traffic_since())
+            )
+
+    def _traffic_since(self) -> tuple[int, int]:
+        """Return bytes up and down since this was asked last."""
+        now, then = self._traffic, self._told_traffic
+        self._told_traffic = _Traffic(now.up, now.down)
+        return now.up - then.up, now.down - then.down
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Assign):
@@ -308,10 +350,17 @@ class _LocalDriver:
             self._schedule(0.0, lambda: self._received(effect.offer))
         elif isinstance(effect, Fold):
             self._schedule(0.0, lambda: self._fold(effect))
-        elif isinstance(effect, Answer) and effect.verdict is not Verdict.ACCEPTED:
-            self._complaint = f"{effect.agent_id}: {effect.reason}"
+        elif isinstance(effect, Answer):
+            self._heard(effect)
         elif isinstance(effect, Prune):
             self._drop_files()
+
+    def _heard(self, answer: Answer) -> None:
+        left = self._left_then.pop(answer.agent_id, None)
+        if answer.verdict is not Verdict.ACCEPTED:
+            self._complaint = f"{answer.agent_id}: {answer.reason}"
+        elif left is not None:
+            self._left[answer.agent_id] = left
 
     def _time_of(self, task: TaskRecord) -> float:
         """Return how long a site takes for a task; only training takes time."""
@@ -327,8 +376,9 @@ class _LocalDriver:
 
     def _received(self, offer: Offered) -> Event:
         for channel, payload in offer.payloads.items():
-            if bad := FiniteCheck(payload.layout).first_bad(0, self._files[payload.digest].data):
-                return UpdateSpoiled(offer, f"{channel}: array {bad!r} has values that are NaN or infinite")
+            check = self._machine.check_of(offer.task_id, payload)
+            if wrong := check.first_wrong(0, self._files[payload.digest].data):
+                return UpdateSpoiled(offer, f"{channel}: {wrong}")
         return UpdateReceived(offer)
 
     def _drop_files(self) -> None:
@@ -337,23 +387,34 @@ class _LocalDriver:
         self._files = {digest: file for digest, file in self._files.items() if digest in used}
 
     def _work(self, task: TaskRecord) -> Event:
-        data = self._sites[task.agent_id]
+        offer = self._answered(task, self._sites[task.agent_id])
+        if isinstance(offer, TaskDeclined):
+            return offer
+        self._traffic.up += sum(payload.size for payload in offer.payloads.values())
+        return UpdateOffered(offer)
+
+    def _answered(self, task: TaskRecord, data: Any) -> Offered | TaskDeclined:
         if task.kind is Kind.STATISTICS and self._statistics:
             sums = self._keep(self._statistics(data))
-            return UpdateOffered(Offered(task.task_id, task.agent_id, 0, payloads={"weights": sums}))
+            return Offered(task.task_id, task.agent_id, 0, payloads={"weights": sums})
         if task.kind is Kind.EVALUATE and self._evaluate:
-            measured = self._evaluate(self._weights(self._model(task.model_id)), data)
+            measured = self._evaluate(self._fetched(task), data)
             metrics = as_metrics(measured.metrics)
-            return UpdateOffered(Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics))
+            return Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics)
         return self._trained(task, data)
 
-    def _trained(self, task: TaskRecord, data: Any) -> Event:
+    def _fetched(self, task: TaskRecord) -> Mapping[str, Array]:
+        """Return a task's model as a site gets it."""
+        self._traffic.fetch(task.agent_id, self._machine.models[task.model_id or ""].payload)
+        return self._arrays_of(task.model_id)
+
+    def _trained(self, task: TaskRecord, data: Any) -> Offered | TaskDeclined:
         result = self._train(
             LocalTask(
                 task.agent_id,
                 data,
                 task.round_id,
-                self._weights(self._model(task.model_id)),
+                self._fetched(task),
                 {**self._settings.config, **task.config},
                 task.seed,
                 self._arrays_of(self._machine.run.statistics_id),
@@ -370,37 +431,57 @@ class _LocalDriver:
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
-        payloads = {"weights": self._as_sent(self._keep(result.weights, roles=self._roles), task)}
-        model = self._model(task.model_id).layout
+        local, base = self._keep(result.weights, roles=self._roles), self._source(task.model_id)
+        try:
+            payloads = {"weights": self._as_sent(local, base, task.agent_id, task.seed)}
+        except WeightsError as error:  # values that no codec can encode
+            self._complaint = f"{task.agent_id}: {error}"
+            return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         payloads |= {
-            name: self._keep(as_channel(as_arrays(arrays), model), name)
+            name: self._keep(as_channel(as_arrays(arrays), base.layout), name)
             for name, arrays in result.channels.items()
         }
-        return UpdateOffered(
-            Offered(
-                task.task_id,
-                task.agent_id,
-                result.num_examples,
-                result.num_steps,
-                as_metrics(result.metrics),
-                payloads,
-            )
+        return Offered(
+            task.task_id,
+            task.agent_id,
+            result.num_examples,
+            result.num_steps,
+            as_metrics(result.metrics),
+            payloads,
         )
 
-    def _as_sent(self, local: StoredPayload, task: TaskRecord) -> StoredPayload:
+    def _as_sent(self, local: StoredPayload, base: Source, site: str, seed: int) -> StoredPayload:
         """Return a local model in the form in which it would travel."""
-        base = self._model(task.model_id)
-        if self._machine.form != "delta" or local.layout != base.layout:
+        if local.layout != base.layout:  # the round machine says what is wrong with it
             return local
-        delta = subtract(self._weights(base), self._weights(local), local.layout)
-        return self._stored(_Memory(local.layout, pack(delta, local.layout)))
+        file, codec, is_delta = self._files[local.digest], self._machine.codec, self._settings.form == "delta"
+        if codec is not None:
+            signal = codec.signal(file, base if is_delta else None, self._left.get(site))
+            return self._stored(self._encoded(codec, signal, site, seed))
+        if is_delta:
+            delta = subtract(_arrays_in(base), _arrays_in(file), local.layout)
+            return self._stored(_Memory(local.layout, pack(delta, local.layout)))
+        return local
+
+    def _encoded(self, codec: Codec, signal: Signal, site: str, seed: int) -> _Memory:
+        model = signal.vector.model
+        sent = _Memory(codec.layout(model), bytearray().join(codec.encode(signal, chance_of(seed))))
+        if self._settings.compression.feeds_back:
+            left = bytearray().join(left_of(codec, signal, sent))
+            self._left_then[site] = _Memory(codec.left_layout(model), left)
+        return sent
 
     def _answer(self, update: UpdateRecord) -> FoldAnswer:
         base_id = self._machine.base_of(update)
+        payloads: dict[str, Source] = {
+            channel: self._files[digest] for channel, digest in update.digests.items()
+        }
+        if codec := from_words(self._machine.codec_of(update)):
+            payloads["weights"] = codec.decoded(payloads["weights"], self._source(base_id).layout)
         return FoldAnswer(
             self._machine.contribution_of(update),
-            {channel: self._files[digest] for channel, digest in update.digests.items()},
-            self._files[self._model(base_id).digest] if base_id else None,
+            payloads,
+            self._source(base_id) if base_id else None,
             is_delta=self._machine.is_delta(update),
         )
 
@@ -419,21 +500,32 @@ class _LocalDriver:
             return StepFolded(effect, self._stored(sink))
         strategy = strategy_of(self._settings)
         record = self._machine.run
-        base = self._files[self._model(record.model_id).digest]
-        before = {name: self._files[self._model(i).digest] for name, i in record.state_ids.items()}
+        base = self._source(record.model_id)
+        before = {name: self._source(state_id) for name, state_id in record.state_ids.items()}
         after = {name: _Memory(state_layout(base.layout)) for name in strategy.state}
         folded = fold(strategy, answers, base, before, sink, after)
         states = {name: self._stored(memory) for name, memory in after.items()}
-        return StepFolded(effect, self._stored(sink), states, folded.shares, folded.notes)
+        return StepFolded(
+            effect, self._stored(sink), states, folded.shares, folded.notes, self._download(sink)
+        )
 
-    def _model(self, model_id: str | None) -> StoredPayload:
-        return self._machine.models[model_id or ""].payload
+    def _download(self, model: _Memory) -> StoredPayload | None:
+        """Keep a new global model as it would travel, beside it; None if it travels as it is."""
+        codec = self._machine.download_codec
+        if codec is None:
+            return None
+        data = bytearray().join(codec.encode(codec.signal(model), chance_of(0)))  # it draws nothing
+        return self._stored(_Memory(codec.layout(model.layout), data))
+
+    def _source(self, model_id: str | None) -> Source:
+        """Return a model's arrays, decoded if it is kept as it travels."""
+        model = self._machine.models[model_id or ""]
+        file, codec = self._files[model.payload.digest], from_words(model.codec)
+        layout = self._machine.layout
+        return file if codec is None or layout is None else codec.decoded(file, layout)
 
     def _arrays_of(self, model_id: str | None) -> Mapping[str, Array]:
-        return self._weights(self._model(model_id)) if model_id else {}
-
-    def _weights(self, payload: StoredPayload) -> dict[str, Array]:
-        return views(payload.layout, self._files[payload.digest].data)
+        return _arrays_in(self._source(model_id)) if model_id else {}
 
     def _keep(
         self, values: Mapping[str, Any], channel: str = "weights", roles: Mapping[str, Role] | None = None
@@ -450,3 +542,11 @@ class _LocalDriver:
         name = tagged(digest)
         self._files[name] = memory
         return StoredPayload(channel, name, len(memory.data), memory.layout)
+
+
+def _arrays_in(source: Source) -> dict[str, Array]:
+    if isinstance(source, _Memory):
+        return views(source.layout, source.data)
+    data = bytearray(source.layout.nbytes)
+    source.read_into(0, memoryview(data))
+    return views(source.layout, data)

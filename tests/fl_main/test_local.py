@@ -8,11 +8,13 @@ import pytest
 
 import fl_main.local
 from fl_main import Evaluation, TrainResult, run_local
+from fl_main.compression import DOWNLOADS
 from fl_main.errors import RunFailedError, SettingsError, WeightsError
-from fl_main.local import LocalRound, LocalTask
+from fl_main.local import LocalRound, LocalRun, LocalTask
 from fl_main.settings import RunSettings
+from fl_main.sources import Held, Packed
 from fl_main.strategies import Block, FedAvg
-from fl_main.weights import Array
+from fl_main.weights import Array, Layout
 from tests.fl_main.strategies.test_fold import Momentum
 
 Site = tuple[Array, Array]
@@ -330,3 +332,150 @@ def test_an_async_local_run_makes_a_model_of_half_of_its_sites() -> None:
         on_round=made.append,
     )
     assert [len(one.staleness) for one in made] == [4, 4, 4]
+
+
+# --- compression ---------------------------------------------------------------------------
+
+SIZE = 1000
+LARGE = {"w": np.zeros(SIZE, np.float32)}
+
+
+def towards(task: LocalTask) -> TrainResult:
+    """Go half of the way to what the site has."""
+    return TrainResult({"w": task.weights["w"] + (task.data - task.weights["w"]) / 2}, 1)
+
+
+def wanted() -> dict[str, Array]:
+    chance = np.random.default_rng(1)
+    return {site: chance.normal(size=SIZE).astype(np.float32) for site in "ab"}
+
+
+def compressed(rounds: int = 1, mode: str = "sync", **compression: Any) -> LocalRun:
+    settings = {"mode": mode, "compression": compression}
+    return run_local(towards, wanted(), LARGE, rounds=rounds, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "up"),
+    [
+        ({}, 4 * SIZE),
+        ({"codec": "float16"}, 2 * SIZE),
+        ({"codec": "bfloat16", "form": "delta"}, 2 * SIZE),
+        ({"codec": "int8"}, SIZE + 4 * 2),  # a scale for each 512 values
+        ({"codec": "qsgd", "levels": 7, "block": 100}, SIZE // 2 + 4 * 10),
+        ({"codec": "top-k"}, 8 * 10),  # of each value a place, too
+        ({"codec": "random-k", "fraction": 0.1}, 8 + 4 * 100),
+    ],
+)
+def test_bytes_are_those_of_the_codec_and_of_each_model_once_per_site(options: Any, up: int) -> None:
+    done = compressed(rounds=3, **options)
+    assert done.bytes_up == 3 * 2 * up  # rounds and sites
+    assert done.bytes_down == 3 * 2 * 4 * SIZE
+
+
+def test_a_round_tells_the_bytes_since_the_round_before() -> None:
+    made: list[LocalRound] = []
+    run_local(towards, wanted(), LARGE, rounds=2, on_round=made.append)
+    assert [(each.bytes_up, each.bytes_down) for each in made] == [(8 * SIZE, 8 * SIZE)] * 2
+
+
+@pytest.mark.parametrize(("download", "size"), [("float16", 2 * SIZE), ("int8", SIZE + 8)])
+def test_models_go_to_sites_encoded_but_for_the_first_and_sites_start_from_what_they_got(
+    download: str, size: int
+) -> None:
+    seen = []
+
+    def train(task: LocalTask) -> TrainResult:
+        seen.append(task.weights["w"])
+        return towards(task)
+
+    done = run_local(
+        train, wanted(), LARGE, rounds=2, settings={"compression": {"download": download, "form": "delta"}}
+    )
+    assert done.bytes_down == 2 * (4 * SIZE + size)
+    plain = compressed(rounds=1).weights["w"]  # what both made of the first model, which was plain
+    codec = DOWNLOADS[download]
+    model = codec.layout(Layout.of(LARGE))
+    data = b"".join(codec.encode(codec.signal(Held({"w": plain}, Layout.of(LARGE))), np.random.default_rng()))
+    got = bytearray(4 * SIZE)
+    codec.decoded(Packed(model, data), Layout.of(LARGE)).read_into(0, memoryview(got))
+    assert seen[2].tobytes() == seen[3].tobytes() == got != plain.tobytes()
+    # The update is relative to what was got, half of the way on; the aggregator's own model stays exact.
+    halves = (sum(wanted().values()) / 2 - seen[2]) / 2
+    assert np.allclose(done.weights["w"], seen[2] + halves, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["sync", "semi-sync", "async"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codec": "float16"},
+        {"codec": "float16", "error_feedback": True, "form": "delta"},
+        {"codec": "int8", "rounding": "nearest", "download": "int8"},
+        {"codec": "qsgd", "levels": 20},
+        {"codec": "top-k", "fraction": 0.2},
+        {"codec": "random-k", "fraction": 0.2},
+        {"codec": "random-k", "fraction": 0.5, "error_feedback": False},
+    ],
+    ids=str,
+)
+def test_every_codec_gets_there_in_every_mode(mode: str, options: dict[str, Any]) -> None:
+    aim = wanted()["a"]
+
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + (aim - task.weights["w"]) / 10}, 1)
+
+    settings = {"mode": mode, "compression": options}
+    done = run_local(train, {"a": 0, "b": 0}, LARGE, rounds=80, settings=settings)
+    # Without a codec (9/10)^80 = 0.0002 of the way are left; what is sent later takes longer.
+    assert np.linalg.norm(done.weights["w"] - aim) < 0.1 * np.linalg.norm(aim)
+
+
+def test_without_feedback_top_k_sends_the_same_places_again_and_with_it_all_of_them() -> None:
+    """Each round the site adds 3 to one weight and 2 to the other; half of the values are sent."""
+
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + np.array([3, 2], "f4")}, 1)
+
+    def final(feedback: bool) -> list[float]:
+        compression = {"codec": "top-k", "fraction": 0.5, "error_feedback": feedback}
+        settings = {"compression": compression}
+        initial = {"w": np.zeros(2, "f4")}
+        return list(run_local(train, {"a": 0}, initial, rounds=3, settings=settings).weights["w"])
+
+    assert final(feedback=False) == [9, 0]
+    assert final(feedback=True) == [9, 4]  # (3, 0), (0, 4), (6, 0); 2 of the last are still to come
+
+
+def test_what_is_left_of_an_update_that_was_refused_is_forgotten() -> None:
+    """The second update counts no example: it is refused, and the third sends what the second would have."""
+    examples = iter([1, 0, 1])
+
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + np.array([3, 2], "f4")}, next(examples))
+
+    done = run_local(
+        train,
+        {"a": 0},
+        {"w": np.zeros(2, "f4")},
+        rounds=2,
+        settings={
+            "compression": {"codec": "top-k", "fraction": 0.5},
+            "round": {"max_failed_rounds": 2, "deadline_s": 1},
+        },
+        seconds=lambda site, number: 0.1,
+    )
+    assert list(done.weights["w"]) == [3, 4]
+
+
+def test_values_that_no_codec_can_encode_end_the_run_and_name_site_and_array() -> None:
+    def train(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": np.full(SIZE, 1e5, np.float32)}, 1)
+
+    with pytest.raises(RunFailedError, match=r"a: array 'w' has the value 100000, too large for float16"):
+        run_local(train, {"a": 0}, LARGE, settings={"compression": {"codec": "float16"}})
+
+
+def test_the_same_run_encodes_the_same() -> None:
+    first, again = (compressed(rounds=3, codec="int8").weights["w"] for _ in range(2))
+    assert first.tobytes() == again.tobytes()
