@@ -287,7 +287,7 @@ class CompressionSettings(Section):
     error_feedback: bool | None = Field(
         default=None,
         description="an agent adds what it could not send to its next update; form delta only; "
-        "null: true for top-k and random-k, else false",
+        "null: true for top-k, else false",
     )
     download: Literal["none", "float16", "bfloat16", "int8"] = Field(
         default="none",
@@ -319,7 +319,7 @@ class CompressionSettings(Section):
     @property
     def feeds_back(self) -> bool:
         """Whether agents keep what they could not send."""
-        return self.codec in _SPARSE if self.error_feedback is None else self.error_feedback
+        return self.codec == "top-k" if self.error_feedback is None else self.error_feedback
 
 
 class RunSettings(Section):

@@ -414,8 +414,8 @@ def test_models_go_to_sites_encoded_but_for_the_first_and_sites_start_from_what_
         {"codec": "int8", "rounding": "nearest", "download": "int8"},
         {"codec": "qsgd", "levels": 20},
         {"codec": "top-k", "fraction": 0.2},
-        {"codec": "random-k", "fraction": 0.2},
-        {"codec": "random-k", "fraction": 0.5, "error_feedback": False},
+        {"codec": "random-k", "fraction": 0.2, "error_feedback": True},
+        {"codec": "random-k", "fraction": 0.5},
     ],
     ids=str,
 )
