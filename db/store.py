@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -318,7 +318,7 @@ class ModelStore:
             self._writer.close()
         self._engine.dispose()
 
-    def __enter__(self) -> "ModelStore":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

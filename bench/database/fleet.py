@@ -99,10 +99,12 @@ class Fleet:
     Args:
         plan: What the run is to look like.
         store: Where all goes.
+        group: Decisions in a transaction.
     """
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, group: int = GROUP) -> None:
         self._plan = plan
+        self._group = group
         self._store = store
         self._at = 0.0
         self._coming: list[tuple[float, int, Callable[[], Event]]] = []  # a heap
@@ -173,7 +175,7 @@ class Fleet:
 
     def _take(self, outcome: Outcome) -> None:
         self._decided.append(outcome)
-        if any(isinstance(effect, Fold) for effect in outcome.effects) or len(self._decided) >= GROUP:
+        if any(isinstance(effect, Fold) for effect in outcome.effects) or len(self._decided) >= self._group:
             self._commit()
         for effect in outcome.effects:
             self._perform(effect)

@@ -2,12 +2,15 @@
 
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bench.database.make import Shape
+from bench.database.measure import measure_database
 from bench.rounds.compare import Size, ratio, size_of
 from bench.rounds.contestants import CONTESTANTS
 from bench.rounds.figures import draw
@@ -21,6 +24,7 @@ from bench.rounds.work import CannotRunError
 
 DOCS = ROOT / "docs"
 RECORD = DOCS / "records" / "benchmarks.json"
+READ_S = 20.0  # that readers and a writer go on
 PAGE, FIGURES = DOCS / "benchmarks.md", DOCS / "figures"
 
 
@@ -82,6 +86,7 @@ def measure_command(
     measure(record, parts, repeats, rounds, told)
     if full and not sizes:
         _measure_idle(record)
+        _measure_database(record)
     if file:
         record.write(file)
     _tell_tables(record)
@@ -102,6 +107,12 @@ def _measure_idle(record: Record) -> None:
         record.idle = measure_idle(IDLE_AGENTS)
     except CannotRunError as error:
         click.echo(f"idle agents were not measured: {error}")
+
+
+def _measure_database(record: Record) -> None:
+    with tempfile.TemporaryDirectory(prefix="fl-bench-", ignore_cleanup_errors=True) as work:
+        folder = Path(work)
+        record.database = measure_database(folder / "models", folder, Shape(), READ_S, click.echo)
 
 
 def _tell(record: Record, run: Run) -> None:

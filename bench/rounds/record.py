@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.database.figures import Database, database_of
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -58,7 +60,7 @@ class Record:
         began: In UTC.
         versions: Of what each contestant consists of.
         runs: In the order they were made.
-        idle: If it was measured.
+        idle: If it was measured; `database` as well.
     """
 
     machine: dict[str, str]
@@ -66,6 +68,7 @@ class Record:
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     idle: Idle | None = None
+    database: Database | None = None
 
     def write(self, file: Path) -> None:
         """Write it as JSON, a line for each run."""
@@ -92,8 +95,13 @@ def read(file: Path) -> Record:
     """Return a record that was written."""
     found: dict[str, Any] = json.loads(file.read_text("utf-8"))
     runs = [Run(**run) for run in found.pop("runs")]
-    idle = found.pop("idle")
-    return Record(**found, runs=runs, idle=Idle(**idle) if idle else None)
+    idle, database = found.pop("idle"), found.pop("database", None)
+    return Record(
+        **found,
+        runs=runs,
+        idle=Idle(**idle) if idle else None,
+        database=database_of(database) if database else None,
+    )
 
 
 def _processor() -> str:

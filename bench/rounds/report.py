@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.database.words import told_database
 from bench.rounds.compare import Size, agent_peak_mib, cpu_s_per_mb, peak_mib, ratio, round_s, size_of
 from bench.rounds.contestants import CONTESTANTS
 from bench.rounds.plan import EMPTY, FLOORS, GROWTH, PEERS
@@ -28,6 +29,7 @@ def sections(record: Record) -> dict[str, str]:
         "memory": memory_table(record.runs),
         "growth": growth_table(record.runs),
         "small": _small(record),
+        "database": told_database(record.database),
     }
 
 

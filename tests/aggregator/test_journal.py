@@ -1,7 +1,7 @@
 """What a run decided is stored in order, whatever the disk does, and its time though nothing happens."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateRecei
 from fl_main.messages import Message
 from fl_main.ports import Ports
 from fl_main.settings import RunSettings
-from fl_main.store import Phase, RunRecord, RunSnapshot, RunStatus, StoredPayload
+from fl_main.store import Phase, Record, RunRecord, RunSnapshot, RunStatus, StoredPayload, UpdateRecord
 from tests.fl_main.story import LAYOUT
 from tests.simulation.loop import VirtualLoop
 
@@ -172,14 +172,50 @@ def test_step_that_was_given_up_before_its_end_could_be_stored_is_not_folded(
     assert "failed" not in caplog.text
 
 
+def test_updates_that_come_while_the_database_writes_go_together_into_its_next_transaction(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transactions: list[list[str]] = []
+
+    async def story(host: RunHost) -> None:
+        for agent_id in "abcdefghij":
+            host.tell(join(agent_id))
+        host.tell(answer(host, store))  # the first weights; now all of them train
+        await host.journal.flush()
+        tasks = list(host.machine.unanswered)
+        first, *others = [answer_to(task_id, host, store) for task_id in tasks]
+        commit = store.commit
+
+        def hearing(records: Sequence[Record], at: float) -> None:
+            if not transactions:
+                for other in others:
+                    host.tell(other)
+            transactions.append([record.task_id for record in records if isinstance(record, UpdateRecord)])
+            commit(records, at)
+
+        monkeypatch.setattr(store, "commit", hearing)
+        host.tell(first)
+        await host.journal.flush()
+        await host.journal.flush()  # what was decided meanwhile
+        assert len(tasks) == 10
+        assert transactions[:2] == [tasks[:1], tasks[1:]]
+
+    play(store, story)
+
+
 def answer(host: RunHost, store: ModelStore) -> UpdateReceived:
     """Return the answer to the task that is out; its bytes are staged."""
     [task_id] = host.machine.unanswered
+    return answer_to(task_id, host, store)
+
+
+def answer_to(task_id: str, host: RunHost, store: ModelStore) -> UpdateReceived:
     staging = store.stage(f"{task_id}.weights", LAYOUT)
     staging.write(bytes(LAYOUT.nbytes))
     payload = StoredPayload("weights", staging.finish(), LAYOUT.nbytes, LAYOUT, staging.name)
     staging.close()
-    return UpdateReceived(Offered(task_id, "a", num_examples=1, payloads={"weights": payload}))
+    agent_id = host.machine.tasks[task_id].agent_id
+    return UpdateReceived(Offered(task_id, agent_id, num_examples=1, payloads={"weights": payload}))
 
 
 def test_flush_waits_for_what_was_decided_before_and_for_nothing_after(store: ModelStore) -> None:

@@ -1,10 +1,16 @@
 """The generator of model databases makes what a daemon writes."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from bench.database.figures import Database, Groups, Readers, database_of
+from bench.database.groups import measure_groups
 from bench.database.make import Shape, make
+from bench.database.readers import measure_readers
+from bench.database.words import told_database
 from fl_main.db import ModelDB, verify_database
 from fl_main.store import RunStatus
 
@@ -51,3 +57,48 @@ def test_the_last_runs_can_be_left_under_way(tmp_path: Path) -> None:
         statuses = [run.status for run in found.runs()]
     assert statuses == [RunStatus.FINISHED] * 9 + [RunStatus.RUNNING]
     assert verify_database(tmp_path / "models") == []
+
+
+def test_updates_of_many_agents_go_into_the_database_in_groups(tmp_path: Path) -> None:
+    found = measure_groups(tmp_path / "models", agents=60, rounds=2, values=4)
+    assert found.agents == 60
+    assert found.records > 5 * 60  # of each update: its row, its task twice, its model, a metric
+    assert found.transactions < 60 / 2
+    assert found.largest > 2 * found.records / 60  # more than one update's
+    assert verify_database(tmp_path / "models") == []
+
+
+def test_readers_and_a_writer_have_no_errors(folder: Path) -> None:
+    found = measure_readers(folder, seconds=0.5, readers=1)
+    assert found.reads > 0
+    assert found.errors == 0
+    assert verify_database(folder) == []
+
+
+FOUND = Database(
+    {"runs": 1, "updates": 1000},
+    12.3,
+    4.5,
+    {"fl db runs": 0.1, "(completion)": 0.08, "fl why (of a daemon)": 0.2},
+    1.5,
+    0.75,
+    Groups(1000, 1.5, 6, 6000, 2500, 0.5),
+    Readers(2, 50.0, 900, 0, 0.02, 0.01, 0.03, 0.005),
+)
+
+
+def test_what_was_found_is_told() -> None:
+    assert told_database(None) == "Not measured."
+    text = told_database(FOUND).splitlines()
+    assert text[0] == "On a database of 1 runs, 1,000 updates; `fl.db` has 12 MB:"
+    assert "| `fl db runs` | 0.10 |" in text
+    assert "| `fl why` (of a daemon) | 0.20 |" in text
+    assert "| (completion) | 0.08 |" in text
+    assert text[-3].endswith("6,000 records, 2,500 in the largest transaction, 12,000 a second.")
+    assert "The longest transaction took 20 ms (10 ms without readers)" in text[-1]
+
+
+def test_what_was_found_is_read_as_it_was_written() -> None:
+    assert database_of(json.loads(json.dumps(asdict(FOUND)))) == FOUND
+    bare = Database({}, 1.0, 2.0)
+    assert database_of(asdict(bare)) == bare

@@ -1,0 +1,76 @@
+"""`python -m bench.database make`: a model database of any size; `measure`: how fast ours is on one."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bench.database import readers
+from bench.database.make import Shape, make
+from bench.database.measure import measure_database
+from bench.database.words import told_database
+from bench.rounds.record import begun
+from bench.rounds.record import read as read_record
+
+DEFAULT = Shape()
+
+
+@click.group()
+def main() -> None:
+    """Make large model databases, and measure on them."""
+
+
+def _shape(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--runs", default=DEFAULT.runs, show_default=True),
+        click.option("--rounds", default=DEFAULT.rounds, show_default=True, help="Of each run."),
+        click.option("--agents", default=DEFAULT.agents, show_default=True, help="Of each run."),
+        click.option("--values", default=DEFAULT.values, show_default=True, help="Numbers in a model."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command("make")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_shape
+def make_command(folder: Path, **shape: int) -> None:
+    """Make a model database in FOLDER: 100,000 updates in about two minutes."""
+    began = time.perf_counter()
+    wanted = Shape(**shape)
+    make(folder, wanted, lambda done: click.echo(f"\r{done} of {wanted.runs} runs", nl=False, err=True))
+    click.echo(f"\n{folder}: made in {time.perf_counter() - began:.0f} s", err=True)
+
+
+@main.command("measure")
+@click.option("--folder", type=click.Path(path_type=Path), help="A database to use, else one is made.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="A record that gets the figures.")
+@click.option("--seconds", default=10.0, show_default=True, help="That readers and a writer go on.")
+@_shape
+def measure_command(folder: Path | None, file: Path | None, seconds: float, **shape: int) -> None:
+    """Time commands, a daemon's start, groups of updates, and readers beside a writer."""
+    record = read_record(file) if file and file.exists() else begun()
+    with tempfile.TemporaryDirectory(prefix="fl-bench-", ignore_cleanup_errors=True) as work:
+        place = folder or Path(work, "models")
+        record.database = measure_database(place, Path(work), Shape(**shape), seconds, click.echo)
+        if folder is None:
+            shutil.rmtree(place)
+    if file:
+        record.write(file)
+    click.echo(told_database(record.database))
+
+
+@main.command("read")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("seconds", type=float)
+def read_command(folder: Path, seconds: float) -> None:
+    """Ask one question after the other; `measure` starts this beside a writer."""
+    click.echo(json.dumps(readers.read(folder, seconds)))
+
+
+if __name__ == "__main__":
+    main()

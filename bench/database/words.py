@@ -1,0 +1,54 @@
+"""What was measured of the database, as Markdown."""
+
+from bench.database.figures import Database, Groups, Readers
+
+
+def told_database(found: Database | None) -> str:
+    """Return the section about the database."""
+    if found is None:
+        return "Not measured."
+    holds = ", ".join(f"{number:,} {what}" for what, number in found.holds.items())
+    lines = [
+        f"On a database of {holds}; `fl.db` has {found.megabytes:.0f} MB:",
+        "",
+        "| command | seconds |",
+        "|---|--:|",
+        *(f"| {_as_code(command)} | {seconds:.2f} |" for command, seconds in found.commands.items()),
+        f"| `fl db verify` | {found.verify_s:.1f} |",
+        f"| `fl aggregator`, until it listens | {found.start_s:.1f} |",
+    ]
+    if found.groups:
+        lines += ["", _of_groups(found.groups)]
+    if found.readers:
+        lines += ["", _of_readers(found.readers)]
+    return "\n".join(lines)
+
+
+def _as_code(command: str) -> str:
+    """Return a command in the type of code, without what stands behind it in brackets."""
+    text, bracket, remark = command.partition("(")
+    code = f"`{text.strip()}`" if text.strip() else ""
+    return f"{code} {bracket}{remark}".strip()
+
+
+def _of_groups(found: Groups) -> str:
+    return (
+        f"A round of {found.agents:,} updates that come as fast as they can takes {found.round_s:.2f} s and "
+        f"{found.transactions} transactions, which take {found.commit_s:.2f} s of it: {found.records:,} "
+        f"records, {found.largest:,} in the largest transaction, "
+        f"{found.records / found.commit_s:,.0f} a second."
+    )
+
+
+def _of_readers(found: Readers) -> str:
+    return (
+        f"{found.readers} readers ask one question after the other while {found.updates_per_s:.0f} updates a "
+        f"second are written, each in a transaction of its own: {found.reads:,} answers, {found.errors} "
+        f"errors. The longest transaction took {_ms(found.longest_commit_s)} "
+        f"({_ms(found.longest_commit_alone_s)} without readers), the longest answer "
+        f"{_ms(found.longest_read_s)} ({_ms(found.longest_read_alone_s)} while nobody wrote)."
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
