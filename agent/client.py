@@ -117,6 +117,7 @@ class Client:
         self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
         self._preparing: dict[str, asyncio.Task[None]] = {}  # what is fetched on this connection
         self._handed_out: set[str] = set()
+        self._credits: dict[str, int] = {}  # bytes of answers that need not be asked for on this connection
         self._outbox = Outbox(folder, ports, self._say_trouble)
         self._models = Models(self._say, ports.run_in_thread)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,10 +159,18 @@ class Client:
         verdict = self._outbox.put(entry)
         self._show(AgentState.SENDING, "sending an update")
         self._visits.wake()
-        await self._say(self._outbox.offer(entry, self._shared_layouts))
+        await self._offer(entry)
         if self._failure and not verdict.done():
             raise self._failure
         return await asyncio.shield(verdict)
+
+    async def _offer(self, entry: OutboxEntry) -> None:
+        """Offer an update, and send it behind that if there is room for it."""
+        session, credit = self._session, self._credits.pop(entry.task_id, 0)
+        follows = len(entry.payloads) == 1 and entry.payloads[0].size <= credit
+        await self._say(self._outbox.offer(entry, self._shared_layouts, follows=follows))
+        if follows and session is not None and session is self._session:
+            self._outbox.send_unasked(entry, self._send_framed, session.packing)
 
     async def decline(self, task_id: str, code: str, reason: str) -> None:
         """Tell the aggregator that a task will not be answered."""
@@ -286,6 +295,7 @@ class Client:
             raise
         finally:
             self._link = self._session = None
+            self._credits.clear()
             watcher.cancel()
             self._outbox.stop_sending()
             self._models.pause()
@@ -322,6 +332,7 @@ class Client:
             packings=list(PACKINGS),
             digest_algorithms=list(DigestAlgorithm),
             codecs=sorted(CODECS),
+            follows=self._policy is None,  # else that is asked first
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -507,9 +518,14 @@ class Client:
 
     def _assign(self, assign: Assign) -> None:
         task_id = assign.task_id
+        for payload in assign.payloads:
+            if payload.follows:
+                self._models.expect(payload, self.layout or self._profile.layout)
         if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
             return  # said again after a reconnection
         self._assigned[task_id] = assign
+        if assign.credit:
+            self._credits = {task_id: assign.credit}
         self._preparing[task_id] = self._spawn(self._prepare(assign))
 
     async def _prepare(self, assign: Assign) -> None:

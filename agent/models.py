@@ -49,6 +49,11 @@ class Models:
             self._held[payload.digest] = fetched.model, data
         return self._held[payload.digest]
 
+    def expect(self, payload: Payload, known: Layout | None) -> None:
+        """Be ready for a payload that follows unasked; `fetch` then waits for it."""
+        self._downloads.setdefault(payload.digest, Download(payload, known))
+        self._asked.add(payload.digest)
+
     async def begin(self, sending: Sending) -> None:
         """Take the announcement of the chunks that follow.
 

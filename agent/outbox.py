@@ -101,8 +101,8 @@ class Outbox:
         """
         return [self.offer(entry, known) for entry in self._entries.values()]
 
-    def offer(self, entry: OutboxEntry, known: Container[str]) -> Offer:
-        """Return the offer of one update."""
+    def offer(self, entry: OutboxEntry, known: Container[str], *, follows: bool = False) -> Offer:
+        """Return the offer of one update, whose bytes may follow at once."""
         payloads = [
             Payload(
                 channel=payload.channel,
@@ -110,6 +110,7 @@ class Outbox:
                 digest=payload.digest,
                 size=payload.size,
                 rows=None if payload.layout in known else payload.rows,
+                follows=follows,
             )
             for payload in entry.payloads
         ]
@@ -149,6 +150,13 @@ class Outbox:
         )
         sender.allow(send.credit)
         self._senders[transfer] = (sender, asyncio.create_task(_sent(sender, send.offset)))
+
+    def send_unasked(self, entry: OutboxEntry, send_framed: SendFramed, packing: str | None) -> None:
+        """Send the only payload of an update, unless something was said of it already."""
+        [payload] = entry.payloads
+        if entry.task_id in self and f"{entry.task_id}/{payload.channel}" not in self._senders:
+            whole = Send(task_id=entry.task_id, channel=payload.channel, offset=0, credit=payload.size)
+            self.send(whole, send_framed, packing)
 
     def allow(self, credit: Credit) -> None:
         """Let a transfer go on."""

@@ -24,15 +24,17 @@ from fl_main.messages import (
     Pong,
     Refuse,
     Sending,
+    Verdict,
 )
 from fl_main.ports import Link, LinkClosedError, Ports
 from fl_main.session import Liveness, Session, State
 from fl_main.settings import LimitSettings
-from fl_main.store import Store, StoredPayload, TaskRecord
+from fl_main.store import ModelRecord, Store, StoredPayload, TaskRecord
 from fl_main.weights import Layout
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Transfer
 
+from .ahead import Ahead
 from .downloads import Frames
 from .host import RunHost
 from .journal import RETRY_S
@@ -79,6 +81,13 @@ class AgentSession:
         self._ports = shared.ports
         self._outgoing: asyncio.Queue[Message | None] = asyncio.Queue()
         self._uploads: dict[str, tuple[Upload, asyncio.Task[None]]] = {}
+        self._early: dict[str, Upload] = {}  # whose bytes come before it is decided whether they are wanted
+        self._ahead = Ahead(
+            takes_models=join.follows,
+            known={model.payload.digest for model in host.machine.models.values()},
+            layout=host.machine.layout,
+            budget=shared.budget,
+        )
         self._helpers: dict[asyncio.Task[None], None] = {}  # in order, to be ended in order
         self._over: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._last_given = ""  # task of this connection
@@ -98,7 +107,8 @@ class AgentSession:
     @property
     def credit(self) -> int:
         """How many bytes the agent may send, and has not sent."""
-        return sum(upload.credit for upload, _ in self._uploads.values())
+        early = sum(upload.credit for upload in self._early.values())
+        return self._ahead.granted + early + sum(upload.credit for upload, _ in self._uploads.values())
 
     # --- Seat -----------------------------------------------------------------------------
 
@@ -109,13 +119,23 @@ class AgentSession:
             return
         if isinstance(message, Assign):
             self._last_given = message.task_id
+            message = self._ahead.said(message, self.host.machine.layout)
+        elif isinstance(message, Verdict) and (unwanted := self._early.pop(message.task_id, None)):
+            unwanted.give_up()
+            self._over.append(message.task_id)
         self._outgoing.put_nowait(message)
 
     def receive(self, offer: Offered) -> None:
         """Start taking an update's bytes, unless that is under way."""
         if self._is_ending or offer.task_id in self._uploads:
             return
-        upload = Upload(
+        upload = self._early.pop(offer.task_id, None) or self._upload(offer)
+        task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
+        self._uploads[offer.task_id] = (upload, task)
+        task.add_done_callback(lambda _: self._forget(offer.task_id))
+
+    def _upload(self, offer: Offered, early: int = 0) -> Upload:
+        return Upload(
             offer,
             self._shared.store,
             self._ports,
@@ -125,13 +145,12 @@ class AgentSession:
             self.host.tell,
             self.host.journal.set_trouble,
             lambda payload: self.host.machine.check_of(offer.task_id, payload),
+            early,
         )
-        task = asyncio.create_task(self._guard(upload.run, "receiving an update"))
-        self._uploads[offer.task_id] = (upload, task)
-        task.add_done_callback(lambda _: self._forget(offer.task_id))
 
     def _forget(self, task_id: str) -> None:
-        self._uploads.pop(task_id, None)
+        upload, _ = self._uploads.pop(task_id)
+        upload.give_up()  # what it was granted early, if it did not come so far as to begin
         self._over.append(task_id)
 
     def expel(self, code: str, reason: str) -> None:
@@ -188,6 +207,10 @@ class AgentSession:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._ahead.give_back()
+        for upload in self._early.values():
+            upload.give_up()
+        self._early.clear()
 
     async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         """Run a part of the session; if it fails, the session ends, nothing else."""
@@ -213,6 +236,7 @@ class AgentSession:
             is_last = None in messages
             if frames := self._frames(messages):
                 await self._link.send(*frames)
+                self._send_what_follows(messages)
         code, reason = self.closing or (1008, "refused")
         await self._link.close(code, reason)
 
@@ -225,6 +249,13 @@ class AgentSession:
             if self._session.state is not State.CLOSED:  # else it left, or was refused
                 frames.append(self._session.send(message))
         return frames
+
+    def _send_what_follows(self, messages: list[Message | None]) -> None:
+        """Send the models of tasks that were said, where they follow unasked."""
+        for assign in messages:
+            for payload in assign.payloads if isinstance(assign, Assign) else ():
+                if payload.follows:
+                    self._start(lambda payload=payload: self._send_following(payload), FETCHING)  # type: ignore[misc]
 
     async def _watch(self) -> None:
         limits = self._shared.limits
@@ -261,7 +292,7 @@ class AgentSession:
         elif isinstance(message, Offer):
             self._offer(message)
         elif isinstance(message, Fetch):
-            self._start(lambda: self._send_payload(message), FETCHING)
+            self._start(lambda: self._send_asked(message), FETCHING)
         elif isinstance(message, Poll):
             self._start(self._answer_poll, "answering a poll")
         elif isinstance(message, Decline):
@@ -294,21 +325,30 @@ class AgentSession:
         task_id = self.host.machine.members[self.join.agent_id].task_id
         return task_id in (None, self._last_given, *self.join.held)
 
-    async def _send_payload(self, fetch: Fetch) -> None:
-        model = self.host.fetchable(fetch.digest)
+    async def _send_asked(self, fetch: Fetch) -> None:
+        model = self._fetchable(fetch.digest)
+        needs_rows = fetch.layout != model.payload.layout.digest
+        await self._send_model(model, fetch.offset, needs_rows=needs_rows)
+
+    async def _send_following(self, announced: Payload) -> None:
+        """Send a model that was announced as one that follows."""
+        model = self._fetchable(announced.digest)
+        needs_rows = self._ahead.needs_rows(model.payload.layout, announced.channel)
+        await self._send_model(model, 0, needs_rows=needs_rows)
+
+    def _fetchable(self, digest: str) -> ModelRecord:
+        model = self.host.fetchable(digest)
         if model is None:
-            raise RemoteProtocolError(f"{fetch.digest} is not offered to this agent", 1008)
+            raise RemoteProtocolError(f"{digest} is not offered to this agent", 1008)
+        return model
+
+    async def _send_model(self, model: ModelRecord, offset: int, *, needs_rows: bool) -> None:
         payload = model.payload
-        await self._readable(payload, fetch.offset)
-        known = fetch.layout == payload.layout.digest
-        announcement = Sending(
-            transfer=fetch.digest,
-            offset=fetch.offset,
-            size=payload.size,
-            rows=None if known else self.host.rows_of(model),
-        )
+        await self._readable(payload, offset)
+        rows = self.host.rows_of(model) if needs_rows else None
+        announcement = Sending(transfer=payload.digest, offset=offset, size=payload.size, rows=rows)
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
-        await self._shared.frames.send(self, payload, fetch.offset, self._session.packing)
+        await self._shared.frames.send(self, payload, offset, self._session.packing)
 
     async def _readable(self, payload: StoredPayload, offset: int) -> None:
         """Wait while a model cannot be read: its round's deadline goes on, and people are told."""
@@ -324,7 +364,8 @@ class AgentSession:
             self.host.journal.set_trouble(what, "")
 
     def _chunk(self, chunk: Chunk) -> None:
-        if any(upload.take(chunk) for upload, _ in self._uploads.values()):
+        uploads = [*self._early.values(), *(upload for upload, _ in self._uploads.values())]
+        if any(upload.take(chunk) for upload in uploads):
             return
         if chunk.transfer.partition("/")[0] not in self._over:  # else on its way when we refused it
             raise RemoteProtocolError(f"a chunk of {chunk.transfer[:80]!r}, which nobody asked for")
@@ -339,11 +380,20 @@ class AgentSession:
             {payload.channel: self._described(payload) for payload in offer.payloads},
             offer.seconds,
         )
+        if any(payload.follows for payload in offer.payloads):
+            self._expect(facts, self._ahead.claimed(offer))
         if task := self.host.machine.tasks.get(offer.task_id):
             self._require_own(task)
             self.host.tell(UpdateOffered(facts))
         else:
             self._start(lambda: self._offer_of_old(facts), "taking an old offer")
+
+    def _expect(self, offer: Offered, granted: int) -> None:
+        """Take what follows an offer, as far as it was granted; what was not is let go as it comes."""
+        if granted and offer.task_id not in self._uploads:
+            self._early[offer.task_id] = self._upload(offer, granted)
+        else:
+            self._over.append(offer.task_id)
 
     async def _offer_of_old(self, facts: Offered) -> None:
         """Look up a task that the round machine has forgotten."""

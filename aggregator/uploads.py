@@ -25,6 +25,7 @@ from fl_main.why.findings import Transfer
 T = TypeVar("T")
 
 WINDOW_BYTES = 4 << 20  # what one sender may have under way
+EARLY_PART = 4  # one such part of the budget is granted with tasks: it is held while agents train, for hours
 SMALL_BYTES = 1 << 20
 MAX_RESTARTS = 2  # for a digest that does not match: the line or the sender is broken
 DISK_RETRY_S = 5.0
@@ -54,6 +55,7 @@ class Budget:
         self.total = total
         self._monotonic = monotonic
         self._left = total
+        self._early = 0
         self._lines: OrderedDict[str, deque[_Turn]] = OrderedDict()  # of each run; the next one first
         self._freed: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
@@ -79,6 +81,20 @@ class Budget:
             if turn.granted.done() and not turn.granted.cancelled():
                 self.give_back(amount)
             raise
+
+    def take_early(self, amount: int) -> bool:
+        """Take bytes for an update that is yet to be made; false if there are none to spare."""
+        if self._lines or (self._early + amount) * EARLY_PART > self.total or amount > self._left:
+            return False
+        self._early += amount
+        self._left -= amount
+        return True
+
+    def give_early_back(self, amount: int) -> None:
+        """Return what `take_early` took."""
+        if amount:
+            self._early -= amount
+            self.give_back(amount)
 
     def give_back(self, amount: int) -> None:
         """Return bytes, and wake whoever can go on now."""
@@ -131,6 +147,7 @@ class Upload:
         tell: Takes the event that ends the upload.
         set_trouble: Is told what hinders it, and an empty text once nothing does.
         check_of: Returns what looks at a payload's pieces, in order.
+        early: Bytes that the budget granted with the task, for a payload that comes unasked.
     """
 
     def __init__(
@@ -144,6 +161,7 @@ class Upload:
         tell: Callable[[Event], None],
         set_trouble: Callable[[str, str], None] = lambda what, reason: None,
         check_of: Callable[[StoredPayload], Check] = lambda payload: FiniteCheck(payload.layout),
+        early: int = 0,
     ) -> None:
         self.offer = offer
         self._store = store
@@ -154,11 +172,23 @@ class Upload:
         self._tell = tell
         self._set_trouble = set_trouble
         self._check_of = check_of
-        self._incoming: Incoming | None = None
+        self._early = early
+        self._unasked = self._incoming = self._first_incoming() if early else None
         self._pieces: deque[Piece | Chunk] = deque()  # a chunk that is packed stays so until it is written
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
+
+    def _first_incoming(self) -> Incoming:
+        [payload] = self.offer.payloads.values()
+        return Incoming(f"{self.offer.task_id}/{payload.channel}", payload.size, 0, payload.size)
+
+    def give_up(self) -> None:
+        """Let go what was granted and came: the update is not wanted."""
+        self._incoming = self._unasked = None
+        self._pieces.clear()
+        self._budget.give_early_back(self._early)
+        self._early = 0
 
     @property
     def transfer(self) -> Transfer:
@@ -228,7 +258,8 @@ class Upload:
         if not payload.digest.startswith(f"{algorithm}:"):
             return f"its digest is {payload.digest}, and model files are named by {algorithm} digests here"
         window = min(max(payload.size, 1), WINDOW_BYTES, self._budget.total)
-        await self._budget.take(window, self._run, self._say_wait)
+        if not self._early:
+            await self._budget.take(window, self._run, self._say_wait)
         try:
             while True:
                 try:
@@ -242,9 +273,12 @@ class Upload:
                     await asyncio.sleep(DISK_RETRY_S)
         finally:
             self._set_trouble(name, "")
-            self._incoming = None
-            self._pieces.clear()
-            self._budget.give_back(window)
+            if self._early:
+                self.give_up()
+            else:
+                self._incoming = None
+                self._pieces.clear()
+                self._budget.give_back(window)
 
     def _say_wait(self, outlook: str) -> None:
         """Tell the agent, and people who ask, that others are before it."""
@@ -252,8 +286,8 @@ class Upload:
         self._post(Hold(task_id=self.offer.task_id, reason=self._held))
 
     async def _staged(self, name: str, payload: StoredPayload, window: int) -> str:
-        inbox = _Inbox(self._store, name, payload, self._check_of(payload))
-        if self._store.is_staged(name):  # else the first write opens it: one thread hop less
+        inbox = _Inbox(self._store, name, payload, self._check_of(payload), resume=self._unasked is None)
+        if self._unasked is None and self._store.is_staged(name):  # else the first write opens it: a hop less
             await _unbroken(self._ports.run_in_thread(inbox.open))
         try:
             for _ in range(1 + MAX_RESTARTS):
@@ -270,12 +304,7 @@ class Upload:
 
     async def _write_all(self, inbox: "_Inbox", payload: StoredPayload, window: int) -> str | None:
         """Write what comes until the payload is complete; return what is wrong with it."""
-        transfer = f"{self.offer.task_id}/{payload.channel}"
-        start = inbox.place
-        incoming = self._incoming = Incoming(transfer, payload.size, start, start + window)
-        self._post(
-            Send(task_id=self.offer.task_id, channel=payload.channel, offset=start, credit=start + window)
-        )
+        incoming, self._unasked = self._unasked or self._asked(inbox.place, payload, window), None
         while inbox.digest is None:
             await self._enough(incoming)
             pieces, self._pieces = self._pieces, deque()
@@ -283,8 +312,15 @@ class Upload:
                 return bad
             if inbox.place + window // 2 >= incoming.credit and inbox.digest is None:
                 incoming.credit = inbox.place + window
-                self._post(Credit(transfer=transfer, credit=incoming.credit))
+                self._post(Credit(transfer=incoming.transfer, credit=incoming.credit))
         return None
+
+    def _asked(self, start: int, payload: StoredPayload, window: int) -> Incoming:
+        """Ask for a payload from a byte on."""
+        task_id, channel, credit = self.offer.task_id, payload.channel, start + window
+        self._incoming = incoming = Incoming(f"{task_id}/{channel}", payload.size, start, credit)
+        self._post(Send(task_id=task_id, channel=channel, offset=start, credit=credit))
+        return incoming
 
     async def _enough(self, incoming: Incoming) -> None:
         """Wait for chunks to write; of a small payload for all, so that one thread hop does."""
@@ -301,7 +337,10 @@ class _Inbox:
         digest: Of the whole file, once it is complete.
     """
 
-    def __init__(self, store: Store, name: str, payload: StoredPayload, check: "Check") -> None:
+    def __init__(
+        self, store: Store, name: str, payload: StoredPayload, check: "Check", *, resume: bool
+    ) -> None:
+        self._resume = resume
         self.place = 0
         self.digest: str | None = None
         self._store = store
@@ -311,8 +350,8 @@ class _Inbox:
         self._staging: StagingFile | None = None
 
     def open(self) -> StagingFile:
-        """Open the file and go on where it stopped."""
-        staging = self._staging = self._store.stage(self._name, self._payload.layout, resume=True)
+        """Open the file, and go on where it stopped if that is wanted."""
+        staging = self._staging = self._store.stage(self._name, self._payload.layout, resume=self._resume)
         if staging.size > self._payload.size or (
             staging.size % ALIGNMENT and staging.size != self._payload.size
         ):

@@ -21,6 +21,13 @@ their place. A peer may leave `n` out everywhere; then it relies on the order of
          ◀─────────────────────── Credit, …, Verdict
          ◀─────────────────────── RunEnded
 
+What is small is not asked for: a model that the agent cannot have, and an update for which there is room.
+
+    agent                         aggregator
+         ◀─────────────────────── Assign, Sending, Chunk, …
+    Offer, Chunk, … ────────────▶
+         ◀─────────────────────── Verdict
+
 An agent that does not stay connected hangs up whenever there is nothing to do, and comes again
 once per `Join.poll_s`, or when it has something to say:
 
@@ -98,6 +105,8 @@ class Payload(BaseModel):
         rows: The layout itself, where the receiver cannot know it.
         codec: What decodes it to arrays of the run's model, as a name and options
             (`int8 block=512 rounding=nearest`); empty: it is as it is.
+        follows: It is sent behind this message, unasked: a task's model with its `Sending`, an
+            update's bytes from the first to the last.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -107,6 +116,7 @@ class Payload(BaseModel):
     size: Natural
     rows: LayoutRows | None = None
     codec: ShortText = ""
+    follows: bool = False
 
 
 # --- from an agent -----------------------------------------------------------------------
@@ -125,6 +135,7 @@ class Join(Message):
         uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
         poll_s: Seconds between two visits of an agent that does not stay connected.
+        follows: Whether it takes a model that follows its task unasked.
         packings: How chunks may be packed that it gets or sends.
         digest_algorithms: Algorithms that it can name model files by.
         codecs: Names of the codecs that it knows.
@@ -144,6 +155,7 @@ class Join(Message):
     uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
     software: ShortText = ""
     poll_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    follows: bool = False
     packings: Annotated[list[Name], Field(max_length=20)] = []
     digest_algorithms: Annotated[list[Name], Field(max_length=20)] = ["sha256"]
     codecs: Annotated[list[Name], Field(max_length=100)] = []
@@ -265,6 +277,8 @@ class Assign(Message):
         uncounted: Tasks of this agent whose updates were accepted and will still be counted, where
             it matters for what it adds.
         deadline_s: Seconds left until the round ends, if it has a deadline.
+        credit: Up to so many bytes the answer's only payload may follow its `Offer` at once, on
+            this connection; 0: it waits for `Send`.
     """
 
     type: Literal["assign"] = "assign"
@@ -280,6 +294,7 @@ class Assign(Message):
     codec: ShortText = ""
     feeds_back: bool = False
     uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
+    credit: Natural = 0
 
 
 class Send(Message):

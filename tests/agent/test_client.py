@@ -19,6 +19,7 @@ from fl_main.messages import (
     Fetch,
     Join,
     Leave,
+    Message,
     Offer,
     Ping,
     Pong,
@@ -323,5 +324,87 @@ def test_goodbye_is_said(play: Callable[..., None]) -> None:
         await talker.hear(Pong)
         await world.client.leave("enough")
         assert (await talker.hear(Leave)).reason == "enough"
+
+    play(story)
+
+
+def test_model_that_follows_its_task_is_not_asked_for(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        assert world.join.follows
+        model = payload().model_copy(update={"follows": True})
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[model]))
+        await talker.say(Sending(transfer=model.digest, offset=0, size=len(DATA)))
+        await talker.say(Chunk(transfer=model.digest, offset=0, data=DATA))
+        work = await world.client.next_work()
+        assert isinstance(work, Work)
+        np.testing.assert_array_equal(work.arrays["weights"]["w"], WEIGHTS["w"])
+        await talker.say(Ping())
+        assert isinstance(await talker.hear(Message), Pong)  # nothing else was said before
+
+    play(story)
+
+
+def test_model_that_follows_and_is_cut_is_asked_for_on_the_next_connection(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        model = payload().model_copy(update={"follows": True})
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[model]))
+        await talker.say(Sending(transfer=model.digest, offset=0, size=len(DATA)))
+        await talker.say(Chunk(transfer=model.digest, offset=0, data=DATA[:800]))
+        await talker.say(Ping())
+        await talker.hear(Pong)
+        await talker.link.close(1006, "cut")
+        talker = await world.connected()
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload()]))
+        assert (await talker.hear(Fetch)).offset == 800
+
+    play(story)
+
+
+def test_agent_with_a_policy_is_asked_before_models_come(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        await world.connected()
+        assert not world.join.follows
+
+    play(story, policy=lambda subject: True)
+
+
+@pytest.mark.parametrize(("credit", "follows"), [(len(DATA), True), (len(DATA) - 8, False), (0, False)])
+def test_update_follows_its_offer_where_there_is_room_for_it(
+    credit: int, follows: bool, play: Callable[..., None]
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        assign = Assign(task_id=TASK, kind="train", round_id=1, credit=credit)
+        await talker.say(assign)
+        await world.client.next_work()
+        entry = world.folder.put(TASK, 1, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
+        handed_in = asyncio.create_task(world.client.hand_in(entry))
+        offer = await talker.hear(Offer)
+        assert [payload.follows for payload in offer.payloads] == [follows]
+        if not follows:
+            await talker.say(Send(task_id=TASK, channel="weights", offset=0, credit=len(DATA)))
+        chunk = await talker.hear(Chunk)
+        assert (chunk.transfer, chunk.offset, bytes(chunk.data)) == (f"{TASK}/weights", 0, DATA)
+        await talker.say(Verdict(task_id=TASK, verdict="accepted"))
+        assert (await handed_in).verdict == "accepted"
+
+    play(story)
+
+
+def test_update_waits_to_be_asked_for_on_another_connection_than_its_task_came_on(
+    play: Callable[..., None],
+) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, credit=len(DATA)))
+        await world.client.next_work()
+        await talker.link.close(1006, "cut")
+        talker = await world.connected()
+        entry = world.folder.put(TASK, 1, None, {}, {"weights": Outgoing.of(WEIGHTS, LAYOUT)}, None, 0.0)
+        handed_in = asyncio.create_task(world.client.hand_in(entry))
+        assert not (await talker.hear(Offer)).payloads[0].follows
+        handed_in.cancel()
 
     play(story)

@@ -1,6 +1,7 @@
 """Updates on their way in: bounded memory, whole files, and a way on after every cut."""
 
 import asyncio
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -422,5 +423,101 @@ def test_tiny_chunks_are_put_together(store: ModelStore) -> None:
         site.upload.take(last)
         await running
         assert_received(site)
+
+    play(story)
+
+
+SMALL = {"w": np.arange(1000.0)}  # 8,000 bytes
+
+
+def early_site(store: ModelStore, budget: Budget) -> Site:
+    """A site whose update was granted with its task."""
+    assert budget.take_early(8000)
+    site = Site(store, SMALL, budget)
+    made = site.upload
+    site.upload = Upload(
+        site.offer, store, ports(), budget, "r", site.said.append, site.told.append, early=8000
+    )
+    made.give_up()
+    return site
+
+
+def chunks(site: Site, data: bytes) -> list[Chunk]:
+    parts = range(0, len(data), 4000)
+    return [
+        Chunk(transfer=f"{TASK}/weights", offset=place, data=data[place : place + 4000]) for place in parts
+    ]
+
+
+def test_update_may_be_there_before_it_is_wanted(store: ModelStore) -> None:
+    async def story() -> None:
+        site = early_site(store, budget := Budget(32_000, time.monotonic))
+        assert site.upload.credit == 8000
+        for chunk in chunks(site, site.data["weights"]):
+            assert site.upload.take(chunk)
+        assert site.upload.credit == 0
+        await site.upload.run()
+        assert_received(site)
+        assert site.said == []  # nothing was asked for
+        assert budget.take_early(8000)
+
+    play(story)
+
+
+def test_early_update_begins_anew_whatever_was_staged(store: ModelStore) -> None:
+    async def story() -> None:
+        with contextlib.closing(store.stage(f"{TASK}.weights", Layout.of(SMALL))) as staged:
+            staged.write(bytes(800))
+        site = early_site(store, Budget(32_000, time.monotonic))
+        for chunk in chunks(site, site.data["weights"]):
+            site.upload.take(chunk)
+        await site.upload.run()
+        assert_received(site)
+
+    play(story)
+
+
+def test_early_update_with_another_digest_is_asked_for_again(store: ModelStore) -> None:
+    async def story() -> None:
+        site = early_site(store, Budget(32_000, time.monotonic))
+        for chunk in chunks(site, bytes(8000)):
+            site.upload.take(chunk)
+        running = asyncio.create_task(site.upload.run())
+        while not site.said:  # noqa: ASYNC110 - the loop's own turns
+            await asyncio.sleep(0)
+        assert site.said == [Send(task_id=TASK, channel="weights", offset=0, credit=8000)]
+        for chunk in chunks(site, site.data["weights"]):
+            site.upload.take(chunk)
+        await running
+        assert_received(site)
+
+    play(story)
+
+
+def test_early_update_that_is_not_wanted_is_let_go(store: ModelStore) -> None:
+    async def story() -> None:
+        site = early_site(store, budget := Budget(32_000, time.monotonic))
+        first, second = chunks(site, site.data["weights"])
+        assert site.upload.take(first)
+        site.upload.give_up()
+        site.upload.give_up()
+        assert site.upload.take(second)  # on its way when it was given up
+        assert budget.take_early(8000)
+        assert not budget.take_early(8)
+
+    play(story)
+
+
+def test_early_grants_leave_the_budget_to_those_who_wait(store: ModelStore) -> None:
+    async def story() -> None:
+        budget = Budget(32_000, time.monotonic)
+        await budget.take(30_000)
+        assert not budget.take_early(8000)  # there is not so much
+        waiting = asyncio.create_task(budget.take(8000))
+        await asyncio.sleep(0)
+        assert not budget.take_early(8)  # others were there before
+        budget.give_back(30_000)
+        await waiting
+        assert budget.take_early(8)
 
     play(story)
