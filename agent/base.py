@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fl_main.errors import LocalProtocolError
 from fl_main.training import Kind
-from fl_main.weights import Layout, Role, as_arrays
+from fl_main.weights import Role
 
 from .connection import (
     AgentOptions,
@@ -15,12 +15,12 @@ from .connection import (
     Final,
     Outside,
     default_name,
-    layout_of,
     place_of,
     real_outside,
     roles_of,
 )
 from .exchange import AgentState, Policy, Work
+from .own_model import OwnModel
 from .state_folder import OutboxEntry
 from .tasks import Answering
 
@@ -90,8 +90,8 @@ class AgentBase:
             WeightsError: If the initial weights cannot be sent.
         """
         if self._connection is None:
-            kinds, layout = self._kinds(), self._layout()
-            self._connection = Connection(self._options, kinds, layout, self._make_outside())
+            kinds, model = self._kinds(), self._own_model()
+            self._connection = Connection(self._options, kinds, model, self._make_outside())
 
     def _make_outside(self) -> Outside:
         """Return what the agent gets from outside; a simulation returns its own."""
@@ -118,12 +118,12 @@ class AgentBase:
         }
         return tuple(kind for kind, handler in handlers.items() if handler is not None)
 
-    def _layout(self) -> Layout | None:
-        """Return the layout of the initial weights, if there are some."""
+    def _own_model(self) -> OwnModel:
+        """Return what is known of the initial weights, if there are some."""
         if self._initial_weights is None:
-            return None
+            return OwnModel()
         initial = self._first_weights()
-        return layout_of(as_arrays(initial), roles_of(initial, self._options.roles))
+        return OwnModel(initial, roles_of(initial, self._options.roles))
 
     def _first_weights(self) -> Mapping[str, Any]:
         initial = self._initial_weights

@@ -56,6 +56,7 @@ from fl_main.weights import Array, Layout, views
 from .exchange import AgentState, Ending, Invitation, Policy, Profile, Work
 from .models import Models
 from .outbox import Outbox
+from .own_model import OwnModel
 from .state_folder import OutboxEntry, StateFolder
 from .visits import LOOKS, Retries, Trouble, Visits
 
@@ -80,12 +81,14 @@ class Client:
         policy: Allows (True or None) or denies (False, or the reason as text) an invitation
             or a task before anything is sent.
         on_change: Called when `state` or `line` changes.
+        model: What its program gave as initial weights.
 
     Attributes:
         state: What it is doing.
         line: The same in one line for people.
         layout: Of the run's model, once known.
         run_id: Of the run that it joined, empty before.
+        model: What its program gave as initial weights, and what of it stays here.
     """
 
     def __init__(
@@ -96,12 +99,14 @@ class Client:
         dial: Callable[[], Awaitable[Link]],
         policy: Policy | None = None,
         on_change: Callable[[], None] = lambda: None,
+        model: OwnModel | None = None,
     ) -> None:
         self.state = AgentState.CONNECTING
         self.line = "connecting"
         self.layout: Layout | None = None
         self.run_id = ""
         self._codec: Codec | None = None  # of the run's updates
+        self.model = model or OwnModel()
         self._profile = profile
         self._folder = folder
         self._ports = ports
@@ -233,7 +238,7 @@ class Client:
     async def _visit(self) -> Trouble | None:
         """Have one conversation; return what ended it, None if there was nothing left to say."""
         try:
-            await self._converse(await self._dial())
+            await self._meet()
         except ConnectionFailedError as error:
             if error.lasting and not self._has_joined:
                 self._fail(error)
@@ -247,6 +252,15 @@ class Client:
                 self._fail(error)
             return Trouble(str(error), error.retry_s)
         return None
+
+    async def _meet(self) -> None:
+        """Converse; where the run trains only some arrays, find out first what stays here."""
+        try:
+            await self._converse(await self._dial())
+        except _FrozenError as word:
+            self._show(AgentState.CONNECTING, "computing the digest of the arrays that stay here")
+            await self._ports.run_in_thread(self.model.train_only, word.arrays)
+            await self._converse(await self._dial())
 
     async def _wait_out(self, trouble: Trouble, retries: Retries, said: str) -> str:
         """Wait until it is time to try again; return what people were told."""
@@ -324,7 +338,7 @@ class Client:
             token=profile.token,
             attributes=dict(profile.attributes),
             kinds=[str(kind) for kind in profile.kinds],
-            rows=profile.layout.to_wire() if profile.layout else None,
+            rows=self.model.layout.to_wire() if self.model.layout else None,
             held=sorted(held),
             uncounted=self._folder.pending_state(),
             software=f"fl_main {__version__}",
@@ -333,6 +347,7 @@ class Client:
             digest_algorithms=list(DigestAlgorithm),
             codecs=sorted(CODECS),
             follows=self._policy is None,  # else that is asked first
+            frozen=self.model.facts,
         )
 
     async def _welcomed(self, link: Link, session: Session) -> Welcome:
@@ -373,6 +388,7 @@ class Client:
             logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
         self._has_joined = True
         self.run_id = welcome.run_id
+        self.model.train_all()
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
         self._outbox.promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
@@ -520,7 +536,7 @@ class Client:
         task_id = assign.task_id
         for payload in assign.payloads:
             if payload.follows:
-                self._models.expect(payload, self.layout or self._profile.layout)
+                self._models.expect(payload, self.layout or self.model.layout)
         if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
             return  # said again after a reconnection
         self._assigned[task_id] = assign
@@ -573,10 +589,11 @@ class Client:
 
     async def _fetch(self, payload: Payload) -> dict[str, Array]:
         """Return the arrays of a payload."""
-        layout, data = await self._models.fetch(payload, self.layout or self._profile.layout)
-        if payload.channel == "weights":
-            self.layout = layout
-        return views(layout, data)
+        layout, data = await self._models.fetch(payload, self.layout or self.model.layout)
+        if payload.channel != "weights":
+            return views(layout, data)
+        self.layout = layout
+        return self.model.merged(views(layout, data))
 
     async def _send_framed(self, framed: memoryview) -> None:
         if self._link is None:
@@ -633,6 +650,20 @@ def _on_the_way(welcome: Welcome) -> str:
     return "; ".join(filter(None, (updates, models)))
 
 
+class _FrozenError(RefusedError):
+    """The run trains only some arrays, and wants to hear of the others.
+
+    Attributes:
+        arrays: Shell wildcards of the names of those that it trains.
+    """
+
+    arrays: list[str]
+
+
 def _refused(refuse: Refuse) -> RefusedError:
+    if refuse.arrays:
+        error = _FrozenError(refuse.reason, refuse.code)
+        error.arrays = refuse.arrays
+        return error
     kind = FencedError if refuse.code == "fenced" else RefusedError
     return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting, retry_s=refuse.retry_s)

@@ -29,6 +29,7 @@ from fl_main.weights import Array, Layout, Role, as_arrays
 from .client import Client
 from .exchange import Ending, Policy, Profile, Work
 from .outgoing import Outgoing, outgoing
+from .own_model import OwnModel
 from .progress import StatusLine
 from .state_folder import OutboxEntry, StateFolder, default_folder
 
@@ -185,12 +186,12 @@ class Connection:
     Args:
         options: How the agent was set up.
         kinds: What it can do.
-        layout: Of the model that it can train, if it knows one.
+        model: What its program gave as initial weights.
         outside: What it gets from outside; freed at the end.
     """
 
     def __init__(
-        self, options: AgentOptions, kinds: tuple[Kind, ...], layout: Layout | None, outside: Outside
+        self, options: AgentOptions, kinds: tuple[Kind, ...], model: OwnModel, outside: Outside
     ) -> None:
         path = (options.state_folder or default_folder(options.run, options.name)).resolve()
         if (older := _OPEN.get(path)) is not None:
@@ -216,7 +217,6 @@ class Connection:
             options.token,
             options.attributes,
             tuple(str(kind) for kind in kinds),
-            layout,
             options.poll_s if options.connection == "poll" else None,
         )
         self.client = Client(
@@ -226,6 +226,7 @@ class Connection:
             outside.dial,
             options.policy,
             lambda: self._line.show(self.client.line),
+            model,
         )
         self._running = outside.network.start(self.client.run())
         _OPEN[path] = self
@@ -276,6 +277,7 @@ class Connection:
             StateFolderError: If there is no room.
         """
         assign = work.assign
+        self.client.model.check_trained(result.weights)
         arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
             channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
@@ -311,12 +313,14 @@ class Connection:
 
     def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return arrays and the layout of what may leave the agent."""
-        arrays = as_arrays(values)
-        return arrays, layout_of(arrays, roles_of(values, self.options.roles, self.client.layout))
+        arrays = self.client.model.to_send(as_arrays(values))
+        roles = roles_of(values, self.options.roles, self.client.layout)
+        kept = {name: role for name, role in roles.items() if name in arrays}
+        return arrays, Layout.of(arrays, kept).without_private()
 
     def _channel(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return extra arrays in the precision and order that the strategy computes in."""
-        arrays = as_arrays(values)
+        arrays = self.client.model.to_send(as_arrays(values))
         if self.client.layout is not None:
             arrays = as_channel(arrays, self.client.layout)
         return arrays, Layout.of(arrays)
@@ -329,11 +333,6 @@ def roles_of(
     known = {spec.name: spec.role for spec in run.arrays} if run else {}
     roles = known | dict(getattr(values, "roles", {})) | dict(given)
     return {name: role for name, role in roles.items() if name in values}
-
-
-def layout_of(arrays: Mapping[str, Array], roles: Mapping[str, Role]) -> Layout:
-    """Return the layout of what may leave the agent."""
-    return Layout.of(arrays, roles).without_private()
 
 
 def _plain(values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:

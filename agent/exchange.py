@@ -7,7 +7,7 @@ from typing import Any
 
 from fl_main.messages import Assign
 from fl_main.training import Kind
-from fl_main.weights import Array, Layout
+from fl_main.weights import Array
 
 
 class AgentState(StrEnum):
@@ -75,7 +75,6 @@ class Profile:
     """Who the agent is and what it can do.
 
     Attributes:
-        layout: Of the model that it can train, if it knows one.
         kinds: Kinds of tasks that it can do.
         instance_id: Of this process.
         start_number: How often the agent was started before.
@@ -89,7 +88,6 @@ class Profile:
     token: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kinds: tuple[str, ...] = (Kind.TRAIN,)
-    layout: Layout | None = None
     poll_s: float | None = None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -12,6 +12,7 @@ from fl_main import __version__
 from fl_main.compression.words import in_words
 from fl_main.errors import FLError, LocalProtocolError, RemoteProtocolError, StoreError, WeightsError
 from fl_main.events import AgentJoined, AgentRefused
+from fl_main.frozen import arrays_setting
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import GuestLink, Link, LinkClosedError
 from fl_main.session import Session, Side, State
@@ -46,9 +47,17 @@ class Refusal(FLError):
         message: What the peer is told.
     """
 
-    def __init__(self, code: str, reason: str, *, lasting: bool = True, retry_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        lasting: bool = True,
+        retry_s: float = 5.0,
+        arrays: Sequence[str] = (),
+    ) -> None:
         super().__init__(reason)
-        self.message = Refuse(code=code, reason=reason, lasting=lasting, retry_s=retry_s)
+        self.message = Refuse(code=code, reason=reason, lasting=lasting, retry_s=retry_s, arrays=list(arrays))
 
 
 class Door:
@@ -113,7 +122,8 @@ class Door:
         await link.close(1008, str(refusal))
 
     def _say_refused(self, link: Link, number: int, reason: FLError) -> None:
-        if is_told(number):
+        is_step = isinstance(reason, Refusal) and reason.message.arrays  # of joining: it comes again at once
+        if is_told(number) and not is_step:
             logger.warning("refused peer=%s: %s (%d from there lately)", link.peer, reason, number)
 
     async def _greeted(self, link: GuestLink, session: Session) -> AgentSession | None:
@@ -167,6 +177,7 @@ class Door:
                     tuple(join.held),
                     join.software,
                     join.poll_s,
+                    join.frozen,
                 )
             )
         return agent
@@ -183,7 +194,7 @@ class Door:
 
     def _remember(self, join: Join, refuse: Refuse) -> None:
         """Keep why an agent was not let in; its run stores that once, unless it is a stranger."""
-        if refuse.code == "busy":  # it need only come again
+        if refuse.code == "busy" or refuse.arrays:  # it need only come again
             return
         key = (join.run, join.agent_id)
         before = self.refusals.pop(key, None)
@@ -220,14 +231,27 @@ class Door:
         self._require_digest(join)
         self._require_room((join.run, join.agent_id))
         layout = self._stated_layout(host, join)
+        self._require_frozen(host, layout, join)
         machine = host.machine
         if refusal := (
-            machine.refusal(layout)
+            machine.refusal(layout, join.frozen)
             or machine.poll_refusal(join.poll_s)
             or machine.codec_refusal(join.codecs, join.software)
         ):
             raise Refusal(*refusal)
         return host, layout
+
+    def _require_frozen(self, host: RunHost, layout: Layout | None, join: Join) -> None:
+        """Tell an agent which arrays the run trains, unless it knows."""
+        try:
+            if not host.machine.is_to_say_frozen(layout, join.frozen):
+                return
+        except WeightsError as error:
+            raise Refusal("frozen", str(error)) from error
+        arrays = host.settings.compression.arrays
+        # What an agent reads that is too old to know the field.
+        reason = f"the run trains only arrays of {arrays_setting(arrays)}: upgrade fl_main at its site"
+        raise Refusal("frozen", reason, arrays=arrays)
 
     def _require_turn(self, key: tuple[str, str]) -> None:
         """Spread a crowd that comes at once."""

@@ -22,7 +22,7 @@ from fl_main.events import (
     TimePassed,
 )
 from fl_main.ledger import Outcome
-from fl_main.messages import Hold, Message, Waiting
+from fl_main.messages import Frozen, Hold, Message, Waiting
 from fl_main.ports import Ports
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -153,9 +153,9 @@ class RunHost:
             kinds.append(Kind.EVALUATE)
         return [str(kind) for kind in kinds]
 
-    def adopt(self, initial: ModelRecord) -> list[Record]:
+    def adopt(self, initial: ModelRecord, frozen: Frozen | None = None) -> list[Record]:
         """Take the model that a new run begins with; the caller stores what comes of it."""
-        return self.machine.adopt(initial).records
+        return self.machine.adopt(initial, frozen).records
 
     def start(self) -> None:
         """Begin, or go on after a restart."""

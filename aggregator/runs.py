@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from fl_main.cohort import check_rule
 from fl_main.errors import FLError, SettingsError, WeightsError
+from fl_main.frozen import divided, facts_of
 from fl_main.lossless import require_packing
+from fl_main.messages import Frozen
 from fl_main.ports import Ports
-from fl_main.settings import InitialSettings, RunSettings
+from fl_main.settings import RunSettings
 from fl_main.store import (
     EventRecord,
     ModelKind,
@@ -124,11 +126,11 @@ class Runs:
             Phase.WAITING,
         )
         host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
-        initial = await self._ports.run_in_thread(_initial_model, self._store, settings.initial, run.run_id)
-        if initial and (reason := host.machine.unfit_for_codecs(initial.payload.layout)):
+        initial = await self._ports.run_in_thread(_initial_model, self._store, settings, run.run_id)
+        if initial and (reason := host.machine.unfit_for_codecs(initial[0].payload.layout)):
             raise SettingsError(f"compression: the initial model cannot be encoded: {reason}")
         created = EventRecord(run.run_id, "run_created", actor=actor, details={"settings": settings.digest})
-        records = host.adopt(initial) if initial else [run]
+        records = host.adopt(*initial) if initial else [run]
         await self._ports.run_in_writer(self._store.commit, [*records, created], self._ports.wall_time())
         self._start(host)
         return host
@@ -160,28 +162,57 @@ def _report(worker: "asyncio.Task[None]") -> None:
         logger.critical("%s ended by a bug of ours", worker.get_name(), exc_info=error)
 
 
-def _initial_model(store: Store, initial: InitialSettings, run_id: str) -> ModelRecord | None:
-    """Return the model that a run's settings name, staged where it comes from a file."""
+def _initial_model(
+    store: Store, settings: RunSettings, run_id: str
+) -> tuple[ModelRecord, Frozen | None] | None:
+    """Return the model that a run's settings name, and what is known of the arrays that are frozen.
+
+    Where it comes from a file, or has other arrays than the run trains, what is trained is staged.
+    """
+    patterns, name = settings.compression.arrays, f"{run_id}.initial"
     parents: tuple[tuple[str, float | None], ...] = ()
-    if initial.file is not None:
-        payload = _staged_file(store, initial.file, f"{run_id}.initial")
-    elif initial.model is not None:
-        found = store.find_model(initial.model)
+    frozen = None
+    if settings.initial.file is not None:
+        payload, frozen = _staged(store, name, *read_arrays(settings.initial.file), patterns)
+    elif settings.initial.model is not None:
+        found = store.find_model(settings.initial.model)
         if found is None:
-            raise SettingsError(f"initial.model: there is no model {initial.model!r} in this database")
+            raise SettingsError(
+                f"initial.model: there is no model {settings.initial.model!r} in this database"
+            )
         payload, parents = found.payload, ((found.model_id, 1.0),)
+        if patterns:
+            payload, frozen = _staged(store, name, *_stored_arrays(store, payload), patterns)
     else:
         return None
-    return ModelRecord(f"{run_id[:16]}.initial", run_id, 0, ModelKind.INITIAL, payload, None, parents)
+    model = ModelRecord(f"{run_id[:16]}.initial", run_id, 0, ModelKind.INITIAL, payload, None, parents)
+    return model, frozen
 
 
-def _staged_file(store: Store, path: Path, name: str) -> StoredPayload:
-    arrays, roles = read_arrays(path)
-    layout = Layout.of(arrays, roles)
+def _staged(
+    store: Store, name: str, arrays: dict[str, Array], roles: dict[str, Role], patterns: Sequence[str]
+) -> tuple[StoredPayload, Frozen | None]:
+    """Stage what is trained of some arrays; say of the others what agents must have, if there are any."""
+    try:
+        trained, kept = divided(arrays, patterns) if patterns else (arrays, {})
+    except WeightsError as error:
+        raise SettingsError(f"initial: {error}") from error
+    layout = Layout.of(trained, {name: role for name, role in roles.items() if name in trained})
     staging = store.stage(name, layout)
-    for piece in pieces(arrays, layout):
+    for piece in pieces(trained, layout):
         staging.write(piece)
-    return StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
+    payload = StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
+    return payload, facts_of(kept) if kept else None
+
+
+def _stored_arrays(store: Store, payload: StoredPayload) -> tuple[dict[str, Array], dict[str, Role]]:
+    buffer = bytearray(payload.size)
+    file = store.read(payload.digest, payload.layout)
+    try:
+        file.read_into(0, memoryview(buffer))
+    finally:
+        file.close()
+    return views(payload.layout, buffer), {spec.name: spec.role for spec in payload.layout.arrays}
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:

@@ -178,6 +178,7 @@ class Upload:
         self._arrived = asyncio.Event()
         self._moved_at = ports.monotonic()
         self._held = ""
+        self._saved = 0  # bytes that packing saved
 
     def _first_incoming(self) -> Incoming:
         [payload] = self.offer.payloads.values()
@@ -224,6 +225,7 @@ class Upload:
             raise RemoteProtocolError(f"{chunk.transfer} came where {self._incoming.transfer} was due")
         self._incoming.take(chunk)
         self._moved_at = self._ports.monotonic()
+        self._saved += chunk.plain_size - len(chunk.data)
         if chunk.packed:
             self._pieces.append(chunk)  # it takes less memory than its plain bytes, which were granted
         else:
@@ -250,7 +252,7 @@ class Upload:
                 self._tell(UpdateSpoiled(self.offer, fault))
                 return
             stored[channel] = replace(payload, staged=name)
-        self._tell(UpdateReceived(replace(self.offer, payloads=stored)))
+        self._tell(UpdateReceived(replace(self.offer, payloads=stored, saved_bytes=self._saved)))
 
     async def _receive(self, name: str, payload: StoredPayload) -> str:
         """Stage one payload; return what is wrong with it, or an empty text."""

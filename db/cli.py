@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -96,7 +96,8 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     training/evaluation. `stale` is the mean/largest number of global models between an update's
     base and the model that it counts in; `busy`, `idle` and `wasted` are parts of the agents'
     time. `bytes` are those of the updates as they came, `sent_as` their form and codec, `plain` what
-    they would be without it. Columns that say nothing in any round are left out.
+    they would be without it, and `saved` what packing saved of them on their way. Columns that say
+    nothing in any round are left out.
     """
     found = database.run(run).rounds()
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -114,12 +115,12 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
 
 _ROUND_FACTS = [
     *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
-    *("late", "rejected", "discarded", "bytes", "plain_bytes", "form", "codec", "seconds", "model"),
+    *("late", "rejected", "discarded", "bytes", "saved", "plain_bytes", "form", "codec", "seconds", "model"),
     *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s"),
 ]
 _ROUND_SOMETIMES = ["late", "rejected", "stale"]
 _ROUND_TIME = ["busy", "idle", "wasted"]
-_ROUND_WAY = ["plain", "sent_as"]
+_ROUND_WAY = ["plain", "saved", "sent_as"]
 _ROUND_END = [*_ROUND_TIME, "reports", "bytes", *_ROUND_WAY, "seconds", "model"]
 _SOMETIMES = frozenset((*_ROUND_SOMETIMES, *_ROUND_TIME, *_ROUND_WAY))
 
@@ -151,6 +152,7 @@ def _round_row(entry: Round) -> dict[str, object]:
         "form": entry.form or None,
         "codec": entry.codec or None,
         "sent_as": _way(entry.form, entry.codec),
+        "saved": entry.saved_bytes,
         "seconds": entry.seconds,
         "model": entry.model_id,
         "reports": "/".join(str(_reports(_means(entry, source))) for source in ("train", "evaluate")),
@@ -280,10 +282,18 @@ def _show_run(run: Run, output: Output | None) -> None:
     for time in ("created_at", "changed_at"):
         facts[time] = _when(facts[time], None)
     facts["tags"] = ", ".join(f"{tag} = {model_id}" for tag, model_id in run.tags().items())
+    facts["frozen"] = _frozen_in_words(run.facts.frozen)
     facts["settings"] = json.dumps(facts["settings"], ensure_ascii=False)
     _print_facts(facts | _effort_in_words(effort))
     click.echo("\nagents")
     print_table(agents, ["name", "agent_id", "is_present", "poll_s", "accepted", "refused", "software"])
+
+
+def _frozen_in_words(frozen: Mapping[str, Any]) -> str | None:
+    """Return what people read of the arrays that a run does not train."""
+    if not frozen:
+        return None
+    return f"{frozen['arrays']} arrays of {frozen['size']} bytes stay at the agents, {frozen['digest']}"
 
 
 def _effort_in_words(effort: Effort) -> dict[str, str | None]:

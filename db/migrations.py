@@ -94,9 +94,22 @@ _ASYNCHRONOUS: Mapping[str, Facts] = {
 
 _CODECS: Mapping[str, Facts] = {"model": {"codec": ""}, "update": {"plain_size": 0}}
 
+
+def _fewer_bytes(connection: "Connection") -> None:
+    for table, column in (
+        ("runs", "frozen TEXT DEFAULT '{}' NOT NULL"),
+        ("updates", "saved_bytes INTEGER DEFAULT 0 NOT NULL"),
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+_FEWER_BYTES: Mapping[str, Facts] = {"run": {"frozen": {}}, "update": {"saved_bytes": 0}}
+
+
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
     Migration("codecs", _codecs, _CODECS),
+    Migration("fewer bytes", _fewer_bytes, _FEWER_BYTES),
 )
 
 

@@ -56,6 +56,7 @@ def _run(row: rows.Row) -> RunFacts:
         row["agents"],
         run.settings,
         run.settings_digest,
+        run.frozen,
         row["created_at"],
         row["changed_at"],
     )
@@ -110,6 +111,7 @@ def _round(
         means["evaluate"],
         sum(count["size"] for count in counts),
         sum(count["plain_size"] for count in counts),
+        sum(count["saved"] for count in counts),
         *came,
         None if row["ended_s"] is None else row["ended_s"] - row["started_s"],
         effort,
@@ -151,7 +153,7 @@ def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any
     query = f"""
         SELECT round_id, kind, verdict,
             count(*) AS number, sum(reason LIKE 'late%') AS late,
-            sum(size) AS size, sum({_PLAIN_SIZE}) AS plain_size
+            sum(size) AS size, sum({_PLAIN_SIZE}) AS plain_size, sum(saved_bytes) AS saved
         FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict
     """  # noqa: S608
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -227,6 +229,7 @@ def _update(row: rows.Row) -> Update:
         update.size,
         update.seconds,
         update.received_s,
+        update.saved_bytes,
         row["received_at"],
     )
 

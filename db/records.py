@@ -18,6 +18,8 @@ class RunFacts:
 
     Attributes:
         settings: As given, in JSON's types.
+        frozen: Of the arrays that the run does not train: `digest`, `arrays` (how many) and `size`
+            in bytes; empty if it trains all, or no agent has come yet.
         round_id: The current or last round.
         model_id: The last global (or initial) model.
         best_value: Of the run's chosen metric, measured for the model of round `best_round`.
@@ -41,6 +43,7 @@ class RunFacts:
     agents: int
     settings: Mapping[str, Any]
     settings_digest: str
+    frozen: Mapping[str, Any]
     created_at: float
     changed_at: float
 
@@ -94,6 +97,7 @@ class Round:
         plain_size: What they would have been without a codec.
         form: What the run's updates are, `full` models or a `delta`; empty while there are none.
         codec: How they are encoded, with options; empty: not at all.
+        saved_bytes: What packing saved of them on their way, as far as that is known.
         seconds: Run time that it took, None while it is open.
         effort: How stale its updates were, and what became of the agents' time.
     """
@@ -115,6 +119,7 @@ class Round:
     evaluate: Mapping[str, Mean]
     size: int
     plain_size: int
+    saved_bytes: int
     form: str
     codec: str
     seconds: float | None
@@ -133,6 +138,7 @@ class Update:
         staleness: Global models between its base and that one.
         seconds: That the agent's work took.
         received_s: Run time at which it was judged; 0 if that was not kept yet.
+        saved_bytes: What packing saved of `size` on its way, as far as that is known.
     """
 
     update_id: int
@@ -154,6 +160,7 @@ class Update:
     size: int
     seconds: float
     received_s: float
+    saved_bytes: int
     received_at: float
 
 

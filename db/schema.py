@@ -101,6 +101,7 @@ runs = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    _later("frozen", Text, "'{}'"),  # JSON: of the arrays that the run does not train
     _one_of("status", RunStatus),
     _one_of("phase", Phase),
     _one_of("kind", Kind, optional=True),
@@ -230,6 +231,7 @@ updates = Table(
     Column("changed_at", Float, nullable=False),
     _later("received_s", Float, "0"),  # 0: of before it was kept
     _later("plain_size", Integer, "0"),  # bytes without a codec; 0: as `size`
+    _later("saved_bytes", Integer, "0"),  # of size, by packing chunks on their way
     # What tells a repeat, or a later verdict on the same update, from another update.
     UniqueConstraint("task_id", "agent_id", "digests"),
     _one_of("kind", Kind),

@@ -27,8 +27,10 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
+from fl_main.frozen import arrays_setting, difference, divided
 from fl_main.ledger import Ledger
 from fl_main.members import MISSED_POLLS, NEVER, UNANSWERED, Member
+from fl_main.messages import Frozen
 from fl_main.plan import derive_id
 from fl_main.store import (
     AgentRecord,
@@ -55,8 +57,15 @@ class Answers(Ledger):
 
     # --- agents ------------------------------------------------------------------------------
 
-    def refusal(self, layout: Layout | None) -> tuple[str, str] | None:
-        """Return a code and the reason why an agent with this layout cannot join, or None."""
+    def refusal(self, layout: Layout | None, frozen: Frozen | None = None) -> tuple[str, str] | None:
+        """Return a code and the reason why an agent cannot join, or None.
+
+        Args:
+            layout: Of the model that it can train, if it knows one.
+            frozen: What it says of the arrays that the run does not train.
+        """
+        if self.run.frozen and frozen and (said := difference(Frozen(**self.run.frozen), frozen)):
+            return "frozen", said
         if layout is None or self.layout is None or self.settings.payload == "free":
             return None
         try:
@@ -79,6 +88,25 @@ class Answers(Ledger):
                     f"({software or 'of unknown software'}) does not know: upgrade fl_main at its site"
                 )
         return None
+
+    def is_to_say_frozen(self, layout: Layout | None, frozen: Frozen | None) -> bool:
+        """Whether an agent has to learn first which arrays the run trains, and to say what others it has.
+
+        Raises:
+            WeightsError: If it cannot: it has no model, or not one of such arrays.
+        """
+        patterns = self.settings.compression.arrays
+        if not patterns and frozen is not None:
+            raise WeightsError("it keeps arrays to itself, but the run trains all: start this agent again")
+        if not patterns or frozen is not None:
+            return False
+        if layout is None:
+            raise WeightsError(
+                f"the run trains only arrays of {arrays_setting(patterns)}, and it has no others to keep: "
+                "give it initial_weights, the whole model"
+            )
+        divided({spec.name: spec for spec in layout.arrays}, patterns)
+        return True
 
     def poll_refusal(self, poll_s: float | None) -> tuple[str, str] | None:
         """Return a code and the reason why an agent with such an interval cannot join, or None."""
@@ -108,7 +136,7 @@ class Answers(Ledger):
         elif member.record.name != event.name:
             self._known_labels = None
         is_new = not member.is_present or member.record != record  # else a visit among others
-        member.record, member.layout = record, event.layout
+        member.record, member.layout, member.frozen = record, event.layout, event.frozen
         self._stay_connected(member)
         self._give_up_lost(member, event.held)
         if not member.is_present:
@@ -118,8 +146,13 @@ class Answers(Ledger):
             self._out.records.append(record)
             self._note("agent_joined", agent_id=event.agent_id, name=event.name)
         self._take_up(member, event.held)
+        if event.frozen is not None and not self.run.frozen:  # the first one says it for all
+            self.run = replace(self.run, frozen=event.frozen.model_dump())
+            self._out.records.append(self.run)
         if self.run.status.is_over:
             self._out.effects.append(EndRun(event.agent_id))
+        else:
+            self._expel_unfit([event.agent_id])  # another one may have been the first meanwhile
 
     def _give_up_lost(self, member: Member, held: tuple[str, ...]) -> None:
         """Forget a task that nobody waits for, and that its agent no longer knows of."""
@@ -177,9 +210,10 @@ class Answers(Ledger):
             "agent_refused", agent_id=event.agent_id, name=event.name, code=event.code, reason=event.reason
         )
 
-    def _expel_unfit(self) -> None:
-        for agent_id, member in self.members.items():
-            if member.is_present and (refusal := self.refusal(member.layout)):
+    def _expel_unfit(self, agents: Iterable[str]) -> None:
+        for agent_id in agents:
+            member = self.members[agent_id]
+            if member.is_present and (refusal := self.refusal(member.layout, member.frozen)):
                 self._leave(AgentLeft(agent_id, refusal[1], for_good=True))  # it gets no task any more
                 self._out.effects.append(Expel(agent_id, *refusal))
 
@@ -390,6 +424,7 @@ class Answers(Ledger):
             seconds=offer.seconds,
             received_s=self._at,
             plain_size=self._plain_size(offer, task),
+            saved_bytes=offer.saved_bytes,
         )
 
     def _plain_size(self, offer: Offered, task: TaskRecord | None) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from fl_main.messages import Frozen
 from fl_main.store import StoredPayload, TaskRecord, UpdateRecord, Verdict
 from fl_main.training import Kind
 from fl_main.weights import Layout
@@ -18,6 +19,7 @@ class AgentJoined:
     Attributes:
         held: Tasks it still works on or has a finished update of.
         poll_s: Seconds between two of its visits, if it does not stay connected.
+        frozen: What it says of the arrays that the run does not train.
     """
 
     agent_id: str
@@ -28,6 +30,7 @@ class AgentJoined:
     held: tuple[str, ...] = ()
     software: str = ""
     poll_s: float | None = None
+    frozen: Frozen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Offered:
 
     Attributes:
         payloads: Its arrays by channel, with the layouts that the agent states.
+        saved_bytes: What packing its chunks saved on their way, as far as they came.
     """
 
     task_id: str
@@ -68,6 +72,7 @@ class Offered:
     metrics: Mapping[str, float] = field(default_factory=dict)
     payloads: Mapping[str, StoredPayload] = field(default_factory=dict)
     seconds: float = 0.0
+    saved_bytes: int = 0
 
     @property
     def digests(self) -> dict[str, str]:

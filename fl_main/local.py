@@ -37,6 +37,7 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
+from fl_main.frozen import FrozenArrays, divided
 from fl_main.ledger import Outcome
 from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
@@ -61,7 +62,7 @@ from fl_main.store import (
 from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
-from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
+from fl_main.training import Evaluation, Kind, NamedArrays, TrainResult, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays, pack, views
 
 
@@ -265,6 +266,7 @@ class _LocalDriver:
         self._states: dict[str, Mapping[str, Array]] = {}
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
+        self._frozen = FrozenArrays({})  # what the run does not train
         self._complaint = ""  # why an update did not count
         self._left: dict[str, _Memory] = {}  # by site: what codecs left out of its updates so far
         self._left_then: dict[str, _Memory] = {}  # by site: the same, if its open update is accepted
@@ -276,7 +278,7 @@ class _LocalDriver:
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""
-        initial = self._keep(initial_weights)
+        initial = self._keep(self._trained_of(initial_weights))
         self._roles = {spec.name: spec.role for spec in initial.layout.arrays}
         self._take(self._machine.adopt(ModelRecord("initial", "local", 0, ModelKind.INITIAL, initial)))
         kinds = (
@@ -293,8 +295,19 @@ class _LocalDriver:
             reason = f"{ended}; {self._complaint}" if self._complaint else ended
             raise RunFailedError(f"the run ended after {record.rounds_done} rounds: {reason}")
         metrics = list(self._metrics.values())
-        final, traffic = self._arrays_of(record.model_id), self._traffic
+        final, traffic = self._whole(record.model_id), self._traffic
         return LocalRun(final, metrics, record.rounds_done, self._at, traffic.up, traffic.down)
+
+    def _trained_of(self, initial_weights: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the run trains of the first weights; the others are kept for all sites."""
+        if not (patterns := self._settings.compression.arrays):
+            return initial_weights
+        roles = getattr(initial_weights, "roles", {})
+        arrays = as_arrays(initial_weights).items()
+        shared = {name: array for name, array in arrays if roles.get(name) is not Role.PRIVATE}
+        trained, frozen = divided(shared, patterns)
+        self._frozen = FrozenArrays(frozen)
+        return NamedArrays(trained, {name: role for name, role in roles.items() if name in trained})
 
     def _go_on(self) -> None:
         """Let things happen in the order of their time until nothing is left, or the run is over."""
@@ -331,7 +344,7 @@ class _LocalDriver:
         self._told = record.round_id
         staleness, self._staleness = self._staleness, []
         if self._on_round is not None:
-            weights = self._arrays_of(record.model_id)
+            weights = self._whole(record.model_id)
             effort = (record.busy_s, record.wasted_s, record.idle_s)
             self._on_round(
                 LocalRound(record.round_id, self._at, weights, staleness, *effort, *self._traffic_since())
@@ -406,7 +419,7 @@ class _LocalDriver:
     def _fetched(self, task: TaskRecord) -> Mapping[str, Array]:
         """Return a task's model as a site gets it."""
         self._traffic.fetch(task.agent_id, self._machine.models[task.model_id or ""].payload)
-        return self._arrays_of(task.model_id)
+        return self._whole(task.model_id)
 
     def _trained(self, task: TaskRecord, data: Any) -> Offered | TaskDeclined:
         result = self._train(
@@ -431,14 +444,15 @@ class _LocalDriver:
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
             self._states[task.agent_id] = as_arrays(result.state)
-        local, base = self._keep(result.weights, roles=self._roles), self._source(task.model_id)
+        trained = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
+        local, base = self._keep(trained, roles=self._roles), self._source(task.model_id)
         try:
             payloads = {"weights": self._as_sent(local, base, task.agent_id, task.seed)}
         except WeightsError as error:  # values that no codec can encode
             self._complaint = f"{task.agent_id}: {error}"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         payloads |= {
-            name: self._keep(as_channel(as_arrays(arrays), base.layout), name)
+            name: self._keep(as_channel(self._frozen.without(as_arrays(arrays)), base.layout), name)
             for name, arrays in result.channels.items()
         }
         return Offered(
@@ -523,6 +537,10 @@ class _LocalDriver:
         file, codec = self._files[model.payload.digest], from_words(model.codec)
         layout = self._machine.layout
         return file if codec is None or layout is None else codec.decoded(file, layout)
+
+    def _whole(self, model_id: str | None) -> Mapping[str, Array]:
+        """Return a model as programs see it."""
+        return self._frozen.merged(self._arrays_of(model_id))
 
     def _arrays_of(self, model_id: str | None) -> Mapping[str, Array]:
         return _arrays_in(self._source(model_id)) if model_id else {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 from fl_main.cohort import Candidate
+from fl_main.messages import Frozen
 from fl_main.settings import RunSettings
 from fl_main.store import PAST, AgentPast, AgentRecord, RunSnapshot, TaskRecord, TaskStatus
 from fl_main.training import Kind
@@ -22,6 +23,8 @@ class Member:
     """An agent that is or was here.
 
     Attributes:
+        layout: Of the model that it can train, if it knows one.
+        frozen: What it says of the arrays that the run does not train.
         left_at: Run time at which it was gone; None while it is here.
         hung_up_at: Run time at which it hung up until its next poll; None while it is connected.
         task_id: What it is busy with, even if nobody waits for that any more.
@@ -35,6 +38,7 @@ class Member:
 
     record: AgentRecord
     layout: Layout | None = None
+    frozen: Frozen | None = None
     left_at: float | None = None
     hung_up_at: float | None = None
     task_id: str | None = None

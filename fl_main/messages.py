@@ -119,6 +119,23 @@ class Payload(BaseModel):
     follows: bool = False
 
 
+class Frozen(BaseModel):
+    """What an agent says of its arrays that the run does not train (`compression.arrays`).
+
+    Attributes:
+        digest: SHA-256 of the `.safetensors` file that would hold them, all as parameters.
+        layout: Digest of its layout.
+        arrays: How many they are.
+        size: Bytes of their data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+    digest: Digest
+    layout: Digest
+    arrays: Natural
+    size: Natural
+
+
 # --- from an agent -----------------------------------------------------------------------
 
 
@@ -130,7 +147,8 @@ class Join(Message):
         instance_id: Which process this is; a newer instance fences the older one.
         start_number: How often the agent was started before: which instance is the newer,
             whatever the clocks say.
-        rows: The layout of the model that it can train, if it knows one.
+        rows: The layout of the model that it can train, if it knows one: all of it, or with
+            `frozen` what the run trains of it.
         held: Tasks it still works on or has a finished update of.
         uncounted: Tasks whose update was accepted, as far as it knows not counted yet.
         kinds: Kinds of tasks that it can do.
@@ -139,6 +157,7 @@ class Join(Message):
         packings: How chunks may be packed that it gets or sends.
         digest_algorithms: Algorithms that it can name model files by.
         codecs: Names of the codecs that it knows.
+        frozen: Of the arrays that it keeps, once the run has said by `Refuse.arrays` which.
     """
 
     type: Literal["join"] = "join"
@@ -159,6 +178,7 @@ class Join(Message):
     packings: Annotated[list[Name], Field(max_length=20)] = []
     digest_algorithms: Annotated[list[Name], Field(max_length=20)] = ["sha256"]
     codecs: Annotated[list[Name], Field(max_length=100)] = []
+    frozen: Frozen | None = None
 
 
 class Fetch(Message):
@@ -255,6 +275,8 @@ class Refuse(Message):
 
     Attributes:
         lasting: Whether trying again cannot help.
+        arrays: The run trains only arrays whose names these shell wildcards match: the agent is
+            to join again, and to say what it has of the others.
     """
 
     type: Literal["refuse"] = "refuse"
@@ -262,6 +284,7 @@ class Refuse(Message):
     reason: ShortText
     lasting: bool = True
     retry_s: Finite = 5.0
+    arrays: Annotated[list[Name], Field(max_length=100)] = []
 
 
 class Assign(Message):

@@ -30,7 +30,7 @@ class Results(Answers):
         self._out.records.append(model)
         self._set(model_id=model.model_id, round_id=0, kind=Kind.INITIALISE, failed_rounds=0)
         self._note("initial_model", model_id=model.model_id, agent_id=model.agent_id)
-        self._expel_unfit()
+        self._expel_unfit(list(self.members))
 
     def _publish_sums(self, event: StepFolded, updates: list[UpdateRecord]) -> None:
         model = self._new_model(event.model, ModelKind.STATISTICS, "statistics", updates, ())

@@ -34,6 +34,7 @@ from fl_main.events import (
 )
 from fl_main.ledger import Outcome
 from fl_main.members import NEVER
+from fl_main.messages import Frozen
 from fl_main.plan import derive_id, end_reason, next_step
 from fl_main.store import (
     ModelKind,
@@ -126,8 +127,15 @@ class RoundMachine(Assignments):
         self._look()
         return self._taken()
 
-    def adopt(self, model: ModelRecord) -> Outcome:
-        """Start from a model that did not come from an agent: a file, or another run's."""
+    def adopt(self, model: ModelRecord, frozen: Frozen | None = None) -> Outcome:
+        """Start from a model that did not come from an agent: a file, or another run's.
+
+        Args:
+            model: What is trained of it.
+            frozen: Of its other arrays, if it has some: agents must have the same.
+        """
+        if frozen is not None:
+            self.run = replace(self.run, frozen=frozen.model_dump())
         self._publish_initial(model)
         self.round = RoundRecord(
             self.run.run_id, 0, "done", model_id=model.model_id, started_s=self._at, ended_s=self._at

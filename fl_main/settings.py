@@ -293,6 +293,12 @@ class CompressionSettings(Section):
         default="none",
         description="codec of the global model on its way to the agents; the aggregator keeps it in full",
     )
+    arrays: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+        default=[],
+        max_length=100,
+        description='only arrays whose names match are trained together and travel, e.g. ["*lora*"]; all '
+        "others stay as each agent's initial_weights have them, the same everywhere; []: all arrays",
+    )
     lossless: Literal["none", "zstd"] = Field(
         default="none",
         description="zstd: chunks of models travel packed where that saves bytes, both ways; nothing else "
@@ -402,6 +408,8 @@ class RunSettings(Section):
                 "round.adaptive_deadline is for the modes sync and semi-sync, whose rounds wait for a "
                 "cohort: leave it out in mode async"
             )
+        if self.payload == "free" and self.compression.arrays:
+            raise ValueError("compression.arrays is for payload fixed, whose arrays have names: leave it out")
         if self.round.buffer is not None and self.round.buffer < self.round.min_updates:
             raise ValueError(
                 f"round.buffer ({self.round.buffer}) is smaller than round.min_updates "

@@ -107,6 +107,8 @@ class RunRecord:
         failed_rounds: Failed rounds in a row.
         run_time_s: Seconds that the run was under way, without pauses and stops of the daemon.
         best_value: Of the `best` metric, and the round it was measured for.
+        frozen: What is known of the arrays that the run does not train, as `messages.Frozen` says
+            it; empty if it trains all, or no agent has come yet.
     """
 
     run_id: str
@@ -127,6 +129,7 @@ class RunRecord:
     failed_rounds: int = 0
     run_time_s: float = 0.0
     reason: str = ""
+    frozen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,8 @@ class UpdateRecord:
         seconds: That the agent's work took.
         received_s: Run time at which it was judged.
         plain_size: Bytes that its payloads would have had without a codec; 0: those of `size`.
+        saved_bytes: Of `size`, what packing saved on the way, as far as this is known: a daemon that
+            was started meanwhile counts from then on.
     """
 
     task_id: str
@@ -248,6 +253,7 @@ class UpdateRecord:
     seconds: float = 0.0
     received_s: float = 0.0
     plain_size: int = 0
+    saved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Any
 from fl_main.agent.client import Client
 from fl_main.agent.exchange import Ending, Profile
 from fl_main.agent.outgoing import Outgoing
+from fl_main.agent.own_model import OwnModel
 from fl_main.agent.state_folder import StateFolder
 from fl_main.codec import decode
 from fl_main.digests import DigestAlgorithm, file_digest, tagged
@@ -53,9 +54,9 @@ class Program(logging.Handler):
         self._rng = rng
         self._folder = StateFolder(folder)
         self._dialled: asyncio.Queue[MemoryLink] = asyncio.Queue()
-        layout, poll_s = rng.choice([None, hostile.LAYOUT]), rng.choice([None, None, 30.0])
-        profile = Profile(hostile.RUN, "site", "1", 0, layout=layout, poll_s=poll_s)
-        self.client = Client(profile, self._folder, ports(), self._dial)
+        weights, poll_s = rng.choice([None, hostile.WEIGHTS]), rng.choice([None, None, 30.0])
+        profile = Profile(hostile.RUN, "site", "1", 0, poll_s=poll_s)
+        self.client = Client(profile, self._folder, ports(), self._dial, model=OwnModel(weights))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep what is a bug of ours."""

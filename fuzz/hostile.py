@@ -57,6 +57,7 @@ FIELDS: dict[str, Any] = {
         "error": "",
     },
     **{"packed": None, "width": 4, "packings": ["zstd"], "packing": "zstd"},
+    **{"frozen": None, "arrays": [], "follows": False},
     **{"n": 1},  # the number of a message in its session
     **{"sending.transfer": PAYLOAD.digest, "refuse.code": "full"},
 }

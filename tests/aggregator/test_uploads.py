@@ -225,6 +225,9 @@ def test_packed_chunks_are_staged_as_plain_ones(chunk: int, store: ModelStore) -
     play(lambda: site.serve(chunk=chunk))
     assert_received(site)
     assert site.sent_bytes < 0.5 * 480_000
+    [event] = site.told
+    assert isinstance(event, UpdateReceived)
+    assert event.offer.saved_bytes == 480_000 - site.sent_bytes
 
 
 def test_packed_chunk_that_is_garbage_ends_its_session_and_what_came_before_it_stays(

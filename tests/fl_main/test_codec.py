@@ -93,6 +93,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(["run", "run_id", "name", "session_id", "channel", "transfer", "kind", "actor"], names),
     **dict.fromkeys(["token", "software", "reason", "purpose", "stores_local_models", "error"], texts),
     "about": texts,
+    "frozen": st.none()
+    | st.fixed_dictionaries({"digest": digests, "layout": digests, "arrays": places, "size": places}),
+    "arrays": st.lists(names, max_size=2),
+    "follows": st.booleans(),
     "packings": st.lists(names, max_size=2),
     "packing": st.none() | names,
 }
