@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 from fl_main.db import ModelStore
 from fl_main.db.why import explain
-from fl_main.errors import SettingsError
 from fl_main.ports import Ports
 from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
 from fl_main.settings_files import check_binding, read_secret
@@ -25,10 +23,10 @@ from .host import RunHost
 from .listener import WebSocketListener
 from .memory import keep_small
 from .server import Daemon
+from .tokens import operator_token
 
 logger = logging.getLogger("fl_main.aggregator")
 
-OPERATOR_TOKEN_FILE = "operator.token"
 CLOSE_PATIENCE_S = 1.0  # for the threads, where all else took limits.stop_s
 FILE_THREADS = 4  # more do not help: digests and writes keep two cores busy
 
@@ -148,42 +146,6 @@ def ask_database(folder: Path, name: str, unreachable: str, now: float) -> dict[
         UnknownNameError: If the name names nothing, or several things.
     """
     return explain(folder, name, unreachable, now)
-
-
-def operator_token(folder: Path, *, create: bool = False) -> str:
-    """Return the operator's token that lies in a database folder, readable by its owner only.
-
-    Args:
-        folder: Of the model database.
-        create: Make one if there is none.
-
-    Raises:
-        SettingsError: If one is to be made and cannot be written.
-    """
-    path = folder / OPERATOR_TOKEN_FILE
-    token = path.read_text("ascii").strip() if path.exists() else ""
-    if token or not create:
-        return token
-    token = secrets.token_urlsafe(32)
-    try:
-        _write_secret(path, token + "\n")
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be written: {error.strerror}; make room there, or set operator_token"
-        ) from error
-    return token
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all: half a token is a weak one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _secret(settings: SecretSettings | None, what: str) -> str:

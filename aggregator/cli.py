@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,11 +18,12 @@ from fl_main.errors import SettingsError
 from fl_main.settings import AggregatorSettings
 from fl_main.settings_files import load_aggregator, load_run, read_secret
 
-from .app import Aggregator, operator_token
-from .live import LiveView
-from .memory import share_one_arena
-from .notify import Notifier
 from .operator import Order, OrderFailedError, ask
+from .tokens import operator_token
+
+if TYPE_CHECKING:
+    from .app import Aggregator
+    from .live import LiveView
 
 logger = logging.getLogger("fl_main.aggregator")
 
@@ -60,6 +61,11 @@ def aggregator(
     verbose: bool,
 ) -> None:
     """Start the daemon that runs rounds; Ctrl-C or SIGTERM ends it in order."""
+    # Here, not above: the daemon's parts take longer to load than to ask one.
+    from .app import Aggregator
+    from .live import LiveView
+    from .memory import share_one_arena
+
     given = {"listen.host": host, "listen.port": port, "database.folder": database}
     settings = load_aggregator(file, {key: value for key, value in given.items() if value is not None})
     runs = [load_run(path) for path in (*settings.runs, *run_files)]
@@ -81,8 +87,10 @@ def _loop_runner() -> Callable[[Any], Any]:
     return uvloop.run  # type: ignore[no-any-return]
 
 
-async def _serve(daemon: Aggregator, view: LiveView | None) -> None:
+async def _serve(daemon: "Aggregator", view: "LiveView | None") -> None:
     """Run the daemon until it is told to stop: once in order, twice at once."""
+    from .notify import Notifier
+
     stop = asyncio.Event()
 
     def told() -> None:

@@ -13,7 +13,6 @@ from fl_main.printable import printable
 from fl_main.settings_files import load_aggregator
 from fl_main.why.findings import Finding, seconds
 
-from .app import ask_database
 from .cli import ask_daemon, operator_options
 
 
@@ -37,6 +36,8 @@ def why(name: str, as_json: bool, **target: Any) -> None:
 def _ask_database(
     name: str, error: ConnectionFailedError, file: Path | None, database: Path | None, **_: Any
 ) -> dict[str, Any]:
+    from .app import ask_database
+
     folder = load_aggregator(file, {"database.folder": database} if database else {}).database.folder
     try:
         return ask_database(folder, name, str(error), time.time())

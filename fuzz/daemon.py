@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from fl_main.agent import Agent
-from fl_main.aggregator.app import operator_token
+from fl_main.aggregator.tokens import operator_token
 from tests.system.daemons import DaemonProcess
 
 from . import hostile, wire

@@ -10,9 +10,9 @@ from bench.rounds.memory import resident_mib
 from bench.rounds.processes import START_S, Processes
 from bench.rounds.record import Idle
 from bench.rounds.work import Work
-from fl_main.aggregator.app import operator_token
 from fl_main.aggregator.memory import TRIM_EVERY_S
 from fl_main.aggregator.operator import ask
+from fl_main.aggregator.tokens import operator_token
 
 FIRST = 100  # agents that pay for what is there once
 MEGABYTES = 0.1

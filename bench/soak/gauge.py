@@ -11,8 +11,8 @@ from typing import IO
 import psutil
 
 from bench.soak.options import RUN
-from fl_main.aggregator.app import operator_token
 from fl_main.aggregator.operator import OrderFailedError, ask
+from fl_main.aggregator.tokens import operator_token
 from fl_main.errors import FLError
 from tests.system.daemons import DaemonProcess
 

@@ -16,8 +16,8 @@ from bench.soak.gauge import Gauge
 from bench.soak.options import RUN, Options
 from bench.soak.verdict import judged
 from fl_main import __version__
-from fl_main.aggregator.app import operator_token
 from fl_main.aggregator.operator import ask
+from fl_main.aggregator.tokens import operator_token
 from tests.system.daemons import DaemonProcess
 
 MORE_S = 120.0  # after the time is over, for rounds that are still missing

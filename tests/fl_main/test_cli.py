@@ -29,6 +29,17 @@ def test_help_lists_every_command_without_importing_any() -> None:
         assert command.help in done.stdout
 
 
+@pytest.mark.parametrize("name", ["status", "run", "why", "db"])
+def test_who_asks_a_daemon_or_a_database_does_not_load_what_the_daemon_is_made_of(name: str) -> None:
+    module = COMMANDS[name].target.partition(":")[0]
+    parts = "{'sqlalchemy', 'fl_main.aggregator.server', 'fl_main.rounds', 'fl_main.db.store'}"
+    program = f"import sys, {module}\nprint(*({parts} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_is_where_the_table_says(name: str) -> None:
     module, _, attribute = COMMANDS[name].target.partition(":")
