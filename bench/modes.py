@@ -62,16 +62,16 @@ class Story:
 # --- the fleet ---------------------------------------------------------------------------
 
 
-def fleet(seed: int) -> tuple[dict[str, Examples], Examples]:
-    """Return the sites' examples, a few labels each, and examples that no site has."""
+def fleet(seed: int, number: int = SITES) -> tuple[dict[str, Examples], Examples]:
+    """Return the examples of so many sites, a few labels each, and examples that no site has."""
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     pixels, labels = pixels[order] / 16, labels[order]
     rest = np.argsort(labels[TEST_EXAMPLES:], kind="stable") + TEST_EXAMPLES
-    shards = np.array_split(rest, SITES * SHARDS_EACH)
-    dealt = np.random.default_rng(seed + 1).permutation(len(shards)).reshape(SITES, SHARDS_EACH)
-    owned = (np.concatenate([shards[number] for number in numbers]) for numbers in dealt)
-    sites = {f"site-{number:02}": (pixels[own], labels[own]) for number, own in enumerate(owned)}
+    shards = np.array_split(rest, number * SHARDS_EACH)
+    dealt = np.random.default_rng(seed + 1).permutation(len(shards)).reshape(number, SHARDS_EACH)
+    owned = (np.concatenate([shards[shard] for shard in own]) for own in dealt)
+    sites = {f"site-{place:02}": (pixels[own], labels[own]) for place, own in enumerate(owned)}
     return sites, (pixels[:TEST_EXAMPLES], labels[:TEST_EXAMPLES])
 
 
