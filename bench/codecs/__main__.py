@@ -1,4 +1,4 @@
-"""`python -m bench.codecs measure`: bytes, time and accuracy with every codec; `report`: tables and figure."""
+"""`python -m bench.codecs measure`: bytes, time, accuracy with every codec; `report`: tables and figure."""
 
 from pathlib import Path
 
