@@ -16,6 +16,7 @@ EXTRAS_bench-full := test,fast,figures
 EXTRAS_soak := test
 EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
+EXTRAS_codecs := sklearn,figures
 EXTRAS_fuzz := fuzz
 
 # Where the Python of .venv was removed or replaced, nothing counts as installed.
@@ -24,7 +25,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +67,10 @@ bench-full: $(VENV)/.bench-full ## the same with all sizes, networks and peers, 
 
 modes: $(VENV)/.modes       ## draw accuracy over virtual time in the modes sync, semi-sync and async
 	@$(PY) bench/modes.py
+
+codecs: $(VENV)/.codecs     ## measure what codecs save, cost and do to accuracy, some minutes: writes docs/compression.md
+	@$(PY) -m bench.codecs measure --json docs/records/codecs.json
+	@$(PY) -m bench.codecs report
 
 soak: $(VENV)/.soak         ## let many real agents come and go at a real daemon: AGENTS MINUTES MODE POLL CHURN OUTPUT FIGURE
 	@$(PY) -m bench.soak $(if $(AGENTS),--agents $(AGENTS)) $(if $(MINUTES),--minutes $(MINUTES)) \

@@ -429,9 +429,10 @@ class RunSettings(Section):
             raise ValueError(
                 "compression.error_feedback adds up what differences left out: give compression.form: delta"
             )
-        if self.payload == "free" and compression != CompressionSettings():
+        if self.payload == "free" and compression != CompressionSettings(lossless=compression.lossless):
             raise ValueError(
-                "compression is for arrays, and payload: free has none that are known: leave it out"
+                "compression is for arrays, and payload: free has none that are known: "
+                "leave out all of it but lossless"
             )
         return self
 

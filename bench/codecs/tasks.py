@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.modes import Examples, fleet
-from fl_main import TrainingTask, TrainResult, run_local
+from fl_main import TrainResult, run_local
+from fl_main.local import LocalTask
 
 Arrays = Mapping[str, NDArray[Any]]
 Compression = Mapping[str, Any]
@@ -52,15 +53,15 @@ class Task:
 # --- digits ------------------------------------------------------------------------------
 
 SITES, HIDDEN, DIGITS_ROUNDS = 10, 32, 60
-CONFIG = {"epochs": 1, "batch": 16, "rate": 0.1}
+EPOCHS, BATCH, RATE = 1, 16, np.float32(0.1)
 
 
 def digits(seed: int, compression: Compression) -> Outcome:
     """Train a small network over sites that have a few of the ten digits each."""
     sites, test = fleet(seed, SITES)
 
-    def train(task: TrainingTask) -> TrainResult:
-        weights = trained(task.weights, task.data, task.config["epochs"], task.seed)
+    def train(task: LocalTask) -> TrainResult:
+        weights = trained(task.weights, task.data, EPOCHS, task.seed)
         return TrainResult(weights, num_examples=len(task.data[1]))
 
     done = run_local(
@@ -68,7 +69,6 @@ def digits(seed: int, compression: Compression) -> Outcome:
         sites,
         network(seed),
         rounds=DIGITS_ROUNDS,
-        config=CONFIG,
         seed=seed,
         settings={"compression": compression},
     )
@@ -81,7 +81,7 @@ def digits_pooled(seed: int) -> Outcome:
     sites, test = fleet(seed, SITES)
     pixels, labels = zip(*sites.values(), strict=True)
     together = np.concatenate(pixels), np.concatenate(labels)
-    return Outcome(*measured(trained(network(seed), together, DIGITS_ROUNDS, seed), test))
+    return Outcome(*measured(trained(network(seed), together, EPOCHS * DIGITS_ROUNDS, seed), test))
 
 
 def network(seed: int) -> dict[str, NDArray[np.float32]]:
@@ -101,10 +101,10 @@ def trained(weights: Arrays, data: Examples, epochs: int, seed: int) -> dict[str
     pixels, labels = data[0].astype(np.float32), data[1]
     chance = np.random.default_rng(seed)
     for _ in range(epochs):
-        parts = max(1, len(labels) // CONFIG["batch"])
+        parts = max(1, len(labels) // BATCH)
         for batch in np.array_split(chance.permutation(len(labels)), parts):
             for name, slope in slopes(own, pixels[batch], labels[batch]).items():
-                own[name] -= np.float32(CONFIG["rate"]) * slope
+                own[name] -= RATE * slope
     return own
 
 
@@ -157,7 +157,7 @@ def cancer(seed: int, compression: Compression) -> Outcome:
     data, model = example("data"), example("model")
     hospitals, test = data.split(seed)
 
-    def train(task: TrainingTask) -> TrainResult:
+    def train(task: LocalTask) -> TrainResult:
         records = task.data.train
         scale = model.scale_of(task.statistics)
         weights = model.train(task.weights, records, scale, task.config, task.seed)

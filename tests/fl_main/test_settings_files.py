@@ -165,7 +165,8 @@ def test_a_section_with_nothing_in_it_means_its_defaults() -> None:
         ),
         (
             "payload: free\ncompression: {download: int8}",
-            "compression is for arrays, and payload: free has none that are known: leave it out",
+            "compression is for arrays, and payload: free has none that are known: "
+            "leave out all of it but lossless",
         ),
         (
             "compression: {codec: qsgd, levels: 128}",

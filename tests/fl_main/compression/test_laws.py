@@ -1,5 +1,6 @@
 """The laws of `fl_main.compression.base`, for every codec."""
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ from fl_main.compression import (
     Codec,
     chance_of,
     download_codec_of,
+    left_of,
     quantized,
     update_codec_of,
     vector,
@@ -277,3 +279,29 @@ def test_a_model_without_arrays_is_one_too(codec: Codec) -> None:
     data = encoded(codec, codec.signal(memory({}))).data
     assert len(data) == (8 if codec.name == "random-k" else 0)  # the number that places would follow from
     assert there_and_back(codec, {}) == {}
+
+
+def peak_bytes(codec: Codec, size: int) -> int:
+    """Return the memory that encoding, decoding and what is left take at most, beside what they are given."""
+    local, base = (held({"w": np.zeros(size, np.float32)}) for _ in range(2))
+    stored = encoded(codec, codec.signal(local, base))
+    signal = codec.signal(local, base)
+    buffer = memoryview(bytearray(1 << 19))
+    tracemalloc.start()
+    for _ in codec.encode(signal, chance_of(1)):
+        pass
+    decoded = codec.decoded(stored, local.layout)
+    for start in range(0, local.layout.nbytes, len(buffer)):
+        decoded.read_into(start, buffer)
+    for _ in left_of(codec, signal, stored):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+@each_codec
+def test_memory_does_not_grow_with_the_model(codec: Codec) -> None:
+    small, large = (peak_bytes(codec, size) for size in (1 << 19, 1 << 21))
+    grown = (1 << 23) - (1 << 21)  # bytes that the model has more
+    assert large < small + 0.03 * grown + (1 << 18)  # a scale for each 16 values, at 4 bytes, and its place
