@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import ConnectionFailedError, RefusedError
+from fl_main.errors import ConnectionFailedError, RefusedError, StateFolderFullError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -191,7 +191,12 @@ class Agent(AgentBase):
     # --- answering ------------------------------------------------------------------------
 
     def _store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
-        return self._wait(self._connected.start(self._connected.client.store(write)))
+        """Write an update in the program's own thread; where there is no room, wait for some."""
+        self._connected.require_open()
+        try:
+            return write()
+        except StateFolderFullError:
+            return self._wait(self._connected.start(self._connected.client.store(write)))
 
     def _hand_in(self, entry: OutboxEntry, *, wait: bool) -> Receipt | None:
         future = self._connected.start(self._connected.client.hand_in(entry))

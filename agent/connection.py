@@ -240,10 +240,21 @@ class Connection:
         Raises:
             RefusedError: If the agent was closed.
         """
-        if self._is_closed:
+        try:
+            self.require_open()
+        except RefusedError:
             work.close()
-            raise RefusedError("this agent was closed", "closed")
+            raise
         return self._outside.network.start(work)
+
+    def require_open(self) -> None:
+        """Check that the agent takes part.
+
+        Raises:
+            RefusedError: If it was closed.
+        """
+        if self._is_closed:
+            raise RefusedError("this agent was closed", "closed")
 
     def close(self, reason: str = "the program ended") -> None:
         """Say goodbye and free the state folder; may be called twice."""

@@ -26,6 +26,7 @@ def writing(file: Path, durability: Literal["process", "power"]) -> Engine:
         f"PRAGMA synchronous = {synchronous}",
         "PRAGMA fullfsync = ON",  # only macOS knows it, and only `power` syncs at commits
         "PRAGMA foreign_keys = ON",
+        "PRAGMA wal_autocheckpoint = 4000",  # pages: most are written again and again
     ]
     return _engine(file.absolute().as_uri() + "?mode=rwc", pragmas, "BEGIN IMMEDIATE")
 

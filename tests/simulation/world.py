@@ -243,7 +243,7 @@ class World:
         self._daemon = daemon = Daemon(
             settings, runs, store, process.ports(), listener, join_token="", operator_token="o"
         )
-        daemon._shared.budget = uploads.Budget(6 * CHUNK, process.ports().monotonic)
+        daemon._shared.budget = uploads.Budget(8 * CHUNK, process.ports().monotonic)  # 2 for early grants
         await daemon.start()
         await self._stop_daemon.wait()
         await daemon.stop()
