@@ -399,12 +399,20 @@ class Model:
         """
         from fl_main.deltas import add
 
-        own = self._decoded() if self.codec else self.as_stored()
+        own = self.decoded()
         if self.base_id is None:
             return own
         return add(self._db.model_by_id(self.base_id).weights(), own, self.decoded_layout)
 
-    def _decoded(self) -> "dict[str, Array]":
+    def decoded(self) -> "dict[str, Array]":
+        """Return the arrays of its file by name, decoded: of a delta, what is added to its base.
+
+        Raises:
+            StoreDamagedError: If its file is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        if not self.codec:
+            return self.as_stored()
         from fl_main.compression.words import from_words
         from fl_main.weights import views
 

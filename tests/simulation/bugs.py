@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import false
+from sqlalchemy import false, literal, select
 
 from fl_main import members
 from fl_main.agent import client
@@ -299,3 +299,31 @@ def forgotten_between_visits(stack: ExitStack) -> None:
 def given_up_too_soon(stack: ExitStack) -> None:
     """An agent that polls is taken for gone when it missed one visit."""
     stack.enter_context(patch.object(members, "MISSED_POLLS", 1))
+
+
+# --- of codecs -------------------------------------------------------------------------------
+
+
+@bug
+def delta_of_the_exact_model(stack: ExitStack) -> None:
+    """A difference is added to the exact global model, not to that which was sent of it."""
+    base_of = Ledger.base_of
+
+    def exact(self: Ledger, update: UpdateRecord) -> str | None:
+        return self.whole_of(base_of(self, update) or "")
+
+    def kept(self: Ledger) -> None:
+        models = self.models
+        forget(self)
+        self.models = models
+
+    forget = Ledger._forget
+    stack.enter_context(patch.object(Ledger, "base_of", exact))
+    stack.enter_context(patch.object(Ledger, "_forget", kept))
+
+
+@bug
+def download_let_go(stack: ExitStack) -> None:
+    """Retention deletes what was sent of a global model while updates are still made from it."""
+    stack.enter_context(patch.object(retention, "_BASES", select(literal(""))))
+    stack.enter_context(patch.object(retention, "UNANSWERED", false()))

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fl_main.agent.shelf import Residuals
 from fl_main.db import Model, ModelDB, ModelStore, Round, Run
 from fl_main.db.verify import verify_database
+from fl_main.disk import REAL_DISK
+from fl_main.settings import RunSettings
+from fl_main.store import ModelKind
 from fl_main.weights import Array
 
 from .formulas import FORMULAS, Part, recomputed
@@ -41,6 +45,7 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
         found += _of_updates(run, ended)
         found += _of_models(run, ended)
         found += _of_steps(run, ended)
+        found += _of_residuals(run, ended)
         found += _of_files(run, ended)
     found += [f"the stopped daemon still holds {n} {what}" for what, n in ended.left.items() if n]
     if undisturbed is not None:
@@ -142,7 +147,7 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
         for parent in model.parents:
             update, local = counted[parent.model_id], run._db.model_by_id(parent.model_id)
             origin_id = local.parents[0].model_id
-            late = version - versions[origin_id]
+            late = version - versions[_whole(run._db.model_by_id(origin_id))]
             parts.append((update, local, origin_id, late))
             if update.staleness != late:
                 yield f"task {update.task_id} is {late} versions late, not {update.staleness}"
@@ -152,12 +157,39 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
             yield from _recomputed(run, scenario, round_, parts)
 
 
+def _whole(model: Model) -> str:
+    """Return the global model that a model is the encoded form of, or the model itself."""
+    return model.parents[0].model_id if model.kind is ModelKind.DOWNLOAD else model.model_id
+
+
+def _of_residuals(run: Run, ended: Ended) -> Iterator[str]:
+    """Hold what sites have not sent yet against what they wanted to send, and what was counted of it."""
+    compression = RunSettings.model_validate(ended.scenario.run).compression
+    if not compression.feeds_back or ended.scenario.database["retention"]["keep"] != "all":
+        return
+    counted = [u for u in run.updates() if u.counted_in is not None and u.kind == "train"]
+    counted.sort(key=lambda update: update.counted_in or 0)
+    for agent in run.agents():
+        shelf = Residuals(ended.folders[agent.name] / "feedback", REAL_DISK, durable=False)
+        owed: dict[str, Array] = {}
+        for update in counted:
+            if update.agent_id == agent.agent_id:
+                shelf.promote(update.task_id)  # it may not have heard of the last ones
+                wanted = ended.sites[agent.name].wanted[update.task_id]
+                for name, sent in run._db.model_by_id(update.model_id or "").decoded().items():
+                    owed[name] = owed.get(name, np.zeros(1)) + wanted[name] - sent
+        _, left = shelf.newest(())
+        for name, values in owed.items():
+            if not np.allclose(left[name], values, rtol=1e-3, atol=1e-3):
+                yield f"what {agent.name} did not send of {name} is not what its counted updates lack"
+
+
 def _recomputed(run: Run, scenario: Scenario, made: Round, found: Sequence[Any]) -> Iterator[str]:
     """Compare a global model with what the formula of its strategy makes of its updates."""
     read = run._db.model_by_id
     parts = [
         Part(
-            local.as_stored(),
+            local.decoded(),
             read(origin_id).weights(),
             local.form == "delta",
             update.num_examples,

@@ -131,10 +131,9 @@ def draw_scenario(seed: int) -> Scenario:
     is_crowd = random.random() < CROWD
     sites = _sites(random, random.randint(20, 60) if is_crowd else random.randint(1, FEW))
     has_drift = random.random() < 0.4
-    lossless = Random(f"{seed} compression").choice(["none", "zstd"])
     return Scenario(
         seed,
-        _run(random, mode, sites, is_strict, has_drift) | {"compression": {"lossless": lossless}},
+        _run(random, mode, sites, is_strict, has_drift) | {"compression": _compression(seed)},
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
@@ -262,6 +261,31 @@ def _strategy(random: Random, mode: str, has_drift: bool) -> dict[str, Any]:
         "fedasync": {"alpha": random.choice([0.6, 1.0])},
     }
     return {"strategy": name, "strategy_options": options.get(name, {})}
+
+
+COMPRESSIONS: list[dict[str, Any]] = [
+    {"codec": "float16"},
+    {"codec": "bfloat16"},
+    {"codec": "int8", "block": 16},
+    {"codec": "int8", "rounding": "nearest", "error_feedback": True},
+    {"codec": "qsgd", "levels": 7, "block": 16},
+    {"codec": "top-k", "fraction": 0.1},
+    {"codec": "top-k", "fraction": 0.1},
+    {"codec": "random-k", "fraction": 0.3},
+    {"codec": "random-k", "fraction": 0.3, "error_feedback": True},
+    {"form": "delta"},
+    {},
+]
+
+
+def _compression(seed: int) -> dict[str, Any]:
+    """Return how weights travel: without a loss in half of the runs."""
+    random = Random(f"{seed} compression")  # of its own: what else is drawn stays as it was
+    chosen: dict[str, Any] = {"lossless": random.choice(["none", "zstd"])}
+    if random.random() < 0.5:
+        chosen |= random.choice(COMPRESSIONS)
+        chosen["download"] = random.choice(["none", "none", "float16", "bfloat16", "int8"])
+    return chosen
 
 
 def draw_faults(scenario: Scenario) -> Faults:

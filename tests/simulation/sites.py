@@ -36,12 +36,14 @@ class SiteRecord:
     Attributes:
         stored: Tasks whose update was whole in the outbox.
         trained: Tasks in the order in which they were trained.
+        wanted: What each training added to the model that it began with, by task.
         verdicts: What it was told of its updates, by task.
         final: What the run came to.
     """
 
     stored: set[str] = field(default_factory=set)
     trained: list[str] = field(default_factory=list)
+    wanted: dict[str, dict[str, Array]] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)
     final: Final | None = None
 
@@ -176,6 +178,9 @@ async def _take_part(agent: SimAgent, scenario: Scenario, site: SiteFacts, recor
             record.trained.append(task.task_id)
             await asyncio.sleep(work_s(site, derive_seed(task.seed, len(record.trained))))
             made = train(scenario, site, task.weights, task.seed, task.state)
+            record.wanted[task.task_id] = {
+                name: array.astype(float) - task.weights[name] for name, array in made["weights"].items()
+            }
             receipt = await task.submit(**made)
             assert receipt is not None
             record.verdicts[task.task_id] = receipt.verdict
