@@ -106,10 +106,18 @@ def _fewer_bytes(connection: "Connection") -> None:
 _FEWER_BYTES: Mapping[str, Facts] = {"run": {"frozen": {}}, "update": {"saved_bytes": 0}}
 
 
+def _what_may_go(connection: "Connection") -> None:
+    connection.exec_driver_sql(
+        "CREATE INDEX models_passing ON models (run_id, round_id) "
+        "WHERE is_stored = 1 AND kind IN ('local', 'channel', 'download')"
+    )
+
+
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
     Migration("codecs", _codecs, _CODECS),
     Migration("fewer bytes", _fewer_bytes, _FEWER_BYTES),
+    Migration("what may go", _what_may_go),
 )
 
 

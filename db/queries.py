@@ -65,7 +65,8 @@ def _run(row: rows.Row) -> RunFacts:
 def rounds(connection: Connection, run_id: str) -> list[Round]:
     """Return the rounds of a run in order."""
     steps, counts, means = _steps(connection, run_id), _counts(connection, run_id), _means(connection, run_id)
-    counted, came = _counted(connection, run_id), way(connection, run_id)
+    counted = _counted(count for group in counts.values() for count in group)
+    came = way(connection, run_id)
     query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
     return [
         _round(
@@ -83,7 +84,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
 def _round(
     row: rows.Row,
     step: dict[str, Any],
-    counts: list[dict[str, Any]],
+    counts: list[Row],
     means: dict[str, dict[str, Mean]],
     effort: Effort,
     came: tuple[str, str],
@@ -124,8 +125,8 @@ def way(connection: Connection, run_id: str) -> tuple[str, str]:
     """Return the form and the codec in which a run's updates come; empty while there are none."""
     query = """
         SELECT form, codec FROM models WHERE run_id = ? AND kind = 'local' AND round_id > 0
-        ORDER BY rowid DESC LIMIT 1
-    """
+        ORDER BY round_id DESC, rowid DESC LIMIT 1
+    """  # by way of the index of rounds
     found = connection.execute(query, (run_id,)).fetchone()
     return (found["form"], found["codec"]) if found else ("", "")
 
@@ -149,27 +150,35 @@ def _steps(connection: Connection, run_id: str) -> dict[int, dict[str, Any]]:
 _PLAIN_SIZE = "CASE WHEN plain_size > 0 THEN plain_size ELSE size END"
 
 
-def _counts(connection: Connection, run_id: str) -> dict[int, list[dict[str, Any]]]:
+def _counts(connection: Connection, run_id: str) -> dict[int, list[Row]]:
+    """Return by round how many updates came, in groups: one look at all of a run's updates."""
     query = f"""
-        SELECT round_id, kind, verdict,
+        SELECT round_id, kind, verdict, counted_in,
             count(*) AS number, sum(reason LIKE 'late%') AS late,
-            sum(size) AS size, sum({_PLAIN_SIZE}) AS plain_size, sum(saved_bytes) AS saved
-        FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict
+            sum(size) AS size, sum({_PLAIN_SIZE}) AS plain_size, sum(saved_bytes) AS saved,
+            count(staleness) AS known, total(staleness) AS staleness, max(staleness) AS stalest
+        FROM updates WHERE run_id = ? GROUP BY round_id, kind, verdict, counted_in
     """  # noqa: S608
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int, list[Row]] = defaultdict(list)
     for row in connection.execute(query, (run_id,)):
-        found[row["round_id"]].append(dict(row))
+        found[row["round_id"]].append(row)
     return found
 
 
-def _counted(connection: Connection, run_id: str) -> dict[int, tuple[int, float | None, int | None]]:
+def _counted(counts: Iterable[Row]) -> dict[int, tuple[int, float | None, int | None]]:
     """Return by round how many updates count in its model, and their mean and largest staleness."""
-    query = """
-        SELECT counted_in, count(*), avg(staleness), max(staleness)
-        FROM updates WHERE run_id = ? AND counted_in IS NOT NULL GROUP BY counted_in
-    """
-    found = {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query, (run_id,))}
-    return defaultdict(lambda: (0, None, None), found)
+    found: dict[int, list[Row]] = defaultdict(list)
+    for count in counts:
+        if count["counted_in"] is not None:
+            found[count["counted_in"]].append(count)
+    return defaultdict(lambda: (0, None, None), {number: _stale(group) for number, group in found.items()})
+
+
+def _stale(counts: list[Row]) -> tuple[int, float | None, int | None]:
+    known = sum(count["known"] for count in counts)
+    mean = sum(count["staleness"] for count in counts) / known if known else None
+    most = max((count["stalest"] for count in counts if count["known"]), default=None)
+    return sum(count["number"] for count in counts), mean, most
 
 
 def effort(connection: Connection, run_id: str) -> Effort:

@@ -9,15 +9,16 @@ goes when every model that it holds may go.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, select
 
 from fl_main.plan import download_id_of
 from fl_main.settings import RetentionSettings
 from fl_main.store import ModelKind, RunStatus
 
 from .rows import RUN
-from .schema import models, parents, rowid, runs, tags, tasks, updates
+from .schema import among, files, models, parents, rowid, runs, tags, tasks, updates
 from .snapshots import UNANSWERED, UNCOUNTED
 
 PASSING = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value, ModelKind.DOWNLOAD.value)
@@ -68,12 +69,16 @@ def _oldest(groups: list[list[Stored]], excess: int) -> list[list[Stored]]:
     return chosen
 
 
-def stored_models(connection: Connection) -> list[Stored]:
-    """Return every stored model of a kind that goes, and every other that shares its file."""
+def stored_models(connection: Connection, settings: RetentionSettings) -> list[Stored]:
+    """Return the stored models that `choose` needs to see: few, unless a limit in bytes is reached.
+
+    They are of a kind that goes, and by their age may go; or share the file of one that is.
+    """
+    digests = _candidates(connection, settings)
+    if not digests:
+        return []
     needed, uncounted, now = _needed(connection), _uncounted(connection), _rounds(connection)
-    theirs = models.c.kind.in_(PASSING) & (models.c.is_stored == 1)
-    digests = select(models.c.digest).where(theirs)
-    query = select(models).where(models.c.is_stored == 1, models.c.digest.in_(digests))
+    query = select(models).where(models.c.is_stored == 1, among(models.c.digest, digests))
     query = query.order_by(rowid(models))
     return [
         Stored(
@@ -90,12 +95,30 @@ def stored_models(connection: Connection) -> list[Stored]:
     ]
 
 
-# What kept updates began from.
-_BASES = (
-    select(parents.c.parent_id)
-    .join(models, models.c.model_id == parents.c.model_id)
-    .where(models.c.kind == ModelKind.LOCAL.value, models.c.is_stored == 1, parents.c.position == 0)
-)
+def _passing() -> ColumnElement[bool]:
+    """Whether a model is stored, and of a kind that goes: in the words of the index `models_passing`."""
+    kinds: list[ColumnElement[str]] = [literal_column(f"'{kind}'") for kind in PASSING]
+    return and_(models.c.is_stored == literal_column("1"), models.c.kind.in_(kinds))
+
+
+def _candidates(connection: Connection, settings: RetentionSettings) -> list[str]:
+    """Return the digests of files that may have to go; most of the time there is none."""
+    theirs = select(models.c.digest).where(_passing())
+    if settings.keep == "rounds":
+        old = models.c.round_id <= runs.c.round_id - settings.rounds
+        theirs = theirs.join(runs, runs.c.run_id == models.c.run_id).where(old)
+    elif settings.keep == "bytes":
+        total = select(func.coalesce(func.sum(files.c.size), 0)).where(files.c.digest.in_(theirs))
+        if connection.execute(total).scalar_one() <= settings.bytes:
+            return []
+    return list(dict.fromkeys(connection.execute(theirs).scalars()))
+
+
+def _bases() -> Select[Any]:
+    """Select what kept updates began from."""
+    kept = select(models.c.model_id).where(_passing(), models.c.kind == ModelKind.LOCAL.value)
+    query = select(parents.c.parent_id).where(parents.c.position == 0, parents.c.model_id.in_(kept))
+    return query.distinct()
 
 
 def _needed(connection: Connection) -> set[str]:
@@ -105,7 +128,7 @@ def _needed(connection: Connection) -> set[str]:
         run = RUN.read(row)
         found.update((run.model_id, download_id_of(run.model_id), run.statistics_id, run.best_model_id))
         found.update(run.state_ids.values())
-    found.update(connection.execute(_BASES).scalars())
+    found.update(connection.execute(_bases()).scalars())
     return {model_id for model_id in found if model_id}
 
 

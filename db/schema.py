@@ -300,6 +300,12 @@ models = Table(
     Index("models_by_round", "run_id", "round_id"),
     Index("models_by_digest", "digest"),
     Index("models_by_layout", "layout_digest"),
+    Index(
+        "models_passing",  # those that retention may let go
+        "run_id",
+        "round_id",
+        sqlite_where=text("is_stored = 1 AND kind IN ('local', 'channel', 'download')"),
+    ),
 )
 
 parents = Table(

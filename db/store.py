@@ -176,7 +176,7 @@ class ModelStore:
             return 0
         with self._writing:  # until the files are aside: a commit may bring an equal one meanwhile
             with self._transaction("prune the model database") as connection:
-                stored = retention.stored_models(connection)
+                stored = retention.stored_models(connection, self._settings.retention)
                 chosen = retention.choose(stored, self._settings.retention)
                 batch = Batch(self._clock(), self._head_of, self._layouts.keys())
                 if chosen:

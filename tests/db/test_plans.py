@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from fl_main.db import ModelDB, ModelStore, sqlite
 from fl_main.db.cli import db
 from fl_main.db.why import explain
+from fl_main.settings import DatabaseSettings, RetentionSettings
 from tests.db.building import answer, ask, publish, train
 
 GROWING = {"rounds", "steps", "tasks", "updates", "files", "models", "parents", "metrics", "events"}
-SMALL = {"tasks_unanswered"}  # indexes of what is under way
+SMALL = {"tasks_unanswered", "models_passing"}  # indexes of what is under way, or has not gone yet
 A_SCAN = re.compile(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
 
 
@@ -131,4 +132,14 @@ def test_what_the_daemon_does_in_a_round_and_at_its_start(folder: Path, asked: A
         store.tasks_beginning("t3", 9)
         store.events("run-1", 9)
         publish(store, 3, [answer(store, 3, "a", 1.0)], 0.5)
+    assert list(scans(folder, asked)) == []
+
+
+@pytest.mark.parametrize("keep", ["rounds", "bytes"])
+def test_what_retention_does_after_each_round(folder: Path, asked: Asked, keep: str) -> None:
+    settings = RetentionSettings.model_validate({"keep": keep, keep: 1})
+    with ModelStore(folder, DatabaseSettings(retention=settings)) as store:
+        train(store)
+        asked.clear()
+        assert store.prune() > 0
     assert list(scans(folder, asked)) == []
