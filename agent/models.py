@@ -1,6 +1,7 @@
 """Models on their way in, over any number of connections, and those that are still wanted."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 
 from fl_main.errors import RemoteProtocolError
@@ -9,7 +10,9 @@ from fl_main.messages import Chunk, Fetch, Payload, Sending
 from fl_main.ports import RunInThread
 from fl_main.weights import Layout
 
-from .transfers import Download
+from .transfers import Download, Fetched
+
+_UNUSED = 3  # references: of the list, of the local name, and of the function that counts them
 
 
 class Models:
@@ -26,6 +29,7 @@ class Models:
         self._held: dict[str, tuple[Layout, bytearray]] = {}
         self._downloads: dict[str, Download] = {}
         self._asked: set[str] = set()  # digests that were asked for on this connection
+        self._let_go: list[bytearray] = []  # memory of models that the program may still look at
 
     async def fetch(self, payload: Payload, known: Layout | None) -> tuple[Layout, bytearray]:
         """Return the layout and bytes of a payload, decoded; from memory if they are there.
@@ -40,19 +44,36 @@ class Models:
         if payload.digest not in self._held:
             download = self._downloads.get(payload.digest)
             if download is None:
-                download = self._downloads[payload.digest] = Download(payload, known)
+                room = self._room(payload.size)
+                download = self._downloads[payload.digest] = Download(payload, known, room)
             if payload.digest not in self._asked:
                 self._asked.add(payload.digest)
                 await self._say(download.request())
             fetched = await asyncio.shield(download.done)
-            data = await self._run_in_thread(fetched.decoded) if fetched.codec else fetched.data
-            self._held[payload.digest] = fetched.model, data
+            self._held[payload.digest] = fetched.model, await self._decoded(fetched)
         return self._held[payload.digest]
 
     def expect(self, payload: Payload, known: Layout | None) -> None:
         """Be ready for a payload that follows unasked; `fetch` then waits for it."""
         self._downloads.setdefault(payload.digest, Download(payload, known))
         self._asked.add(payload.digest)
+
+    async def _decoded(self, fetched: Fetched) -> bytearray:
+        if fetched.codec is None:
+            return fetched.data
+        return await self._run_in_thread(fetched.decoded, self._room(fetched.model.nbytes))
+
+    def _room(self, size: int) -> bytearray | None:
+        """Return memory of that size that nobody looks at any more, if there is some.
+
+        A program has the last model while the next one comes, so it is that of the one before. Fresh
+        pages would cost several times what is done with them here.
+        """
+        for place in range(len(self._let_go)):
+            buffer = self._let_go[place]
+            if len(buffer) == size and sys.getrefcount(buffer) == _UNUSED:
+                return self._let_go.pop(place)
+        return None
 
     async def begin(self, sending: Sending) -> None:
         """Take the announcement of the chunks that follow.
@@ -93,8 +114,9 @@ class Models:
         self._asked.clear()
 
     def forget_all_but(self, current: set[str]) -> None:
-        """Free the memory of models that no task needs any more, by their digests."""
+        """Let models go that no task needs any more, by their digests; memory for as many others stays."""
         for digest in [digest for digest in self._held if digest not in current]:
-            del self._held[digest]
+            self._let_go.append(self._held.pop(digest)[1])
+        del self._let_go[: -2 * len(current) or None]
         for digest in [digest for digest in self._downloads if digest not in current | self._asked]:
             del self._downloads[digest]

@@ -35,8 +35,11 @@ class Fetched:
     data: bytearray
     codec: Codec | None
 
-    def decoded(self) -> bytearray:
+    def decoded(self, room: bytearray | None = None) -> bytearray:
         """Return the bytes of its arrays.
+
+        Args:
+            room: Memory for them that was used before.
 
         Raises:
             RemoteProtocolError: If what travelled says nothing that can be decoded.
@@ -47,7 +50,7 @@ class Fetched:
         for place in range(0, len(view), CHUNK_BYTES):
             if wrong := check.first_wrong(place, view[place : place + CHUNK_BYTES]):
                 raise RemoteProtocolError(f"a model that cannot be decoded by {self.codec.name}: {wrong}")
-        found = bytearray(self.model.nbytes)
+        found = bytearray(self.model.nbytes) if room is None else room
         self.codec.decoded(Packed(self.layout, self.data), self.model).read_into(0, memoryview(found))
         return found
 
@@ -58,6 +61,7 @@ class Download:
     Args:
         payload: What was announced.
         known: The layout of the run's model, if it is known.
+        room: Memory for all of it that was used before; without it, memory is taken for what came.
 
     Attributes:
         done: Holds it at the end.
@@ -66,7 +70,7 @@ class Download:
         RemoteProtocolError: If it is encoded in a way that there is not.
     """
 
-    def __init__(self, payload: Payload, known: Layout | None) -> None:
+    def __init__(self, payload: Payload, known: Layout | None, room: bytearray | None = None) -> None:
         self.payload = payload
         self.done: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
         try:
@@ -76,7 +80,7 @@ class Download:
             raise RemoteProtocolError(f"a model that cannot be decoded: {error}") from error
         if self._layout is not None and self._layout.digest != payload.layout:
             self._model = self._layout = None
-        self._buffer = bytearray()
+        self._buffer = bytearray() if room is None else room
         self._incoming: Incoming | None = None
         self._place = 0
         self._restarts = 0
@@ -142,8 +146,13 @@ class Download:
     def add(self, data: Piece) -> None:
         """Take the plain bytes of the chunk that was expected."""
         assert self._incoming is not None
-        del self._buffer[self._place :]
-        self._buffer += data  # it grows by what came, not by what was announced
+        end = self._place + len(data)
+        if end > len(self._buffer):  # it grows by what came, not by what was announced
+            del self._buffer[self._place :]
+            self._buffer += data
+        else:
+            with memoryview(self._buffer) as room:
+                room[self._place : end] = data
         self._digest.update(data)
         self._place = self._incoming.place
 

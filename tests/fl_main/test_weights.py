@@ -393,3 +393,15 @@ def test_width_of_the_numbers_at_a_byte_is_known_whatever_lies_beside_it() -> No
     assert [layout.width_at(place) for place in (0, 23, 24, 32, 35, 36, 40)] == [8, 8, 4, 4, 4, 1, 1]
     assert layout.width_at(41) == 1  # behind the last byte
     assert Layout.free(100).width_at(50) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_values_whose_sum_is_too_large_are_finite_all_the_same(dtype: type) -> None:
+    model: dict[str, Array] = {"w": np.full(4, np.finfo(dtype).max, dtype), "v": np.zeros(4, dtype)}
+    layout = Layout.of(model)
+    assert FiniteCheck(layout).first_bad(0, pack(model, layout)) is None
+    for bad in (np.nan, np.inf, -np.inf):
+        model["w"][2] = bad
+        assert FiniteCheck(layout).first_bad(0, pack(model, layout)) == "w"
+    model["w"][:] = [np.inf, -np.inf, np.inf, 0]
+    assert FiniteCheck(layout).first_bad(0, pack(model, layout)) == "w"
