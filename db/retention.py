@@ -74,7 +74,7 @@ def stored_models(connection: Connection, settings: RetentionSettings) -> list[S
 
     They are of a kind that goes, and by their age may go; or share the file of one that is.
     """
-    digests = _candidates(connection, settings)
+    digests = candidates(connection, settings)
     if not digests:
         return []
     needed, uncounted, now = _needed(connection), _uncounted(connection), _rounds(connection)
@@ -101,7 +101,7 @@ def _passing() -> ColumnElement[bool]:
     return and_(models.c.is_stored == literal_column("1"), models.c.kind.in_(kinds))
 
 
-def _candidates(connection: Connection, settings: RetentionSettings) -> list[str]:
+def candidates(connection: Connection, settings: RetentionSettings) -> list[str]:
     """Return the digests of files that may have to go; most of the time there is none."""
     theirs = select(models.c.digest).where(_passing())
     if settings.keep == "rounds":

@@ -172,7 +172,7 @@ class ModelStore:
         deleted without holding up others; if the process ends in between, the next start finds
         them without a row and deletes them.
         """
-        if self._settings.retention.keep == "all":
+        if self._settings.retention.keep == "all" or not (self._let_go or self._may_prune()):
             return 0
         with self._writing:  # until the files are aside: a commit may bring an equal one meanwhile
             with self._transaction("prune the model database") as connection:
@@ -190,6 +190,11 @@ class ModelStore:
             for name in aside:
                 self._files.unstage(name)
         return sum(group[0].size for group in chosen.values())
+
+    def _may_prune(self) -> bool:
+        """Whether anything may have to go; commits go on while we look."""
+        with self._read() as connection:
+            return bool(retention.candidates(connection, self._settings.retention))
 
     def _set_aside(self) -> list[str]:
         """Move files that no row needs any more out of their places; what fails is tried the next time."""
