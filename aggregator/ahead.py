@@ -38,12 +38,12 @@ class Ahead:
 
         Args:
             assign: The task.
-            layout: Of the run's model.
+            layout: Of the weights of an update on their way.
         """
         payloads = []
         for payload in assign.payloads:
             is_new = payload.digest not in self._known
-            follows = self._takes_models and is_new and not payload.codec and payload.size <= SMALL_BYTES
+            follows = self._takes_models and is_new and payload.size <= SMALL_BYTES
             payloads.append(payload.model_copy(update={"follows": follows}))
             self._known.add(payload.digest)
         self._known = {payload.digest for payload in payloads}  # an agent forgets all others

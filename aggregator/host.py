@@ -43,7 +43,7 @@ from fl_main.store import (
 )
 from fl_main.strategies import strategy_of
 from fl_main.training import Kind
-from fl_main.weights import Rows
+from fl_main.weights import Layout
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Outage, Transfer, Trouble, View
 
@@ -270,10 +270,9 @@ class RunHost:
                 return model
         return None
 
-    def rows_of(self, model: ModelRecord) -> Rows:
+    def described(self, model: ModelRecord) -> Layout:
         """Return the layout from which an agent can tell that of a model's file."""
-        layout = self.machine.layout if model.codec else None
-        return (layout or model.payload.layout).to_wire()
+        return (self.machine.layout if model.codec else None) or model.payload.layout
 
     async def _tell_idle(self) -> None:
         """Tell agents without a task what they wait for, if it is another thing than before.

@@ -119,7 +119,7 @@ class AgentSession:
             return
         if isinstance(message, Assign):
             self._last_given = message.task_id
-            message = self._ahead.said(message, self.host.machine.layout)
+            message = self._ahead.said(message, self.host.machine.sent_layout)
         elif isinstance(message, Verdict) and (unwanted := self._early.pop(message.task_id, None)):
             unwanted.give_up()
             self._over.append(message.task_id)
@@ -333,7 +333,7 @@ class AgentSession:
     async def _send_following(self, announced: Payload) -> None:
         """Send a model that was announced as one that follows."""
         model = self._fetchable(announced.digest)
-        needs_rows = self._ahead.needs_rows(model.payload.layout, announced.channel)
+        needs_rows = self._ahead.needs_rows(self.host.described(model), announced.channel)
         await self._send_model(model, 0, needs_rows=needs_rows)
 
     def _fetchable(self, digest: str) -> ModelRecord:
@@ -345,7 +345,7 @@ class AgentSession:
     async def _send_model(self, model: ModelRecord, offset: int, *, needs_rows: bool) -> None:
         payload = model.payload
         await self._readable(payload, offset)
-        rows = self.host.rows_of(model) if needs_rows else None
+        rows = self.host.described(model).to_wire() if needs_rows else None
         announcement = Sending(transfer=payload.digest, offset=offset, size=payload.size, rows=rows)
         await self._link.send(self._session.send(announcement))  # not queued: the chunks follow it
         await self._shared.frames.send(self, payload, offset, self._session.packing)

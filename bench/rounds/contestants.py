@@ -34,6 +34,18 @@ CONTESTANTS = {
         EVERYWHERE,
         versions=partial(_own_versions, "uvloop"),
     ),
+    "ours-int8": Contestant(
+        "fl_main, int8",
+        partial(ours.run, keep=False, compression=ours.INT8),
+        EVERYWHERE,
+        versions=_own_versions,
+    ),
+    "ours-topk": Contestant(
+        "fl_main, top-k 1 %",
+        partial(ours.run, keep=False, compression=ours.TOP_K),
+        EVERYWHERE,
+        versions=_own_versions,
+    ),
     "ours-crowd": Contestant(
         "fl_main, agents in one process",
         partial(ours.run, keep=False, crowd=True),

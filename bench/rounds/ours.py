@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -15,7 +16,18 @@ from bench.rounds.work import Figures, Work
 RUN = "bench"
 
 
-def run(work: Work, *, keep: bool, uvloop: bool = False, crowd: bool = False) -> Figures:
+INT8 = {"codec": "int8", "download": "int8"}
+TOP_K = {"codec": "top-k", "fraction": 0.01, "download": "int8"}
+
+
+def run(
+    work: Work,
+    *,
+    keep: bool,
+    uvloop: bool = False,
+    crowd: bool = False,
+    compression: Mapping[str, Any] | None = None,
+) -> Figures:
     """Return our figures.
 
     Args:
@@ -23,9 +35,12 @@ def run(work: Work, *, keep: bool, uvloop: bool = False, crowd: bool = False) ->
         keep: Keep the updates of all rounds, as is the default, or of the last one only.
         uvloop: Run the daemon on uvloop.
         crowd: Have all agents in one process.
+        compression: Settings of the run: how weights travel.
     """
     with Processes(work.folder) as processes:
-        url = start_daemon(processes, work, keep=keep, uvloop=uvloop, wanted=work.agents)
+        url = start_daemon(
+            processes, work, keep=keep, uvloop=uvloop, wanted=work.agents, compression=compression
+        )
         if crowd:
             start_crowd(processes, work, url, range(work.agents))
         else:
@@ -37,7 +52,15 @@ def run(work: Work, *, keep: bool, uvloop: bool = False, crowd: bool = False) ->
     return Figures(seconds, found["peak_mib"], cpu_s, agent_mib)
 
 
-def start_daemon(processes: Processes, work: Work, *, keep: bool, uvloop: bool, wanted: int) -> str:
+def start_daemon(
+    processes: Processes,
+    work: Work,
+    *,
+    keep: bool,
+    uvloop: bool,
+    wanted: int,
+    compression: Mapping[str, Any] | None = None,
+) -> str:
     """Start a daemon whose rounds begin with so many agents, and return its url."""
     settings: dict[str, Any] = {
         "listen": {"port": 0},
@@ -55,6 +78,7 @@ def start_daemon(processes: Processes, work: Work, *, keep: bool, uvloop: bool, 
         "round": {"min_agents": wanted, "min_updates": wanted, "deadline_s": patience_s(work)},
         "end": {"rounds": work.rounds + 1},
         "evaluate": {"every": 0},
+        "compression": dict(compression or {}),
     }
     program = [sys.executable, "-m", "bench.rounds.daemon", json.dumps(settings), json.dumps(run)]
     processes.start("server", program + ["uvloop"] * uvloop)

@@ -21,6 +21,8 @@ class Part:
 
 PEERS = ("flower-grpc", "flower-superlink", "flare", "simple-fl")
 OURS = ("ours", "ours-keep", "ours-uvloop")
+CODECS = ("ours-int8", "ours-topk")
+LEANEST = "flower-grpc"  # of the peers
 SIZES = tuple(Size(*pair) for pair in ((1, 2), (1, 10), (1, 50), (25, 10), (100, 2), (100, 10), (500, 2)))
 EMPTY = Size(0.001, 1)
 GROWTH = tuple(Size(0.1, agents) for agents in (10, 100, 1000))
@@ -29,7 +31,8 @@ MANY = Size(100, 50)
 FULL = (
     Part(("floor", "floor-keep", *OURS, *PEERS), SIZES),
     Part(("ours", *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10), Size(100, 10)), "tls"),
-    Part(("ours", *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10)), "line"),
+    Part(("ours", *CODECS, *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10)), "line"),
+    Part(("ours", *CODECS, LEANEST), (Size(100, 10),), "line"),
     Part(("ours-crowd",), (*GROWTH, MANY)),
     Part(("ours", "ours-uvloop"), (EMPTY,)),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.database.words import told_database
 from bench.rounds.compare import Size, agent_peak_mib, cpu_s_per_mb, peak_mib, ratio, round_s, size_of
 from bench.rounds.contestants import CONTESTANTS
-from bench.rounds.plan import EMPTY, FLOORS, GROWTH, PEERS
+from bench.rounds.plan import CODECS, EMPTY, FLOORS, GROWTH, PEERS
 from bench.rounds.record import Record, Run
 
 NOTHING = "–"
@@ -25,6 +25,7 @@ def sections(record: Record) -> dict[str, str]:
         found[f"rounds {network}"] = rounds_table(record.runs, network)
         found[f"peers {network}"] = peers_table(record.runs, network)
     return found | {
+        "codecs line": codecs_table(record.runs, "line"),
         "floor": floor_table(record.runs),
         "memory": memory_table(record.runs),
         "growth": growth_table(record.runs),
@@ -88,6 +89,29 @@ def peers_table(runs: Sequence[Run], network: str) -> str:
         return f"{last:.1f}×" + (f" ({everything:.1f}×)" if everything is not None else "")
 
     return _table(runs, [name for name in PEERS if _ran(runs, name)], cell)
+
+
+def codecs_table(runs: Sequence[Run], network: str) -> str:
+    """Return how many times as long a round takes without a codec: ours, and the peers'."""
+    runs = _of_table(runs, network)
+    others = [name for name in ("ours", *PEERS) if _ran(runs, name)]
+    names = [(codec, other) for codec in CODECS if _ran(runs, codec) for other in others]
+    sizes = sorted({size_of(run) for run in runs if run.contestant in CODECS})
+    if not names or not sizes:
+        return "Not measured."
+    head = [
+        "MB × agents",
+        *(f"{CONTESTANTS[other].title} / {CONTESTANTS[codec].title}" for codec, other in names),
+    ]
+    rows = [
+        [str(size), *(_times(ratio(runs, other, codec, size, network)) for codec, other in names)]
+        for size in sizes
+    ]
+    return _lines(head, rows)
+
+
+def _times(found: float | None) -> str:
+    return NOTHING if found is None else f"{found:.1f}×"
 
 
 def memory_table(runs: Sequence[Run]) -> str:
@@ -210,6 +234,10 @@ def _rows(names: Sequence[str], sizes: Sequence[Size], cell: Cell) -> str:
         return "Not measured."
     head = ["MB × agents", *(CONTESTANTS[name].title for name in names)]
     rows = [[str(size), *(cell(name, size) for name in names)] for size in sizes]
+    return _lines(head, rows)
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
     return "\n".join([lines[0], "|--:" * len(head) + "|", *lines[1:]])
 

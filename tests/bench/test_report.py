@@ -8,6 +8,7 @@ from bench.rounds.compare import Size, cpu_s_per_mb, peak_mib, ratio, round_s
 from bench.rounds.plan import FULL, SHORT, rounds_of
 from bench.rounds.record import Idle, Record, Run, read
 from bench.rounds.report import (
+    codecs_table,
     filled,
     floor_table,
     growth_table,
@@ -85,6 +86,17 @@ def test_peers_are_set_against_ours_with_the_last_round_kept_and_with_all() -> N
     runs = runs_of("ours", [2.0]) + runs_of("ours-keep", [4.0]) + runs_of("flower-grpc", [6.0])
     assert peers_table(runs, "loopback").splitlines()[2] == "| 1 × 2 | 3.0× (1.5×) |"
     assert peers_table(runs, "tls") == "Not measured."
+
+
+def test_codecs_are_set_against_ours_without_and_against_peers() -> None:
+    slow = [("ours", [8.0]), ("ours-int8", [2.0]), ("flower-grpc", [16.0])]
+    runs = [run for name, seconds in slow for run in runs_of(name, seconds, network="line")]
+    assert codecs_table(runs, "line").splitlines() == [
+        "| MB × agents | fl_main / fl_main, int8 | Flower start_server / fl_main, int8 |",
+        "|--:|--:|--:|",
+        "| 1 × 2 | 4.0× | 8.0× |",
+    ]
+    assert codecs_table(runs_of("ours", [8.0], network="line"), "line") == "Not measured."
 
 
 def test_growth_tells_what_an_agent_costs_beside_the_fewest() -> None:
