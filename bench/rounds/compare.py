@@ -45,6 +45,16 @@ def agent_peak_mib(runs: Sequence[Run], contestant: str, size: Size, network: st
     return max((mib for mib in found if mib is not None), default=None)
 
 
+def loop_ms(runs: Sequence[Run], contestant: str, size: Size, network: str) -> tuple[float, float] | None:
+    """Return how late the loop woke, and how long it was busy, at worst: the medians over the turns."""
+    found = [
+        (run.loop_late_ms, run.loop_busy_ms)
+        for run in chosen(runs, contestant, size, network)
+        if run.loop_late_ms is not None and run.loop_busy_ms is not None
+    ]
+    return (median(late for late, _ in found), median(busy for _, busy in found)) if found else None
+
+
 def cpu_s_per_mb(runs: Sequence[Run], contestant: str, size: Size, network: str) -> float | None:
     """Return the median of the processor time for each MB of update."""
     found = [run.cpu_s_per_mb for run in chosen(runs, contestant, size, network)]

@@ -49,7 +49,8 @@ def run(
         agent_mib = None if crowd else _agent_peak_mib(processes, work.agents)
     seconds = median(after - before for before, after in pairwise(found["ended_at"]))
     cpu_s = (found["cpu_s"][-1] - found["cpu_s"][0]) / (work.megabytes * work.agents * work.rounds)
-    return Figures(seconds, found["peak_mib"], cpu_s, agent_mib)
+    late_ms, busy_ms = 1000 * found["late_s"], 1000 * found["busy_s"]
+    return Figures(seconds, found["peak_mib"], cpu_s, agent_mib, late_ms, busy_ms)
 
 
 def start_daemon(

@@ -34,6 +34,8 @@ class Run:
     peak_mib: float = 0.0
     cpu_s_per_mb: float | None = None
     agent_peak_mib: float | None = None
+    loop_late_ms: float | None = None
+    loop_busy_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

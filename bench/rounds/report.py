@@ -5,7 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.database.words import told_database
-from bench.rounds.compare import Size, agent_peak_mib, cpu_s_per_mb, peak_mib, ratio, round_s, size_of
+from bench.rounds.compare import (
+    Size,
+    agent_peak_mib,
+    cpu_s_per_mb,
+    loop_ms,
+    peak_mib,
+    ratio,
+    round_s,
+    size_of,
+)
 from bench.rounds.contestants import CONTESTANTS
 from bench.rounds.plan import CODECS, EMPTY, FLOORS, GROWTH, PEERS
 from bench.rounds.record import Record, Run
@@ -189,6 +198,13 @@ def _small(record: Record) -> str:
         mib = agent_peak_mib(record.runs, "ours", size, "loopback")
         if mib is not None:
             lines.append(f"- Memory of an agent at {size}, with the weights that it trains: {mib_text(mib)}")
+    for size in MEMORY:
+        if delay := loop_ms(record.runs, "ours", size, "loopback"):
+            late, busy = delay
+            lines.append(
+                f"- The daemon's event loop at {size}: it woke {late:.0f} ms late at worst, on a machine "
+                f"whose cores all work, and took {busy:.0f} ms of processor time in one go at most"
+            )
     if idle := record.idle:
         lines.append(
             f"- An idle agent, of {idle.agents:,}: {idle.kib_per_agent:.0f} KiB of the daemon's memory, "

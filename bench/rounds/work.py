@@ -43,12 +43,16 @@ class Figures:
         peak_mib: Most memory of all processes of the server side together.
         cpu_s_per_mb: Processor time of the server side for each MB of update, where it is known.
         agent_peak_mib: Most memory of an agent, where it is known; the weights it trains are in it.
+        loop_late_ms: How late the daemon's event loop woke at worst, where it is known.
+        loop_busy_ms: The most processor time that it took between two wakes.
     """
 
     round_s: float
     peak_mib: float
     cpu_s_per_mb: float | None = None
     agent_peak_mib: float | None = None
+    loop_late_ms: float | None = None
+    loop_busy_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
