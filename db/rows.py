@@ -194,12 +194,27 @@ class _RunForm(Form):
 
     def facts(self, record: RunRecord) -> Facts:
         facts = Form.facts(self, record)
-        facts["settings"] = digest_of(canonical(facts["settings"]))
+        facts["settings"] = _settings_of(record)[1]
         return facts
 
     def row_of(self, record: RunRecord, facts: Facts, at: float) -> dict[str, Any]:
         """Return the row, which keeps the settings themselves."""
-        return self.row({**facts, "settings": record.settings}, at)
+        return self.row(facts, at) | {"settings": _settings_of(record)[0]}
+
+
+_SETTINGS: dict[str, tuple[Mapping[str, Any], tuple[str, str]]] = {}
+_MAX_SETTINGS = 100
+
+
+def _settings_of(record: RunRecord) -> tuple[str, str]:
+    """Return a run's settings as JSON, and their digest: made once, as a run is in every transaction."""
+    known = _SETTINGS.get(record.run_id)
+    if known is None or known[0] is not record.settings:
+        text = canonical(dict(record.settings))
+        if len(_SETTINGS) >= _MAX_SETTINGS:  # whoever reads a database of many runs
+            _SETTINGS.clear()
+        known = _SETTINGS[record.run_id] = record.settings, (text, digest_of(text))
+    return known[1]
 
 
 class _MetricForm(Form):
