@@ -51,7 +51,7 @@ from fl_main.messages import (
 )
 from fl_main.ports import Link, LinkClosedError, Ports
 from fl_main.session import Liveness, Session, Side, State
-from fl_main.weights import Array, Layout, views
+from fl_main.weights import Array, Layout, Weights, pack, views
 
 from .exchange import AgentState, Ending, Invitation, Policy, Profile, Work
 from .models import Models
@@ -153,6 +153,10 @@ class Client:
     async def store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
         """Write a finished update to the outbox; see `Outbox.store`."""
         return await self._outbox.store(write)
+
+    def hold(self, digest: str, arrays: Weights, layout: Layout) -> None:
+        """Keep a model that this agent made, so that it is not fetched from where it was sent to."""
+        self._models.hold(digest, layout, pack(arrays, layout))
 
     def _say_trouble(self, reason: str) -> None:
         if reason not in self.line:

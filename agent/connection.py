@@ -320,7 +320,10 @@ class Connection:
         """Write first weights or local sums to the outbox and return it."""
         sendable = self._sendable(values) if assign.kind == Kind.INITIALISE else _plain(values)
         out = {"weights": Outgoing.of(*sendable)}
-        return self.folder.put(assign.task_id, 0, None, {}, out, None, seconds)
+        entry = self.folder.put(assign.task_id, 0, None, {}, out, None, seconds)
+        if assign.kind == Kind.INITIALISE:  # it will be the base of round 1
+            self.client.hold(entry.payloads[0].digest, *sendable)
+        return entry
 
     def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return arrays and the layout of what may leave the agent."""

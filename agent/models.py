@@ -53,6 +53,10 @@ class Models:
             self._held[payload.digest] = fetched.model, await self._decoded(fetched)
         return self._held[payload.digest]
 
+    def hold(self, digest: str, layout: Layout, data: bytearray) -> None:
+        """Take a model that need not be fetched."""
+        self._held[digest] = layout, data
+
     def expect(self, payload: Payload, known: Layout | None) -> None:
         """Be ready for a payload that follows unasked; `fetch` then waits for it."""
         self._downloads.setdefault(payload.digest, Download(payload, known))
@@ -115,7 +119,7 @@ class Models:
 
     def forget_all_but(self, current: set[str]) -> None:
         """Let models go that no task needs any more, by their digests; memory for as many others stays."""
-        for digest in [digest for digest in self._held if digest not in current]:
+        for digest in [digest for digest in list(self._held) if digest not in current]:
             self._let_go.append(self._held.pop(digest)[1])
         del self._let_go[: -2 * len(current) or None]
         for digest in [digest for digest in self._downloads if digest not in current | self._asked]:

@@ -307,3 +307,48 @@ def test_a_model_in_bfloat16_is_trained_federatedly() -> None:
     done = run_local(train, sites, get_weights(module), rounds=4)
     set_weights(module, done.weights)
     assert accuracy(module, (test[0].bfloat16(), test[1])) > 0.8
+
+
+# --- adapters ----------------------------------------------------------------------------
+
+
+def adapted(base: Any, rank: int) -> Any:
+    """y = W x + B A x: W is frozen, the low-rank A and B are trained."""
+
+    class Adapted(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = base.requires_grad_(False)
+            self.lora_a = nn.Parameter(torch.randn(rank, base.in_features) / rank)
+            self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+
+        def forward(self, x: Any) -> Any:
+            return self.base(x) + x @ self.lora_a.T @ self.lora_b.T
+
+    return Adapted()
+
+
+def test_adapters_are_trained_together_on_a_base_that_stays_at_the_sites() -> None:
+    sites, test = digits()
+    torch.manual_seed(0)
+    pretrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    for seed in range(8):
+        fit(pretrained, sites["site-0"], seed)
+    module = nn.Sequential(nn.Flatten(), adapted(pretrained[1], 8), nn.ReLU(), adapted(pretrained[3], 8))
+    before = accuracy(module, test)
+    assert before == accuracy(pretrained, test)
+    base = {name: array for name, array in get_weights(module).items() if "lora" not in name}
+
+    def train(task: LocalTask) -> TrainResult:
+        set_weights(module, task.weights)
+        fit(module, task.data, task.seed)
+        return TrainResult(get_weights(module), len(task.data[1]))
+
+    done = run_local(
+        train, sites, get_weights(module), rounds=8, settings={"compression": {"arrays": ["*.lora_?"]}}
+    )
+    assert same({name: done.weights[name] for name in base}, base)
+    set_weights(module, done.weights)
+    assert accuracy(module, test) > before + 0.02
+    adapters = 4 * (8 * (64 + 32) + 8 * (32 + 10))  # bytes of float32
+    assert done.bytes_up == 8 * 3 * adapters

@@ -3,9 +3,11 @@
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 
-from fl_main.agent import Agent, AgentState, Task, TrainResult
+from fl_main.agent import Agent, AgentState, Evaluation, Task, TrainResult
+from fl_main.training import TrainingTask
 from tests.system.agents import AgentThread, assert_equal, doubled, first_weights
 from tests.system.conftest import StartAgent, StartDaemon
 from tests.system.daemons import DaemonThread, run_of, until
@@ -66,6 +68,51 @@ def test_update_that_is_cut_goes_on_there_after_a_restart_of_both(
         assert proxy.up < BYTES
     assert agent.trained == []
     assert_equal(final.weights, again.db().model("r:final").weights())
+
+
+def test_what_an_agent_holds_is_not_fetched_again(
+    start_daemon: StartDaemon, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    daemon = start_daemon(
+        run_of(
+            initial=first_weights(tmp_path, VALUES),
+            round={"min_agents": 1, "min_updates": 1},
+            evaluate={"every": 1},
+            statistics=True,
+        )
+    )
+    sums = {"sums": np.random.default_rng(1).standard_normal(VALUES // 4)}
+    with Proxy(daemon.url) as proxy:
+
+        def doubled_behind_a_cut(task: TrainingTask) -> TrainResult:
+            proxy.cut()  # it joins again with its task, and later gets another one
+            return doubled(task)
+
+        agent = start_agent(
+            proxy.url,
+            1,
+            doubled_behind_a_cut,
+            initial_weights=None,
+            statistics=lambda: sums,
+            evaluate=lambda weights: Evaluation({"size": float(weights["w"].size)}, 1),
+        )
+        final = agent.join()
+        needed = 4 * BYTES + BYTES // 4  # the first model, one of each round, and the sums
+        assert needed < proxy.down < needed + (1 << 20)
+    assert [round_id for round_id, _ in agent.trained] == [1, 2, 3]
+    assert_equal(final.weights, daemon.db().model("r:final").weights())
+    assert_equal(final.statistics, sums)
+
+
+def test_first_model_is_not_fetched_by_the_agent_that_sent_it(
+    start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    daemon = start_daemon(run_of(round={"min_agents": 1, "min_updates": 1}, end={"rounds": 1}))
+    weights = {"w": np.random.default_rng(0).standard_normal(VALUES)}
+    with Proxy(daemon.url) as proxy:
+        final = start_agent(proxy.url, 1, doubled, initial_weights=weights).join()
+        assert BYTES < proxy.down < BYTES + (1 << 20)  # the final model
+    assert_equal(final.weights, {"w": 2 * weights["w"]})
 
 
 def test_agent_that_misses_a_round_while_it_fetches_takes_part_in_the_next(
