@@ -76,6 +76,22 @@ def test_only_what_is_trained_travels_and_programs_see_whole_models(
     assert "agent_refused" not in [event.kind for event in run.events()]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"codec": "float16", "download": "float16", "lossless": "zstd"},  # whole numbers stay what they are
+        {"form": "delta", "lossless": "zstd"},
+    ],
+)
+def test_codecs_deltas_and_packing_go_with_it(
+    more: dict[str, str], start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    daemon = start_run(start_daemon, compression=SETTINGS["compression"] | more)
+    agents = [start_agent(daemon.url, number, train_whole, initial_weights=whole) for number in (1, 2)]
+    for agent in agents:
+        assert_equal(agent.join().weights, expected(3))
+
+
 def test_initial_file_says_what_is_frozen_and_an_agent_with_other_values_is_refused(
     start_daemon: StartDaemon, start_agent: StartAgent, tmp_path: Path
 ) -> None:
