@@ -15,14 +15,14 @@ from typing import Any
 from fl_main import __version__
 
 # What part of the inputs each target gets; one of the port or the agent costs a hundred of the codec's.
-PARTS = {"codec": 30, "session": 8, "layout": 20, "packed": 5, "agent": 5, "daemon": 32}
+PARTS = {"codec": 30, "session": 8, "layout": 20, "packed": 5, "encoded": 5, "agent": 5, "daemon": 32}
 BUILT_ON = ["msgpack", "pydantic", "websockets", "numpy"]
 
 
 def main() -> None:
     """Run what was asked for, and end with an error if a target failed."""
     parser = argparse.ArgumentParser(
-        description="Fuzz the codec, the session, layouts, packed chunks, an agent and a daemon."
+        description="Fuzz the codec, the session, layouts, what is packed or encoded, an agent and a daemon."
     )
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET", help=f"of {', '.join(PARTS)}; all, if none is given"

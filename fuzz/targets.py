@@ -12,11 +12,15 @@ from typing import Any
 import msgpack
 
 from fl_main.codec import decode, encode
+from fl_main.compression import Check as EncodedCheck
+from fl_main.compression import chance_of, update_codec_of
 from fl_main.errors import LocalProtocolError, RemoteProtocolError, WeightsError
 from fl_main.lossless import packed, unpacked
 from fl_main.messages import BY_TYPE, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, MIN_PACKED_BYTES, Chunk
 from fl_main.session import Incoming, Session, Side, State
-from fl_main.weights import FiniteCheck, Layout
+from fl_main.settings import CompressionSettings
+from fl_main.sources import Packed
+from fl_main.weights import ArraySpec, DType, FiniteCheck, Layout, Role
 
 from . import hostile
 
@@ -231,9 +235,62 @@ def check_packed(data: bytes) -> str:
     return "unpacked" if chunk.packed else "plain"
 
 
+# --- encoded updates ---------------------------------------------------------------------
+
+MODEL = Layout(
+    [
+        ArraySpec("w", DType.F32, (7, 5)),
+        ArraySpec("v", DType.F64, (3,)),
+        ArraySpec("half", DType.F16, (9,)),
+        ArraySpec("n", DType.I64, (), Role.BUFFER),
+    ]
+)
+ENCODERS = [
+    update_codec_of(CompressionSettings.model_validate(options))
+    for options in (
+        {"codec": "float16"},
+        {"codec": "bfloat16"},
+        {"codec": "int8", "block": 16},
+        {"codec": "qsgd", "levels": 7, "block": 16},
+        {"codec": "top-k", "fraction": 0.3},
+        {"codec": "random-k", "fraction": 0.3},
+    )
+]
+
+
+def make_encoded(rng: Random) -> bytes:
+    """Return which codec, and an update that it encoded: as it was, or damaged."""
+    number = rng.randrange(len(ENCODERS))
+    codec = ENCODERS[number]
+    assert codec is not None
+    values = bytes(rng.choice([0, 60]) for _ in range(MODEL.nbytes))  # 60: small floats of any width
+    data = b"".join(codec.encode(codec.signal(Packed(MODEL, values)), chance_of(rng.randrange(9))))
+    return bytes([number]) + rng.choice([data, hostile.damaged(rng, data)])
+
+
+def check_encoded(data: bytes) -> str:
+    """Whatever it is, it is read within bounds; what the check lets pass is finite."""
+    codec = ENCODERS[data[0] % len(ENCODERS)] if data else None
+    if codec is None:
+        return "nothing"
+    layout = codec.layout(MODEL)
+    arrived = data[1:][: layout.nbytes].ljust(layout.nbytes, b"\0")
+    check, step = EncodedCheck(codec, MODEL), 8 * (1 + data[0] % 5)
+    places = range(0, len(arrived), step)
+    is_right = not any(check.first_wrong(place, arrived[place : place + step]) for place in places)
+    decoded, plain = codec.decoded(Packed(layout, arrived), MODEL), bytearray(MODEL.nbytes)
+    for place in range(0, len(plain), 13):  # reads begin and end anywhere
+        decoded.read_into(place, memoryview(plain)[place : place + 13])
+    whole = bytearray(MODEL.nbytes)
+    decoded.read_into(0, memoryview(whole))
+    assert not is_right or (whole == plain and FiniteCheck(MODEL).first_bad(0, whole) is None)
+    return f"{codec.name} {'taken' if is_right else 'refused'}"
+
+
 TARGETS: dict[str, Target] = {
     "packed": Target(make_packed, hostile.damaged, check_packed, 2 * MAX_CHUNK_BYTES),
     "codec": Target(hostile.frame, hostile.damaged, check_codec, MAX_FRAME_BYTES + 1),
     "session": Target(make_talk, change_talk, check_session),
     "layout": Target(make_layout, hostile.damaged, check_layout),
+    "encoded": Target(make_encoded, hostile.damaged, check_encoded),
 }

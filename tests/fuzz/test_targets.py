@@ -44,6 +44,7 @@ def test_no_bytes_raise_what_they_may_not(name: str, data: bytes) -> None:
         ("session", {"ended joined", "ended operating", "ended closed", "refused when joined"}),
         ("layout", {"rows", "header", "refused rows", "refused header"}),
         ("packed", {"unpacked", "refused frame", "refused data"}),
+        ("encoded", {"float16 taken", "int8 taken", "int8 refused", "top-k taken", "top-k refused"}),
     ],
 )
 def test_inputs_are_neither_all_right_nor_all_wrong(name: str, outcomes: set[str]) -> None:
