@@ -1,6 +1,5 @@
 """Encode and decode a model with every codec, and train with it."""
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +67,6 @@ def _read(source: Source) -> None:
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
-    gc.collect()
     began = time.process_time()
     work()
     return time.process_time() - began
