@@ -217,7 +217,8 @@ class Residuals(Shelf):
 
     An update is made from the residual of the one before it, which may not be counted yet. If all
     are counted in their turn, each one's residual becomes the current one as it is. If one is left
-    out, the change that the next one made is added to what is current: the sum of what was sent in
+    out, or two are counted out of turn (those of one round are in the order of their tasks' ids), the
+    change that each made is added to what is current: the sum of what was sent in
     counted updates, and the current residual, is what these updates would have been (to rounding).
     """
 
@@ -238,22 +239,31 @@ class Residuals(Shelf):
             uncounted: Tasks whose update was accepted and will be counted.
         """
         current = self._current() or Kept(_NOTHING)
-        waiting = [kept for kept in self._waiting(current) if kept.task_id in uncounted]
-        kept = max(waiting, key=_number, default=current)
+        self._drop_left_out(current, uncounted)
+        newer = [kept for kept in self._waiting() if kept.number > _reach(current)]
+        kept = max((kept for kept in newer if kept.task_id in uncounted), key=_number, default=current)
         return kept.number, self._read(kept) if kept.number != _NOTHING else {}
 
     def promote(self, task_id: str) -> None:
         """Take what is left of an update into the current residual: it was counted."""
         current = self._current() or Kept(_NOTHING)
-        for kept in self._waiting(current):
+        for kept in self._waiting():
             if kept.task_id == task_id:
                 if kept.basis != current.number:
                     self._add(current, kept)
                 self._make_current(kept)
 
-    def _waiting(self, current: Kept) -> list[Kept]:
-        """Return what came with updates that may still be counted."""
-        return [kept for kept in self._all() if not kept.is_current and kept.number > _reach(current)]
+    def _waiting(self) -> list[Kept]:
+        """Return what came with updates that may still be counted: a newer one may be before an older."""
+        return [kept for kept in self._all() if not kept.is_current]
+
+    def _drop_left_out(self, current: Kept, uncounted: Container[str]) -> None:
+        """Delete what came with accepted updates that never will be counted, and nothing is a change of."""
+        bases = {kept.basis for kept in self._waiting()}
+        for kept in self._waiting():
+            is_out = kept.is_accepted and kept.task_id not in uncounted
+            if is_out and kept.number < _reach(current) and kept.number not in bases:
+                self._remove(kept)
 
     def _current(self) -> Kept | None:
         current = super()._current()
@@ -266,7 +276,7 @@ class Residuals(Shelf):
     def _drop_overtaken(self) -> None:
         """Delete what nothing refers to any more."""
         current = self._current() or Kept(_NOTHING)
-        waiting = self._waiting(current)
+        waiting = self._waiting()
         needed = {current.number, *(kept.number for kept in waiting), *(kept.basis for kept in waiting)}
         for kept in self._all():
             if kept.number not in needed:

@@ -138,3 +138,19 @@ def test_what_another_run_left_is_forgotten(site: Site) -> None:
     assert site.shelf.newest(())[0] > 0
     site.shelf.begin("run2")
     assert site.shelf.newest(()) == (0, {})
+
+
+def test_updates_that_are_counted_out_of_turn_both_leave_their_part(tmp_path: Path) -> None:
+    shelf = Residuals(tmp_path, RealDisk(), durable=False)
+    shelf.put("a" * 24, pieces({"w": np.full(SIZE, 3.0)}, LAYOUT), LAYOUT, 0)  # left 3
+    shelf.settle("a" * 24, is_accepted=True)
+    basis, _ = shelf.newest({"a" * 24})
+    shelf.put("b" * 24, pieces({"w": np.full(SIZE, 5.0)}, LAYOUT), LAYOUT, basis)  # 2 more
+    shelf.settle("b" * 24, is_accepted=True)
+
+    shelf.promote("b" * 24)
+    assert shelf.newest({"a" * 24})[1]["w"].tolist() == [2.0] * SIZE
+    shelf.promote("a" * 24)
+    shelf.promote("b" * 24)  # heard of twice
+
+    assert shelf.newest(())[1]["w"].tolist() == [5.0] * SIZE
