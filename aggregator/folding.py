@@ -45,12 +45,14 @@ class FoldPlan:
 
     Attributes:
         staging: What the names of its staging files begin with: no other fold's do.
+        version: Which global model of the run it will be, from 1 on.
         base: The run's model, once there is one.
         state: The strategy's arrays before, by name.
     """
 
     effect: Fold
     staging: str
+    version: int
     updates: tuple[Stored, ...]
     base: StoredPayload | None
     state: dict[str, StoredPayload]
@@ -62,6 +64,7 @@ def fold_plan(machine: RoundMachine, effect: Fold) -> FoldPlan:
     return FoldPlan(
         effect,
         staging_name(run.run_id, effect),
+        run.rounds_done + 1,
         tuple(_stored(machine, update) for update in effect.updates),
         models[run.model_id].payload if run.model_id else None,
         {name: models[model_id].payload for name, model_id in run.state_ids.items()},
@@ -192,7 +195,7 @@ class _Folding:
         before = {name: self._source(payload) for name, payload in self._plan.state.items()}
         sink, layout = self._stage("weights", base.layout), state_layout(base.layout)
         after = {name: self._stage(name, layout) for name in strategy.state}
-        folded = fold(strategy, answers, base, before, sink, after)
+        folded = fold(strategy, answers, base, before, sink, after, version=self._plan.version)
         model = _staged(sink, base.layout, "weights")
         return StepFolded(
             self._effect,

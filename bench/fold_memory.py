@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ PIECE = 1 << 18  # float32 values written at once
 class Median(Strategy):
     """The median of each value (Yin et al. 2018)."""
 
-    stacks: ClassVar[bool] = True
+    stacks = True
 
     def combine(self, block: Block) -> None:
         """Take the median."""
@@ -40,8 +39,8 @@ class Median(Strategy):
 class Nearest(Strategy):
     """The update with the least squared distances to all others together: Krum without its counts."""
 
-    stacks: ClassVar[bool] = True
-    passes: ClassVar[int] = 1
+    stacks = True
+    passes = 1
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         """Forget what was measured before."""

@@ -517,7 +517,7 @@ class _LocalDriver:
         base = self._source(record.model_id)
         before = {name: self._source(state_id) for name, state_id in record.state_ids.items()}
         after = {name: _Memory(state_layout(base.layout)) for name in strategy.state}
-        folded = fold(strategy, answers, base, before, sink, after)
+        folded = fold(strategy, answers, base, before, sink, after, version=record.rounds_done + 1)
         states = {name: self._stored(memory) for name, memory in after.items()}
         return StepFolded(
             effect, self._stored(sink), states, folded.shares, folded.notes, self._download(sink)

@@ -15,12 +15,19 @@ The laws that every strategy must keep (tests hold each one of the table to them
 - the form on the wire does not matter but for rounding: local models, or their differences;
 - examples scale: multiplying every `num_examples` by the same factor changes nothing (but for
   rounding, where updates are discounted);
-- blocks do not matter: one block gives the same bits as many.
+- updates scale, and may be moved: a model and its updates times a number, or plus another model,
+  give the same result times that, or plus that, but for rounding;
+- blocks do not matter: one block gives the same bits as many. What is measured does not depend on
+  them either: measuring passes always cut a model in the same way;
+- a restart does not matter: what a strategy knows of the rounds before is in its state.
+
+Where a law is not one of a rule's paper, the rule says so in `exceptions`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +69,14 @@ class Block(Protocol):
         """The global model as it is now, from which the next one follows; read-only."""
 
     @property
+    def place(self) -> int:
+        """How many float parameters lie before this block: a number for each value of the model."""
+
+    @property
+    def version(self) -> int:
+        """Which global model of the run is made, from 1 on: the steps of an optimizer, for instance."""
+
+    @property
     def out(self) -> Values:
         """Where `combine` writes the new model; `measure` must not touch it."""
 
@@ -83,7 +98,15 @@ class Block(Protocol):
 class Strategy:
     """Base of all strategies: override what yours needs.
 
+    Its attributes belong to the class, or where options decide them, to the object.
+
     Attributes:
+        step: What it is in a pipeline: a *rule* makes one model of all updates; a *scaling* step
+            gives each update a factor, by `factors`; an *optimizer* takes what the rule found as a
+            step from the base; *noise* is added last. See `fl_main.strategies.pipeline`.
+        selects: Whether a rule leaves updates out by their `shares` and does nothing else, so that
+            it may come before another rule, which then sees only those with a share.
+        alone: Why no other step goes with it but noise, in half a sentence; empty if others do.
         state: Names of arrays, shaped like the parameters, that are kept between rounds and
             stored with each (momenta, control variates); zeros before the first round.
         down: Which of them every agent is sent with its task, as a channel of that name; in the
@@ -100,20 +123,27 @@ class Strategy:
         stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
         min_updates: Fewest updates that it can combine.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
+        exceptions: Laws that do not hold for it, each with the reason in half a sentence:
+            `order`, `unchanged`, `equal`, `form`, `examples`, `scale`, `translation`; see
+            `fl_main.testing.check_strategy`.
     """
 
-    state: ClassVar[tuple[str, ...]] = ()
-    down: ClassVar[tuple[str, ...]] = ()
-    up: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[tuple[str, ...]] = ()
-    modes: ClassVar[tuple[str, ...]] = ("sync", "semi-sync")
-    why_not: ClassVar[str] = "it is not made for updates of different global models"
-    wants: ClassVar[Literal["models", "deltas"]] = "models"
-    buffer: ClassVar[int | None] = None
-    passes: ClassVar[int] = 0
-    stacks: ClassVar[bool] = False
-    min_updates: ClassVar[int] = 1
-    takes_free: ClassVar[bool] = False
+    step: Literal["rule", "scaling", "optimizer", "noise"] = "rule"
+    selects: bool = False
+    alone: str = ""
+    state: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
+    up: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("sync", "semi-sync")
+    why_not: str = "it is not made for updates of different global models"
+    wants: Literal["models", "deltas"] = "models"
+    buffer: int | None = None
+    passes: int = 0
+    stacks: bool = False
+    min_updates: int = 1
+    takes_free: bool = False
+    exceptions: Mapping[str, str] = MappingProxyType({})
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         """Look at the facts before the first block; keep what the blocks will need.
@@ -126,6 +156,10 @@ class Strategy:
 
     def measure(self, number: int, block: Block) -> None:
         """Take one block into the scalars of measuring pass `number` (0, 1, …)."""
+
+    def factors(self) -> Sequence[float]:
+        """Return what each update is multiplied by, in order; a scaling step's, once it has measured."""
+        raise NotImplementedError  # only a strategy whose step is scaling is asked
 
     def combine(self, block: Block) -> None:
         """Write block's new values to `block.out`, and new state in place."""

@@ -4,7 +4,6 @@ Source: Xie, Koyejo, Gupta: Asynchronous Federated Optimization (arXiv:1903.0393
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import positive
@@ -22,9 +21,9 @@ class FedAsync(Strategy):
         alpha: α, how far a fresh update moves the model, more than 0, at most 1.
     """
 
-    modes: ClassVar[tuple[str, ...]] = ("semi-sync", "async")
-    why_not: ClassVar[str] = "it takes updates one by one, and the last would count most in a round of all"
-    buffer: ClassVar[int | None] = 1
+    modes = ("semi-sync", "async")
+    why_not = "it takes updates one by one, and the last would count most in a round of all"
+    buffer = 1
 
     def __init__(self, alpha: float = 0.6) -> None:
         self._alpha = positive("alpha", alpha, most=1.0)

@@ -5,7 +5,7 @@ Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), Algorith
 """
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy, Values
@@ -54,7 +54,7 @@ class FedAvg(Strategy):
         cap: Most examples that one update may count for; None for no limit.
     """
 
-    why_not: ClassVar[str] = (
+    why_not = (
         "a mean of models throws away what was learned since the base of the oldest, "
         "where fedbuff adds up differences"
     )

@@ -5,7 +5,6 @@ Asynchronous Aggregation, AISTATS 2022 (arXiv:2106.06639), Algorithm 1.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import positive
@@ -23,8 +22,8 @@ class FedBuff(Strategy):
         eta: η_g, the server's learning rate, more than 0.
     """
 
-    modes: ClassVar[tuple[str, ...]] = ("sync", "semi-sync", "async")
-    wants: ClassVar[Literal["models", "deltas"]] = "deltas"
+    modes = ("sync", "semi-sync", "async")
+    wants = "deltas"
 
     def __init__(self, eta: float = 1.0) -> None:
         self._eta = positive("eta", eta)

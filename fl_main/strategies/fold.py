@@ -7,7 +7,7 @@ optimizer on a running variance could make it negative.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fl_main.strategies.fedavg import fold_mean, running_shares
 from fl_main.weights import Array, ArraySpec, DType, Layout, Segment, is_finite
 
 BLOCK_BYTES = 512 << 10  # two of them fit a core's second-level cache
+MEASURE_BYTES = 512 << 10  # of a measuring pass: sums have the same bits only if the cuts are the same
 STACK_BYTES = 32 << 20  # what a stack of all updates may take
 ROUNDING = 1e-9  # by which shares that add up to 1 may miss it
 
@@ -84,6 +85,7 @@ def fold(
     sink: Sink,
     state_sinks: Mapping[str, Sink],
     *,
+    version: int = 1,
     block_bytes: int = BLOCK_BYTES,
 ) -> Folded:
     """Combine updates into the next global model.
@@ -95,7 +97,8 @@ def fold(
         state: The strategy's arrays before; one that is missing is zeros.
         sink: Takes the new model's data.
         state_sinks: Take the strategy's arrays after, by name.
-        block_bytes: How much of an update is held at a time.
+        version: Which global model of the run this will be, from 1 on.
+        block_bytes: How much of an update is held at a time while they are combined.
 
     Raises:
         UpdateRejectedError: If the updates cannot be combined, or the result is not finite.
@@ -104,27 +107,26 @@ def fold(
     if len(answers) < strategy.min_updates:
         raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
-        return _folded(strategy, answers, base, state, sink, state_sinks, block_bytes)
+        cursor = _Cursor(answers, base, state, version, wants_deltas=strategy.wants == "deltas")
+        return _folded(strategy, answers, cursor, sink, state_sinks, block_bytes)
 
 
 def _folded(
     strategy: Strategy,
     answers: Sequence[Answer],
-    base: Source,
-    state: Mapping[str, Source],
+    cursor: "_Cursor",
     sink: Sink,
     state_sinks: Mapping[str, Sink],
     block_bytes: int,
 ) -> Folded:
     strategy.begin([answer.facts for answer in answers])
-    if strategy.stacks:
-        block_bytes = min(block_bytes, STACK_BYTES // len(answers))
-    cursor = _Cursor(answers, base, state, block_bytes, wants_deltas=strategy.wants == "deltas")
+    most = STACK_BYTES // len(answers) if strategy.stacks else max(block_bytes, MEASURE_BYTES)
     for number in range(strategy.passes):
-        for block in cursor.blocks(s for s in base.layout.segments if s.is_trained):
-            strategy.measure(number, block)
+        for block in cursor.blocks(min(MEASURE_BYTES, most)):
+            if block.segment.is_trained:
+                strategy.measure(number, block)
     shares = _checked_shares(strategy, len(answers))
-    for block in cursor.blocks(base.layout.segments):
+    for block in cursor.blocks(min(block_bytes, most)):
         if block.segment.is_trained:
             strategy.combine(block)
             for name in strategy.state:
@@ -209,7 +211,7 @@ class _Cursor:
         answers: Sequence[Answer],
         base: Source,
         state: Mapping[str, Source],
-        block_bytes: int,
+        version: int,
         *,
         wants_deltas: bool,
     ) -> None:
@@ -217,23 +219,27 @@ class _Cursor:
         self._wants_deltas = wants_deltas
         self._base = base
         self._state_sources = state
-        self._block_bytes = block_bytes
+        self.version = version
+        self.place = 0
         self._state_layout = state_layout(base.layout)
         self._scratch: dict[tuple[str, np.dtype[Any]], Array] = {}
 
-    def blocks(self, segments: Iterable[Segment]) -> Iterator["_Cursor"]:
+    def blocks(self, block_bytes: int) -> Iterator["_Cursor"]:
         """Move to each block in turn."""
-        for segment in segments:
+        trained = 0
+        for segment in self._base.layout.segments:
             self.segment = segment
             self._dtype = segment.dtype.computed.stored
             state_start = _state_place(self._base.layout, self._state_layout, segment)
-            for start, size in _cuts(segment, self._block_bytes):
+            for start, size in _cuts(segment, block_bytes):
                 self._size = size
+                self.place = trained + start
                 self._offset = segment.offset + start * segment.dtype.stored.itemsize
                 self._state_offset = state_start + start * self._dtype.itemsize
                 self._seen_base: Values | None = None
                 self._seen_state: _State | None = None
                 yield self
+            trained += segment.size if segment.is_trained else 0
 
     @property
     def out(self) -> Array:

@@ -1,7 +1,7 @@
 """Federated training in one call, without a daemon."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,9 +132,9 @@ def test_the_given_weights_are_not_changed_and_the_tasks_are_read_only() -> None
 class Controlled(FedAvg):
     """Sends its state down and adds up what comes back in a channel."""
 
-    state: ClassVar[tuple[str, ...]] = ("control",)
-    down: ClassVar[tuple[str, ...]] = ("control",)
-    up: ClassVar[tuple[str, ...]] = ("control",)
+    state = ("control",)
+    down = ("control",)
+    up = ("control",)
 
     def combine(self, block: Block) -> None:
         super().combine(block)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -190,7 +190,7 @@ def test_an_agent_that_joins_late_takes_part_in_the_next_round() -> None:
 
 def test_a_strategy_that_needs_more_updates_waits_for_more_agents() -> None:
     class Krum(FedAvg):
-        min_updates: ClassVar[int] = 3
+        min_updates = 3
 
     story = Story(run_settings(), Krum)
     story.join("a", "b")
@@ -534,8 +534,8 @@ def test_a_foreign_answer_does_not_stand_for_the_agents_own() -> None:
 
 def test_channels_and_facts_that_the_strategy_needs_are_demanded() -> None:
     class Scaffold(FedAvg):
-        up: ClassVar[tuple[str, ...]] = ("control",)
-        needs: ClassVar[tuple[str, ...]] = ("num_steps", "base_loss")
+        up = ("control",)
+        needs = ("num_steps", "base_loss")
 
     story = Story(run_settings(strategy="x:Scaffold"), Scaffold)
     story.join("a", "b")
@@ -851,8 +851,8 @@ def test_an_order_that_a_run_cannot_follow_meets_an_objection() -> None:
 class Momentum(FedAvg):
     """Only its name for a state matters here."""
 
-    state: ClassVar[tuple[str, ...]] = ("velocity",)
-    down: ClassVar[tuple[str, ...]] = ("velocity",)
+    state = ("velocity",)
+    down = ("velocity",)
 
 
 def told(settings: RunSettings, crash_at: int | None) -> tuple[Story, int]:

@@ -64,6 +64,7 @@ def folded(
     facts: Sequence[Contribution] | None = None,
     origins: Sequence[Mapping[str, Array]] | None = None,
     as_deltas: bool = False,
+    version: int = 1,
     block_bytes: int = 1 << 20,
 ) -> Result:
     """Fold models given as arrays; agents are named in their order.
@@ -81,7 +82,7 @@ def folded(
     ]
     sink = Memory(start.layout)
     after = {name: Memory(state_layout(start.layout)) for name in strategy.state}
-    found = fold(strategy, answers, start, state or {}, sink, after, block_bytes=block_bytes)
+    found = fold(strategy, answers, start, state or {}, sink, after, version=version, block_bytes=block_bytes)
     assert len(sink.data) == sink.layout.nbytes, "the fold writes a whole model"
     assert all(len(kept.data) == kept.layout.nbytes for kept in after.values())
     return Result(sink, after, found)

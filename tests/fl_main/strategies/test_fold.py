@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fl_main.errors import StrategyError, UpdateRejectedError
 from fl_main.strategies import Block, Contribution, FedAvg, FedBuff, Strategy
+from fl_main.strategies import fold as fold_module
 from fl_main.strategies.base import Values
 from fl_main.strategies.fold import Answer, fold, fold_sum, state_layout
 from fl_main.weights import Array, ArraySpec, DType, Layout, Role
@@ -140,7 +141,7 @@ def test_a_result_too_large_for_its_type_is_refused() -> None:
 
 def test_state_that_is_not_finite_is_refused() -> None:
     class Explode(FedAvg):
-        state: ClassVar[tuple[str, ...]] = ("velocity",)
+        state = ("velocity",)
 
         def combine(self, block: Block) -> None:
             super().combine(block)
@@ -152,7 +153,7 @@ def test_state_that_is_not_finite_is_refused() -> None:
 
 def test_too_few_updates_are_refused() -> None:
     class Pair(FedAvg):
-        min_updates: ClassVar[int] = 2
+        min_updates = 2
 
     with pytest.raises(UpdateRejectedError, match="1 updates, but the strategy needs 2"):
         folded(Pair(), [{"w": np.zeros(1)}])
@@ -183,7 +184,7 @@ def test_notes_must_be_one_for_each_update() -> None:
 class Momentum(Strategy):
     """x ← x + v with v ← β v + (mean − x), plain means: Hsu et al. 2019, FedAvgM."""
 
-    state: ClassVar[tuple[str, ...]] = ("velocity",)
+    state = ("velocity",)
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         self.count = len(contributions)
@@ -247,7 +248,7 @@ def test_the_state_of_any_layout_from_the_wire_is_aligned(dtypes: list[DType], s
 class Median(Strategy):
     """The median of each coordinate: Yin et al. 2018."""
 
-    stacks: ClassVar[bool] = True
+    stacks = True
 
     def combine(self, block: Block) -> None:
         block.out[:] = np.median(block.stack(), axis=0)
@@ -265,9 +266,9 @@ def test_a_median_sees_all_updates_at_once(block_bytes: int) -> None:
 class Scaffold(Strategy):
     """Only the server's side of SCAFFOLD: Karimireddy et al. 2020, equation 5."""
 
-    state: ClassVar[tuple[str, ...]] = ("out", "control")  # a name of the fold's own must not collide
-    down: ClassVar[tuple[str, ...]] = ("control",)
-    up: ClassVar[tuple[str, ...]] = ("control", "out")
+    state = ("out", "control")  # a name of the fold's own must not collide
+    down = ("control",)
+    up = ("control", "out")
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         self.count = len(contributions)
@@ -313,7 +314,7 @@ def _in_order(found: Memory, layout: Layout) -> bytearray:
 class Clipped(Strategy):
     """Leaves out updates that lie too far from the base; two passes, the second looks at the first."""
 
-    passes: ClassVar[int] = 2
+    passes = 2
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         self.squares = np.zeros(len(contributions))
@@ -362,6 +363,40 @@ def test_measures_decide_what_counts_and_buffers_follow(block_bytes: int) -> Non
     assert strategy.seen == [8, 8]
     assert result.arrays["w"].tolist() == [0.0] * 4
     assert result.arrays["mean"].tolist() == [0.0]
+
+
+class Places(FedAvg):
+    """Notes where each block lies, how large it is, and what is made of it."""
+
+    passes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: list[tuple[int, int, int]] = []
+        self.combined: list[tuple[int, int, int]] = []
+
+    def measure(self, number: int, block: Block) -> None:
+        self.measured.append((number, block.place, block.base.size))
+
+    def combine(self, block: Block) -> None:
+        super().combine(block)
+        self.combined.append((block.version, block.place, block.base.size))
+
+
+@pytest.mark.parametrize("block_bytes", [24, 64, 1 << 30])
+def test_measuring_passes_cut_a_model_in_the_same_way_whatever_the_blocks(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold_module, "MEASURE_BYTES", 32)
+    strategy = Places()
+    model = {"a": np.zeros(5), "n": np.zeros(7, "i8"), "b": np.zeros(3, "f4"), "c": np.zeros(9, "f4")}
+    folded(strategy, [model], version=7, block_bytes=block_bytes)
+    # 32 bytes: 4 values of a, then 1; 8 of the 12 of b and c, then 4. The integers are no parameters.
+    cuts = [(0, 4), (4, 1), (5, 8), (13, 4)]
+    assert strategy.measured == [(number, *cut) for number in (0, 1) for cut in cuts]
+    places = [place for version, place, _ in strategy.combined if version == 7]
+    assert places == sorted(places)
+    assert sum(size for _, _, size in strategy.combined) == 17
 
 
 def test_a_block_may_be_read_twice_and_changed() -> None:

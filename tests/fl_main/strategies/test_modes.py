@@ -1,6 +1,6 @@
 """Which strategies are valid in which mode of a run, and what else a mode asks of the settings."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -16,16 +16,16 @@ MODES = ("sync", "semi-sync", "async")
 class Scaffold(FedAvg):
     """As Karimireddy et al. 2020: how agents correct their drift is right for one base only."""
 
-    state: ClassVar[tuple[str, ...]] = ("control",)
-    down: ClassVar[tuple[str, ...]] = ("control",)
-    up: ClassVar[tuple[str, ...]] = ("drift",)
-    modes: ClassVar[tuple[str, ...]] = ("sync",)
-    why_not: ClassVar[str] = "control variates are of one global model, which late updates did not start from"
+    state = ("control",)
+    down = ("control",)
+    up = ("drift",)
+    modes = ("sync",)
+    why_not = "control variates are of one global model, which late updates did not start from"
 
 
 class Forest(Strategy):
-    takes_free: ClassVar[bool] = True
-    modes: ClassVar[tuple[str, ...]] = MODES
+    takes_free = True
+    modes = MODES
 
 
 def settings(**given: Any) -> RunSettings:
