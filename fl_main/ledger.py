@@ -173,7 +173,12 @@ class Ledger(Membership):
         staleness = max(0, self.run.rounds_done - update.version)
         counts = 1.0 if self.settings.mode == "sync" else discount(staleness, self.settings.staleness)
         return Contribution(
-            update.agent_id, update.num_examples, update.num_steps, staleness, update.metrics, counts
+            self._labels()[update.agent_id],
+            update.num_examples,
+            update.num_steps,
+            staleness,
+            update.metrics,
+            counts,
         )
 
     def _taken(self) -> Outcome:

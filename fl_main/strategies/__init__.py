@@ -9,18 +9,33 @@ from fl_main.plugins import imported
 from fl_main.settings import RunSettings
 from fl_main.settings_reference import one_of
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.bulyan import Bulyan
+from fl_main.strategies.centred_clipping import CentredClipping
 from fl_main.strategies.fedasync import FedAsync
 from fl_main.strategies.fedavg import FedAvg
 from fl_main.strategies.fedbuff import FedBuff
+from fl_main.strategies.fltrust import FLTrust
+from fl_main.strategies.geometric_median import GeometricMedian
+from fl_main.strategies.krum import Krum, MultiKrum
+from fl_main.strategies.median import Median
+from fl_main.strategies.trimmed_mean import TrimmedMean
 
 __all__ = [
     "STRATEGIES",
     "Block",
+    "Bulyan",
+    "CentredClipping",
     "Contribution",
+    "FLTrust",
     "FedAsync",
     "FedAvg",
     "FedBuff",
+    "GeometricMedian",
+    "Krum",
+    "Median",
+    "MultiKrum",
     "Strategy",
+    "TrimmedMean",
     "make_strategy",
     "strategy_of",
 ]
@@ -29,6 +44,14 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
     "fedbuff": FedBuff,
     "fedasync": FedAsync,
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "geometric_median": GeometricMedian,
+    "krum": Krum,
+    "multi_krum": MultiKrum,
+    "bulyan": Bulyan,
+    "centred_clipping": CentredClipping,
+    "fltrust": FLTrust,
 }
 
 
@@ -42,6 +65,7 @@ def strategy_of(settings: RunSettings) -> Strategy:
     if settings.payload == "free" and not strategy.takes_free:
         raise SettingsError(f"payload: free: the strategy {settings.strategy} combines arrays, not bytes")
     _check_mode(settings, strategy)
+    _check_least(settings, strategy)
     return strategy
 
 
@@ -63,6 +87,16 @@ def _check_mode(settings: RunSettings, strategy: Strategy) -> None:
             f"round.min_updates: {least}, but the strategy {name} publishes after {strategy.buffer}; give "
             f"round.buffer: {least}, or round.min_updates: {strategy.buffer} if the model of so few sites "
             "may go to the others"
+        )
+
+
+def _check_least(settings: RunSettings, strategy: Strategy) -> None:
+    """Refuse rounds of fewer updates than a robust rule needs to be one."""
+    given, least = settings.round, strategy.min_updates
+    if strategy.why_least and given.min_updates < least:
+        raise SettingsError(
+            f"round.min_updates: {given.min_updates}, but the strategy {settings.strategy} needs {least}: "
+            f"{strategy.why_least}; give round.min_updates: {least} and as many round.min_agents"
         )
 
 

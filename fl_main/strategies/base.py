@@ -122,6 +122,10 @@ class Strategy:
         passes: How many measuring passes it makes.
         stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
         min_updates: Fewest updates that it can combine.
+        why_least: Why not fewer, in half a sentence; then settings that ask for fewer are refused.
+        measures: Names of what its `notes` say of each update. `distance` is that to what came of
+            all; by it a run can tell outliers, see `fl_main.quarantine`.
+        takes_buffers: Whether it combines float buffers, too, by `combine_buffer`.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
         exceptions: Laws that do not hold for it, each with the reason in half a sentence:
             `order`, `unchanged`, `equal`, `form`, `examples`, `scale`, `translation`; see
@@ -142,6 +146,9 @@ class Strategy:
     passes: int = 0
     stacks: bool = False
     min_updates: int = 1
+    why_least: str = ""
+    measures: tuple[str, ...] = ()
+    takes_buffers: bool = False
     takes_free: bool = False
     exceptions: Mapping[str, str] = MappingProxyType({})
 
@@ -165,9 +172,17 @@ class Strategy:
         """Write block's new values to `block.out`, and new state in place."""
         raise NotImplementedError  # a strategy must say how it combines
 
+    def combine_buffer(self, block: Block) -> None:
+        """Write the new values of running statistics to `block.out`; it has no state there."""
+        raise NotImplementedError  # only a strategy that says `takes_buffers` is asked
+
     def combine_free(self, payloads: Sequence[bytes]) -> bytes:
         """Return the new model's bytes from the updates' bytes, each of any length (boosted trees)."""
         raise NotImplementedError  # only a strategy that says `takes_free` is asked
+
+    def bears(self, updates: int) -> int:
+        """Return how many of so many updates may be whatever they want, by the paper; 0 for a mean."""
+        return 0
 
     def shares(self) -> Sequence[float]:
         """Return each update's part of the new model, in order; empty where that has no meaning.

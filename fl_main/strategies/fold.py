@@ -105,7 +105,7 @@ def fold(
         StrategyError: If the strategy says of the updates what cannot be.
     """
     if len(answers) < strategy.min_updates:
-        raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
+        raise UpdateRejectedError(too_few(len(answers), strategy))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
         cursor = _Cursor(answers, base, state, version, wants_deltas=strategy.wants == "deltas")
         return _folded(strategy, answers, cursor, sink, state_sinks, block_bytes)
@@ -132,12 +132,21 @@ def _folded(
             for name in strategy.state:
                 state_sinks[name].write(_encoded(block.state[name], block.segment.dtype.computed))
             sink.write(_encoded(block.out, block.segment.dtype))
+        elif strategy.takes_buffers and block.segment.dtype.is_float:
+            strategy.combine_buffer(block)
+            sink.write(_encoded(block.out, block.segment.dtype))
         else:
             sink.write(_encoded(block.average(shares), block.segment.dtype))
     notes = tuple(strategy.notes()) or ({},) * len(answers)
     if len(notes) != len(answers):
         raise StrategyError(f"the strategy gives {len(notes)} notes for {len(answers)} updates")
     return Folded(shares or (None,) * len(answers), notes)
+
+
+def too_few(updates: int, strategy: Strategy) -> str:
+    """Say that a strategy cannot combine so few updates."""
+    text = f"{updates} updates, but the strategy needs {strategy.min_updates}"
+    return f"{text}: {strategy.why_least}" if strategy.why_least else text
 
 
 def fold_free(strategy: Strategy, answers: Sequence[Answer]) -> bytes:
@@ -147,7 +156,7 @@ def fold_free(strategy: Strategy, answers: Sequence[Answer]) -> bytes:
         UpdateRejectedError: If they cannot be combined.
     """
     if len(answers) < strategy.min_updates:
-        raise UpdateRejectedError(f"{len(answers)} updates, but the strategy needs {strategy.min_updates}")
+        raise UpdateRejectedError(too_few(len(answers), strategy))
     strategy.begin([answer.facts for answer in answers])
     payloads = []
     for source in (answer.payloads["weights"] for answer in answers):

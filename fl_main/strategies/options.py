@@ -21,3 +21,14 @@ def positive(name: str, value: object, most: float = math.inf) -> float:
         return float(value)  # type: ignore[arg-type]
     limit = f", at most {most:g}" if math.isfinite(most) else ""
     raise SettingsError(f"strategy_options.{name}: {value!r} is not a number above 0{limit}")
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """Return an option that is a whole number of at least `least`.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    if type(value) is int and value >= least:
+        return value
+    raise SettingsError(f"strategy_options.{name}: {value!r} is not a whole number of at least {least}")

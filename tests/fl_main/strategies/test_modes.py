@@ -97,6 +97,16 @@ def test_every_strategy_of_the_table_has_modes_and_says_why_not_in_the_others() 
             "round.min_updates: 2, but the strategy fedasync publishes after 1; give round.buffer: 2, or "
             "round.min_updates: 1 if the model of so few sites may go to the others",
         ),
+        (
+            {"strategy": "krum", "strategy_options": {"f": 2}},
+            "round.min_updates: 2, but the strategy krum needs 7: f = 2 faulty ones are borne by n ≥ 2f + 3; "
+            "give round.min_updates: 7 and as many round.min_agents",
+        ),
+        (
+            {"strategy": "trimmed_mean", "strategy_options": {"beta": 0.1}},
+            "round.min_updates: 2, but the strategy trimmed_mean needs 10: of fewer, beta = 0.1 drops none; "
+            "give round.min_updates: 10 and as many round.min_agents",
+        ),
     ],
 )
 def test_the_reason_is_one_line_with_what_to_do(given: dict[str, Any], line: str) -> None:
@@ -106,6 +116,11 @@ def test_the_reason_is_one_line_with_what_to_do(given: dict[str, Any], line: str
 @pytest.mark.parametrize("asked", [{"buffer": 2}, {"min_agents": 1, "min_updates": 1}])
 def test_what_the_reason_says_is_what_helps_fedasync(asked: dict[str, int]) -> None:
     strategy_of(settings(mode="async", strategy="fedasync", round=asked))
+
+
+def test_what_the_reason_says_is_what_helps_a_robust_rule() -> None:
+    rounds = {"min_agents": 7, "min_updates": 7}
+    assert strategy_of(settings(strategy="krum", strategy_options={"f": 2}, round=rounds)).bears(7) == 2
 
 
 def test_mode_async_alone_makes_the_strategy_fedbuff() -> None:

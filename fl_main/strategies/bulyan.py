@@ -1,0 +1,87 @@
+"""Bulyan: updates picked by Krum, and of their values those near the median.
+
+Source: El Mhamdi, Guerraoui, Rouault: The Hidden Vulnerability of Distributed Learning in
+Byzantium, ICML 2018 (arXiv:1802.07927), section 4.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from fl_main.strategies.base import Block, Contribution, Strategy, Values
+from fl_main.strategies.geometry import Geometry, Sightings
+from fl_main.strategies.krum import krum_scores, ranked
+from fl_main.strategies.median import mean_of_rows
+from fl_main.strategies.options import whole
+
+
+class Bulyan(Strategy):
+    """x_j ← mean of the θ - 2f values nearest to the median of y_i,j over θ = n - 2f picks of Krum.
+
+    Krum picks one update after the other, each among those that are left. Where fewer than f + 3 are
+    left, the nearest one is what counts.
+
+    Use it where faulty updates may be near the others and yet wrong in a few values, which Krum lets
+    pass. It needs many updates, and leaves most of each value out. Every update that is picked counts
+    once, whatever its examples.
+
+    Bears: f of n ≥ 4 f + 3.
+
+    Cost: one pass to measure n × n distances, one to sort the values of θ updates; nothing more on
+    the wire.
+
+    Args:
+        f: How many updates may be faulty, at least 0.
+    """
+
+    passes = 1
+    stacks = True
+    takes_buffers = True
+    measures = ("distance", "score", "kept", "cosine")
+
+    def __init__(self, f: int = 1) -> None:
+        self._f = whole("f", f, 0)
+        self.min_updates = 4 * self._f + 3
+        self.why_least = f"f = {self._f} faulty ones are borne by n ≥ 4f + 3"
+
+    def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
+        return self._f if updates >= self.min_updates else 0
+
+    def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
+        self._seen = Geometry(len(contributions))
+        self._found = Sightings(len(contributions))
+
+    def measure(self, number: int, block: Block) -> None:  # noqa: D102 - see Strategy
+        self._seen.take(block.stack(), block.base)
+
+    def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        rows = block.stack()
+        self._reduce(rows, block.out)
+        self._found.take(rows, block.base, block.out)
+
+    def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        self._reduce(block.stack(), block.out)
+
+    def _reduce(self, rows: Values, out: Values) -> None:
+        values = np.sort(rows[self._picks], axis=0)
+        mean_of_rows(values[(len(values) - 1) // 2 : len(values) // 2 + 1].copy(), out)  # the median
+        distances = np.abs(values - out)
+        nearest = np.argsort(distances, axis=0, kind="stable")[: len(values) - 2 * self._f]
+        mean_of_rows(np.take_along_axis(values, np.sort(nearest, axis=0), axis=0), out)
+
+    @cached_property
+    def _picks(self) -> list[int]:
+        """The θ updates that Krum picks, in the order of the updates."""
+        left, picked = list(range(len(self._seen.squares))), []
+        while len(left) > 2 * self._f:
+            squares = self._seen.squares[np.ix_(left, left)]
+            picked.append(left.pop(ranked(squares, krum_scores(squares, self._f))[0]))
+        return sorted(picked)
+
+    def notes(self) -> Sequence[Mapping[str, float]]:  # noqa: D102 - see Strategy
+        scores, picks = krum_scores(self._seen.squares, self._f), self._picks
+        return [
+            {**note, "score": float(score), "kept": float(place in picks)}
+            for place, (note, score) in enumerate(zip(self._found.notes(), scores, strict=True))
+        ]

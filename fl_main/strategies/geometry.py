@@ -1,0 +1,129 @@
+"""How the updates of a round lie to each other: scalar products and distances, n x n numbers.
+
+Rules that look at whole updates (Krum, the geometric median, clipping) need nothing else of
+them than these numbers: a mean of updates is known by its weights, and so are its distances.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_main.strategies.base import Values
+
+Numbers = NDArray[np.float64]
+
+COLUMNS = 8192  # values of each point that are computed with at a time: 3 MiB of fifty
+CANCELLED = 1e-6  # a squared distance so small beside the points' own squares is taken again, exactly
+
+
+class Geometry:
+    """Adds up, block by block, what the positions of n points relative to an origin are.
+
+    Attributes:
+        products: Scalar products of each pair of points, float64, shape (n, n).
+        squares: Squared distances of each pair; exactly 0 between equal points.
+    """
+
+    def __init__(self, points: int) -> None:
+        self.products: Numbers = np.zeros((points, points))
+        self.squares: Numbers = np.zeros((points, points))
+
+    def take(self, rows: Values, origin: Values | None = None, first: Values | None = None) -> None:
+        """Take one block of all points.
+
+        Args:
+            rows: One point each, shape (n, length).
+            origin: What they are relative to, shape (length,); None for 0.
+            first: One more point, before the others, shape (length,); rows has one less then.
+        """
+        for start in range(0, rows.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            part = rows[:, columns].astype(np.float64)
+            if first is not None:
+                part = np.vstack((first[columns], part))
+            if origin is not None:
+                part -= origin[columns]
+            products = part @ part.T
+            products = np.triu(products) + np.triu(products, 1).T  # whatever order a library sums in
+            self.products += products
+            self.squares += _squared_distances(part, products)
+
+    def distances(self, weights: Sequence[float] | Numbers) -> Numbers:
+        """Return how far each point is from the sum of all times `weights`, which add up to 1."""
+        c = np.asarray(weights)
+        return _root(self.squares @ c - c @ self.squares @ c / 2)
+
+    def distances_from(self, weights: Sequence[float] | Numbers) -> Numbers:
+        """Return the same for weights that need not add up to 1: to rounding of the points' norms."""
+        c, products = np.asarray(weights), self.products
+        return _root(np.diagonal(products) - 2 * products @ c + c @ products @ c)
+
+    def norms(self) -> Numbers:
+        """Return how far each point is from the origin."""
+        return _root(np.diagonal(self.products))
+
+    def cosines(self, weights: Sequence[float] | Numbers) -> Numbers:
+        """Return the cosine of each point and the sum of all times `weights`; 0 where one is 0."""
+        c = np.asarray(weights)
+        lengths = self.norms() * _root(c @ self.products @ c)
+        return np.clip(_quotients(self.products @ c, lengths), -1.0, 1.0)
+
+    def cosines_to_mean(self) -> Numbers:
+        """Return the cosine of each point and their plain mean."""
+        points = len(self.products)
+        return self.cosines(np.full(points, 1 / points))
+
+
+class Sightings:
+    """Evidence of rules of single values, which see each block once: their result is made then."""
+
+    def __init__(self, updates: int) -> None:
+        self._squares, self._dots, self._distances = (np.zeros(updates) for _ in range(3))
+        self._mean = 0.0  # squared norm of the mean
+
+    def take(self, rows: Values, base: Values, out: Values) -> None:
+        """Take one block of all local models, the model before and the one that came of them."""
+        for start in range(0, rows.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            part = rows[:, columns].astype(np.float64)
+            deltas = part - base[columns]
+            mean = deltas.mean(axis=0)
+            self._squares += np.einsum("ij,ij->i", deltas, deltas)
+            self._dots += deltas @ mean
+            self._mean += float(mean @ mean)
+            part -= out[columns]
+            self._distances += np.einsum("ij,ij->i", part, part)
+
+    def notes(self) -> list[dict[str, float]]:
+        """Return each update's distance to the result, and its cosine to the mean."""
+        cosines = _quotients(self._dots, np.sqrt(self._squares) * np.sqrt(self._mean))
+        return as_notes(distance=np.sqrt(self._distances), cosine=np.clip(cosines, -1.0, 1.0))
+
+
+def as_notes(**columns: Sequence[float] | Numbers) -> list[dict[str, float]]:
+    """Return one mapping per update from one sequence per fact."""
+    return [
+        {name: float(value) for name, value in zip(columns, values, strict=True)}
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _squared_distances(points: Numbers, products: Numbers) -> Numbers:
+    """Return |a|² + |b|² - 2ab of each pair; where that cancels, |a - b|² itself."""
+    squares = np.diagonal(products)
+    sums = squares[:, None] + squares[None, :]
+    found = sums - 2 * products
+    np.fill_diagonal(found, 0.0)
+    for i, j in np.argwhere(np.triu(found <= CANCELLED * sums, 1)):
+        difference = points[i] - points[j]
+        found[i, j] = found[j, i] = difference @ difference
+    return found
+
+
+def _root(squares: Numbers) -> Numbers:
+    return np.sqrt(np.maximum(squares, 0.0))  # rounding may leave less than nothing
+
+
+def _quotients(dividends: Numbers, divisors: Numbers) -> Numbers:
+    return np.divide(dividends, divisors, out=np.zeros_like(dividends), where=divisors > 0)

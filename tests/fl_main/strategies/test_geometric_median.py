@@ -1,0 +1,78 @@
+"""RFA against numbers worked out by hand, and against what a geometric median is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_main.errors import SettingsError, UpdateRejectedError
+from fl_main.strategies import GeometricMedian, make_strategy
+from fl_main.weights import Role
+from tests.fl_main.strategies.arrays import folded
+
+LINE = [{"w": np.array([place])} for place in (0.0, 1.0, 11.0)]
+
+
+def test_one_iteration_weighs_by_distances_to_the_mean() -> None:
+    # The mean of 0, 1 and 11 is 4: distances 4, 3 and 7; (1/3 + 11/7) / (1/4 + 1/3 + 1/7) = 160/61
+    found = folded(GeometricMedian(iterations=1), LINE)
+    np.testing.assert_allclose(found.arrays["w"], [160 / 61], rtol=1e-14)
+    assert found.folded.shares == pytest.approx((21 / 61, 28 / 61, 12 / 61))
+    assert [note["distance"] for note in found.folded.notes] == pytest.approx([160 / 61, 99 / 61, 511 / 61])
+
+
+def test_many_iterations_find_the_median() -> None:
+    found = folded(GeometricMedian(iterations=300), LINE).arrays["w"].item()
+    assert found == pytest.approx(1.0, abs=1e-6)  # on a line it is the median
+
+
+def test_examples_weigh_unless_they_shall_not() -> None:
+    found = folded(GeometricMedian(iterations=300), LINE, [1, 1, 5]).arrays["w"].item()
+    assert found == pytest.approx(11.0, abs=1e-6)  # it has more than half of the examples
+    uniform = GeometricMedian(iterations=300, weighting="uniform")
+    assert folded(uniform, LINE, [1, 1, 5]).arrays["w"].item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_of_a_triangle_it_is_the_fermat_point() -> None:
+    # Of an equilateral triangle the centre, at distance 1 from all.
+    corners = [(0.0, 1.0), (-(0.75**0.5), -0.5), (0.75**0.5, -0.5)]
+    models = [{"w": np.array([*corner, 7.0])} for corner in corners]
+    found = folded(GeometricMedian(), models)
+    np.testing.assert_allclose(found.arrays["w"], [0, 0, 7], atol=1e-15)
+    assert [note["distance"] for note in found.folded.notes] == pytest.approx([1, 1, 1])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 9))
+def test_no_point_beside_it_has_a_smaller_sum_of_distances(seed: int, count: int) -> None:
+    noise = np.random.default_rng(seed)
+    points = noise.normal(size=(count, 4))
+    found = folded(GeometricMedian(iterations=2000), [{"w": point} for point in points]).arrays["w"]
+
+    def total(place: np.ndarray) -> float:
+        return float(np.linalg.norm(points - place, axis=1).sum())
+
+    for _ in range(20):
+        assert total(found) <= total(found + 1e-2 * noise.normal(size=4)) + 1e-5
+
+
+def test_distances_below_nu_count_as_nu() -> None:
+    # Mean 4, all distances below 100: all weigh alike, and the mean stays.
+    assert folded(GeometricMedian(nu=100.0), LINE).arrays["w"].item() == pytest.approx(4.0)
+
+
+def test_running_statistics_weigh_as_their_updates_do() -> None:
+    models = [{**model, "n": np.array([0.0 if i < 2 else 61.0])} for i, model in enumerate(LINE)]
+    found = folded(GeometricMedian(iterations=1), models, roles={"n": Role.BUFFER}).arrays
+    assert found["n"].item() == pytest.approx(12.0)  # 12 / 61 of 61
+
+
+def test_it_bears_fewer_than_half_and_refuses_too_few() -> None:
+    assert [GeometricMedian().bears(updates) for updates in (3, 4, 5, 10)] == [1, 1, 2, 4]
+    with pytest.raises(UpdateRejectedError, match=r"needs 3: the median of fewer bears no faulty one$"):
+        folded(GeometricMedian(), LINE[:2])
+
+
+@pytest.mark.parametrize("options", [{"nu": 0}, {"iterations": 0}, {"iterations": 2.5}, {"weighting": "n"}])
+def test_options_that_cannot_be_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"^strategy_options\.\w+: .* is not "):
+        make_strategy("geometric_median", options)

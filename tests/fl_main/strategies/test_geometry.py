@@ -1,0 +1,97 @@
+"""Distances and products of updates, against sums over the values themselves."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_main.strategies.geometry import COLUMNS, Geometry, Sightings, as_notes
+
+SQUARE = np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 4.0]], "f4")
+
+
+def test_distances_and_products_of_a_triangle() -> None:
+    seen = Geometry(3)
+    seen.take(SQUARE)
+    assert seen.squares.tolist() == [[0, 25, 16], [25, 0, 9], [16, 9, 0]]
+    assert seen.products.tolist() == [[9, 0, 9], [0, 16, 16], [9, 16, 25]]
+    assert seen.norms().tolist() == [3, 4, 5]
+
+
+def test_blocks_add_up() -> None:
+    seen = Geometry(3)
+    for column in range(2):
+        seen.take(SQUARE[:, column : column + 1])
+    assert seen.squares.tolist() == [[0, 25, 16], [25, 0, 9], [16, 9, 0]]
+
+
+def test_points_are_relative_to_an_origin_and_one_more_may_come_first() -> None:
+    seen = Geometry(3)
+    seen.take(SQUARE[1:], origin=np.array([3.0, 4.0], "f4"), first=SQUARE[0])
+    assert seen.norms().tolist() == [4, 3, 0]
+    assert seen.squares.tolist() == [[0, 25, 16], [25, 0, 9], [16, 9, 0]]
+
+
+def test_distances_to_a_mean_of_the_points() -> None:
+    seen = Geometry(3)
+    seen.take(SQUARE)
+    # (3, 0) and (0, 4) have their middle in (1.5, 2), 2.5 from all three corners
+    np.testing.assert_allclose(seen.distances([0.5, 0.5, 0.0]), [2.5, 2.5, 2.5], rtol=1e-15)
+    # weights that do not add up to 1: (3, 0) / 2 is 1.5, √(1.5² + 4²) and √(1.5² + 4²) away
+    np.testing.assert_allclose(
+        seen.distances_from([0.5, 0.0, 0.0]), [1.5, 18.25**0.5, 18.25**0.5], rtol=1e-15
+    )
+
+
+def test_cosines() -> None:
+    seen = Geometry(4)
+    seen.take(np.array([[1.0, 0.0], [1.0, 1.0], [-2.0, 0.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(seen.cosines([1.0, 0.0, 0.0, 0.0]), [1, 0.5**0.5, -1, 0], rtol=1e-15)
+    # their mean is (0, 1/4)
+    np.testing.assert_allclose(seen.cosines_to_mean(), [0, 0.5**0.5, 0, 0], rtol=1e-15)
+    assert seen.cosines([0.0, 0.0, 0.0, 0.0]).tolist() == [0, 0, 0, 0]  # nothing points where 0 does
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.sampled_from([1.0, 1e-9, 1e6]))
+def test_distances_are_those_of_the_differences(seed: int, points: int, spread: float) -> None:
+    noise = np.random.default_rng(seed)
+    rows = (1 + spread * noise.normal(size=(points, 50))).astype("f4")
+    seen = Geometry(points)
+    seen.take(rows)
+    exact = rows.astype("f8")
+    differences = exact[:, None] - exact[None]
+    np.testing.assert_allclose(seen.squares, (differences**2).sum(-1), rtol=1e-8)
+    np.testing.assert_array_equal(seen.squares, seen.squares.T)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.sampled_from(["f4", "f8"]))
+def test_equal_points_are_exactly_0_apart(seed: int, points: int, dtype: str) -> None:
+    noise = np.random.default_rng(seed)
+    rows = noise.normal(size=(points, 3 * COLUMNS // 2)).astype(dtype)
+    rows[points // 2] = rows[-1]
+    seen = Geometry(points)
+    seen.take(rows)
+    assert seen.squares[points // 2, points - 1] == 0
+    same = Geometry(points)
+    same.take(np.tile(rows[:1], (points, 1)))
+    assert not same.squares.any()
+    assert not same.distances(np.full(points, 1 / points)).any()
+
+
+def test_sightings_are_distances_to_the_result_and_cosines_to_the_mean() -> None:
+    seen = Sightings(2)
+    rows, base = np.array([[2.0, 1.0], [1.0, 2.0]], "f4"), np.ones(2, "f4")
+    for column in (slice(0, 1), slice(1, 2)):
+        seen.take(rows[:, column], base[column], np.array([2.0, 1.0], "f4")[column])
+    first, second = seen.notes()
+    assert first["distance"] == 0.0
+    assert second["distance"] == pytest.approx(2**0.5)
+    # the differences are (1, 0) and (0, 1), their mean (1/2, 1/2)
+    assert first["cosine"] == pytest.approx(0.5**0.5)
+
+
+def test_notes_are_one_mapping_for_each_update() -> None:
+    assert as_notes(distance=np.array([1.0, 2.0]), kept=[1, 0]) == [
+        {"distance": 1.0, "kept": 1.0},
+        {"distance": 2.0, "kept": 0.0},
+    ]
