@@ -61,7 +61,7 @@ format: $(VENV)/.check      ## let ruff format the code and mend what it can
 bench: $(VENV)/.bench       ## time rounds beside a bare durable round, minutes: CONTESTANTS SIZES NETWORK REPEATS
 	@$(PY) -m bench.rounds measure $(BENCH_ARGS)
 
-bench-full: $(VENV)/.bench-full ## the same with all sizes, networks and peers, hours: writes docs/benchmarks.md
+bench-full: $(VENV)/.bench-full ## the same with all sizes, networks and peers, over an hour: writes docs/benchmarks.md
 	@$(PY) -m bench.rounds measure --full --json docs/records/benchmarks.json $(BENCH_ARGS)
 	@$(PY) -m bench.rounds report
 

@@ -1,34 +1,22 @@
-"""SQLAlchemy's engines for the daemon: one connection that writes, any number that read."""
+"""SQLAlchemy's connections for the daemon: to make and change tables, and to read."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from . import faults
-from .sqlite import READ_ONLY, READERS, connected
+from . import faults, sqlite
+from .sqlite import READ_ONLY, READERS, Durability, connected
 
 
-def writing(file: Path, durability: Literal["process", "power"]) -> Engine:
-    """Return an engine whose transactions take the write lock when they begin.
-
-    Durability `process` lets the machine's loss of power undo the last transactions, in order;
-    `power` does not.
-    """
-    synchronous = "FULL" if durability == "power" else "NORMAL"
-    pragmas = [
-        "PRAGMA journal_mode = WAL",
-        f"PRAGMA synchronous = {synchronous}",
-        "PRAGMA fullfsync = ON",  # only macOS knows it, and only `power` syncs at commits
-        "PRAGMA foreign_keys = ON",
-        "PRAGMA wal_autocheckpoint = 4000",  # pages: most are written again and again
-    ]
-    return _engine(file.absolute().as_uri() + "?mode=rwc", pragmas, "BEGIN IMMEDIATE")
+def writing(file: Path, durability: Durability) -> Engine:
+    """Return an engine for whoever makes tables or changes them; see `sqlite.writing`."""
+    return _engine(lambda: sqlite.writing(file, durability), "BEGIN IMMEDIATE")
 
 
 def reading(uri: str) -> Engine:
@@ -37,14 +25,14 @@ def reading(uri: str) -> Engine:
     Args:
         uri: As `sqlite.reading_uri` makes it.
     """
-    return _engine(uri, READ_ONLY, "BEGIN")
+    return _engine(lambda: connected(uri, READ_ONLY), "BEGIN")
 
 
-def _engine(uri: str, pragmas: Sequence[str], begin: str) -> Engine:
+def _engine(creator: Callable[[], sqlite3.Connection], begin: str) -> Engine:
     engine = create_engine(
         "sqlite+pysqlite://",
         # No isolation level: SQLAlchemy says when a transaction begins, not the driver.
-        creator=lambda: connected(uri, pragmas),
+        creator=creator,
         poolclass=QueuePool,
         pool_size=4,
         max_overflow=READERS,

@@ -1,19 +1,23 @@
 """SQLite as it comes with Python: how our database is opened, and connections that read.
 
-Who looks into a database needs no more than this. The schema and the daemon's way of writing are
-SQLAlchemy's (`engine`, `schema`, `store`), which takes longer to load than a question to answer.
+Who looks into a database needs no more than this, and the daemon writes by it. The schema and what
+changes it are SQLAlchemy's (`engine`, `schema`, `upgrade`), which takes longer to load than a question
+to answer.
 """
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 FILE = "fl.db"
 APPLICATION_ID = 0x666C6D64  # "flmd": tells our files from other SQLite files (sqlite.org/fileformat2)
 BUSY_S = 10.0  # how long to wait for another process's lock; ours are held for milliseconds
 READERS = 16  # connections that are kept
+
+Durability = Literal["process", "power"]
 
 
 def connected(uri: str, pragmas: Sequence[str]) -> sqlite3.Connection:
@@ -30,6 +34,25 @@ def connected(uri: str, pragmas: Sequence[str]) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def writing(file: Path, durability: Durability) -> sqlite3.Connection:
+    """Return a connection that writes; its rows know their columns' names.
+
+    Durability `process` lets the machine's loss of power undo the last transactions, in order;
+    `power` does not.
+    """
+    synchronous = "FULL" if durability == "power" else "NORMAL"
+    pragmas = [
+        "PRAGMA journal_mode = WAL",
+        f"PRAGMA synchronous = {synchronous}",
+        "PRAGMA fullfsync = ON",  # only macOS knows it, and only `power` syncs at commits
+        "PRAGMA foreign_keys = ON",
+        "PRAGMA wal_autocheckpoint = 4000",  # pages: most are written again and again
+    ]
+    connection = connected(file.absolute().as_uri() + "?mode=rwc", pragmas)
+    connection.row_factory = sqlite3.Row
     return connection
 
 

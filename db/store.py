@@ -1,16 +1,16 @@
 """The model database as the daemon uses it: SQLite for facts, one file per model."""
 
+import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from sqlite3 import Connection as PlainConnection
 from typing import Any, Self
 
-from sqlalchemy import Connection, Table, select, update
-from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy import Connection, Table, select
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.disk import REAL_DISK
@@ -81,11 +81,10 @@ class ModelStore:
             raise
 
     def _open(self) -> None:
-        self._engine = engine.writing(self._file, self._settings.durability)
         self._readers = engine.reading(sqlite.reading_uri(self._file))
         try:
             with translated(self._file, "open the model database"):
-                self._writer = self._engine.connect()
+                self._writer = sqlite.writing(self._file, self._settings.durability)
                 self._files = self._migrated()
             self._files.make()
             with self._read() as connection:
@@ -98,7 +97,12 @@ class ModelStore:
     def _migrated(self) -> ModelFiles:
         """Make the database, or bring it up to date; return its files, named as it says."""
         wanted, place = DigestAlgorithm(self._settings.digest), str(self._file)
-        migrate(self._writer, place, self._clock(), algorithm=wanted)
+        opened = engine.writing(self._file, self._settings.durability)
+        try:
+            with opened.connect() as connection:
+                migrate(connection, place, self._clock(), algorithm=wanted)
+        finally:
+            opened.dispose()
         with self._read() as connection:
             found = algorithm_of(engine.plain(connection), place)
         if found is not wanted:
@@ -120,31 +124,33 @@ class ModelStore:
             StoreError: If nothing was stored; staged files are still there for another try.
         """
         with self._writing:
-            with self._transaction("store records") as connection:
+            with self._transaction("store records"):
                 batch = Batch(at, self._head_of, self._layouts.keys())
                 batch.add_all(records)
-                self._insert(connection, batch)
+                self._insert(batch)
                 self._files.place(batch.moves)
             self._committed(batch)
 
     @contextmanager
-    def _transaction(self, doing: str) -> Iterator[Connection]:
-        """One transaction of the only writer; the caller holds the lock of this process."""
+    def _transaction(self, doing: str) -> Iterator[PlainConnection]:
+        """One transaction of the only writer; the caller holds the lock of this process.
+
+        It goes past SQLAlchemy, which takes as long for its beginning as SQLite for all of it.
+        """
         if not self._is_open:
             raise StoreError(f"the model database {self.folder} is closed")
         with translated(self._file, doing):
+            self._execute("BEGIN IMMEDIATE")
             try:
-                with self._writer.begin():
-                    yield self._writer
+                yield self._writer
+                self._execute("COMMIT")
             except BaseException:
-                self._abandon()
+                if self._writer.in_transaction:  # also where SQLite could not commit
+                    self._writer.rollback()
                 raise
 
-    def _abandon(self) -> None:
-        """End a transaction whose COMMIT failed: SQLite keeps it open, SQLAlchemy takes it for ended."""
-        connection = self._writer.connection.dbapi_connection
-        if isinstance(connection, sqlite3.Connection) and connection.in_transaction:
-            connection.rollback()
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> None:
+        self._writer.execute(statement, values).close()
 
     def _committed(self, batch: Batch) -> None:
         self._heads.update(batch.heads)
@@ -152,18 +158,15 @@ class ModelStore:
         for _, digest in batch.moves:
             self._let_go.pop(digest, None)  # it is needed again
 
-    def _insert(self, connection: Connection, batch: Batch) -> None:
-        """Insert rows, past SQLAlchemy: it takes as long as SQLite for each statement."""
-        cursor = connection.connection.cursor()
+    def _insert(self, batch: Batch) -> None:
         for table, table_rows in batch.tables.items():
-            self._write(cursor, upsert(table), table_rows)
-        cursor.close()
+            self._write(upsert(table), table_rows)
 
-    def _write(self, cursor: DBAPICursor, statement: str, table_rows: list[dict[str, Any]]) -> None:
-        cursor.executemany(statement, table_rows)
+    def _write(self, statement: str, table_rows: list[dict[str, Any]]) -> None:
+        self._writer.executemany(statement, table_rows).close()
 
     def _head_of(self, run_id: str) -> Head:
-        return self._heads.get(run_id) or chain.head_of(engine.plain(self._writer), run_id)
+        return self._heads.get(run_id) or chain.head_of(self._writer, run_id)
 
     def prune(self) -> int:
         """Delete files that the retention settings let go; return how many bytes that freed.
@@ -175,14 +178,15 @@ class ModelStore:
         if self._settings.retention.keep == "all" or not (self._let_go or self._may_prune()):
             return 0
         with self._writing:  # until the files are aside: a commit may bring an equal one meanwhile
-            with self._transaction("prune the model database") as connection:
+            with self._read() as connection:  # nobody else writes meanwhile
                 stored = retention.stored_models(connection, self._settings.retention)
-                chosen = retention.choose(stored, self._settings.retention)
-                batch = Batch(self._clock(), self._head_of, self._layouts.keys())
+            chosen = retention.choose(stored, self._settings.retention)
+            batch = Batch(self._clock(), self._head_of, self._layouts.keys())
+            with self._transaction("prune the model database"):
                 if chosen:
                     gone = [model.model_id for group in chosen.values() for model in group]
-                    self._mark_removed(connection, batch, gone, list(chosen))
-                self._insert(connection, batch)
+                    self._mark_removed(batch, gone, list(chosen))
+                self._insert(batch)
             self._committed(batch)
             self._let_go |= dict.fromkeys(chosen)
             aside = self._set_aside()
@@ -205,19 +209,20 @@ class ModelStore:
                 del self._let_go[digest]
         return aside
 
-    def _mark_removed(
-        self, connection: Connection, batch: Batch, model_ids: list[str], digests: list[str]
-    ) -> None:
-        table = schema.models
-        changes = {"is_stored": False, "not_stored_reason": PRUNED, "changed_at": batch.at}
-        connection.execute(update(table).where(schema.among(table.c.model_id, model_ids)).values(**changes))
-        connection.execute(
-            update(schema.files).where(schema.among(schema.files.c.digest, digests)).values(is_stored=False)
+    def _mark_removed(self, batch: Batch, model_ids: list[str], digests: list[str]) -> None:
+        ids = json.dumps(model_ids)  # one statement for however many there are, see `schema.among`
+        self._execute(
+            "UPDATE models SET is_stored = 0, not_stored_reason = ?, changed_at = ? "
+            "WHERE model_id IN (SELECT value FROM json_each(?))",
+            (PRUNED, batch.at, ids),
         )
-        parents = queries.parents_of(engine.plain(connection), model_ids)
-        for row in connection.execute(
-            select(table).where(schema.among(table.c.model_id, model_ids))
-        ).mappings():
+        self._execute(
+            "UPDATE files SET is_stored = 0 WHERE digest IN (SELECT value FROM json_each(?))",
+            (json.dumps(digests),),
+        )
+        parents = queries.parents_of(self._writer, model_ids)
+        query = "SELECT * FROM models WHERE model_id IN (SELECT value FROM json_each(?))"
+        for row in self._writer.execute(query, (ids,)):
             facts = rows.model_facts(row, parents[row["model_id"]])
             batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
 
@@ -321,7 +326,6 @@ class ModelStore:
         self._readers.dispose()
         with suppress(AttributeError):  # it was never opened
             self._writer.close()
-        self._engine.dispose()
 
     def __enter__(self) -> Self:
         return self

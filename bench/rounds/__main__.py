@@ -47,7 +47,7 @@ def main() -> None:
 
 
 @main.command("measure")
-@click.option("--full", is_flag=True, help="Everybody, all sizes, about three hours; otherwise minutes.")
+@click.option("--full", is_flag=True, help="Everybody, all sizes, more than an hour; otherwise minutes.")
 @click.option(
     "--contestant", "contestants", type=click.Choice([*CONTESTANTS]), multiple=True, help="Only these."
 )

@@ -16,7 +16,7 @@ from fl_main.aggregator import Aggregator, AggregatorSettings, RunSettings
 from fl_main.aggregator.memory import share_one_arena
 from fl_main.store import EventRecord
 
-WAKE_EVERY_S = 0.005
+WAKE_EVERY_S = 0.02  # more often, it is a part of small rounds itself
 FAREWELL_S = 60.0  # for the agents to fetch the final model and leave; it is not timed
 
 

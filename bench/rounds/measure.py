@@ -28,9 +28,9 @@ def measure(record: Record, parts: Sequence[Part], repeats: int, rounds: int | N
     for part in parts:
         for size in part.sizes:
             out: set[str] = set()  # those that failed once are not asked again
-            for repeat in range(repeats):
+            for repeat in range(min(repeats, part.most_turns)):
                 for name in part.contestants:
-                    if name in out:
+                    if name in out or repeat >= CONTESTANTS[name].most_turns:
                         continue
                     run = _run(record, name, size, part.network, repeat, rounds or rounds_of(size))
                     if run.problem:
@@ -47,6 +47,10 @@ def _run(record: Record, name: str, size: Size, network: Network, repeat: int, r
     try:
         if network not in contestant.networks:
             raise CannotRunError(f"it is not made for the network '{network}' here")
+        if size.agents > contestant.most_agents:
+            raise CannotRunError(
+                f"not asked: more than {contestant.most_agents} agents are too many processes"
+            )
         if name not in record.versions:
             record.versions[name] = contestant.versions()
         with tempfile.TemporaryDirectory(prefix="fl-bench-", ignore_cleanup_errors=True) as folder:

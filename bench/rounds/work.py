@@ -64,6 +64,8 @@ class Contestant:
         run: Does the work; raises CannotRunError.
         networks: That it can do the work over.
         most_rounds: That are worth timing; fewer for those whose rounds take seconds.
+        most_turns: The same of turns.
+        most_agents: That this machine can bear, where each is several processes.
         versions: Of what it consists of; raises CannotRunError where it cannot be installed.
     """
 
@@ -71,4 +73,6 @@ class Contestant:
     run: Callable[[Work], Figures]
     networks: tuple[Network, ...] = ("loopback",)
     most_rounds: int = 1000
+    most_turns: int = 1000
+    most_agents: int = 1000
     versions: Callable[[], dict[str, str]] = dict

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -380,13 +381,17 @@ def test_a_failed_commit_of_sqlite_leaves_staged_files_for_another_try(
 def test_a_commit_that_sqlite_cannot_finish_can_be_tried_again(
     store: ModelStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cannot(_: object) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+    execute = store._execute
+
+    def cannot(statement: str, values: Sequence[Any] = ()) -> None:
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        execute(statement, values)
 
     begin(store)
     payload = stage(store, "t1a.weights", 1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(store._writer.engine.dialect, "do_commit", cannot)
+        patch.setattr(store, "_execute", cannot)
         with pytest.raises(StoreError, match=r"cannot store records .* disk I/O error") as caught:
             store.commit([model("m1a", payload)], 110.0)
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
@@ -440,8 +445,10 @@ if point == "insert":
 elif point == "rename":
     os.replace = dying(os.replace, when)
 elif point == "commit":
-    engine = store._writer.engine
-    engine.dialect.do_commit = dying(engine.dialect.do_commit, when)
+    execute, last = ModelStore._execute, dying(ModelStore._execute, when)
+    ModelStore._execute = lambda store, statement, values=(): (
+        last if statement == "COMMIT" else execute
+    )(store, statement, values)
 building.answer(store, 1, "b", 2.0)
 os._exit(1)
 """
@@ -638,12 +645,10 @@ def test_a_disk_that_is_read_only_or_full_is_told_as_such(
 
 def test_a_full_database_disk_is_told_as_such(store: ModelStore) -> None:
     begin(store)
-    store._writer.exec_driver_sql("PRAGMA max_page_count = 1")  # at least what is there
-    store._writer.rollback()
+    store._writer.execute("PRAGMA max_page_count = 1")  # at least what is there
     with pytest.raises(StoreFullError, match="no room left"):
         store.commit([EventRecord(RUN_ID, "long", details={"text": "x" * 1_000_000})], 110.0)
-    store._writer.exec_driver_sql("PRAGMA max_page_count = 1000000")
-    store._writer.rollback()
+    store._writer.execute("PRAGMA max_page_count = 1000000")
     store.commit([EventRecord(RUN_ID, "short")], 111.0)
 
 
@@ -674,8 +679,7 @@ def test_durability_power_syncs_file_folder_and_database(
     monkeypatch.setattr(os, "replace", renaming)
     with ModelStore(folder, DatabaseSettings(durability="power")) as store:
         begin(store)
-        assert store._writer.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
-        store._writer.rollback()
+        assert store._writer.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
     assert synced == ["file", "rename", "folder", "folder"]
 
 
@@ -683,8 +687,7 @@ def test_durability_process_syncs_nothing_of_ours(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", failing)
     with ModelStore(folder) as store:
         begin(store)
-        assert store._writer.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1  # NORMAL
-        store._writer.rollback()
+        assert store._writer.execute("PRAGMA synchronous").fetchone()[0] == 1  # NORMAL
 
 
 def test_threads_may_commit_and_read_at_once(store: ModelStore, folder: Path) -> None:

@@ -105,10 +105,10 @@ def unlink_before_transaction(stack: ExitStack) -> None:
     """Files that retention lets go are deleted before the rows say so."""
     mark = ModelStore._mark_removed
 
-    def deleted_first(self: ModelStore, connection: Any, batch: Any, gone: Any, digests: list[str]) -> None:
+    def deleted_first(self: ModelStore, batch: Any, gone: Any, digests: list[str]) -> None:
         for digest in digests:
             self._files.set_aside(digest)
-        mark(self, connection, batch, gone, digests)
+        mark(self, batch, gone, digests)
 
     stack.enter_context(patch.object(ModelStore, "_mark_removed", deleted_first))
 

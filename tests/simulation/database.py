@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
-
 from fl_main.db import ModelStore
 from fl_main.settings import DatabaseSettings
 from fl_main.store import Record
@@ -32,12 +30,6 @@ class SimStore(ModelStore):
         self._machine = machine
         super().__init__(folder, settings, process.ports().wall_time, SimDisk(machine, process))
         process.at_the_end(self._abandoned)
-        for point in ("begin", "commit"):
-            event.listen(self._engine, point, self._stops(point))
-        event.listen(self._engine, "before_cursor_execute", self._stops("execute"))
-
-    def _stops(self, point: str) -> Any:
-        return lambda *_: self._stop(point)
 
     def _stop(self, point: str) -> None:
         self._process.call(f"SQLite's {point}")
@@ -47,9 +39,13 @@ class SimStore(ModelStore):
             error.sqlite_errorname = fault[0]
             raise error
 
-    def _write(self, cursor: Any, statement: str, table_rows: list[dict[str, Any]]) -> None:
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> None:
+        self._stop({"BEGIN IMMEDIATE": "begin", "COMMIT": "commit"}.get(statement, "execute"))
+        super()._execute(statement, values)
+
+    def _write(self, statement: str, table_rows: list[dict[str, Any]]) -> None:
         self._stop("execute")
-        super()._write(cursor, statement, table_rows)
+        super()._write(statement, table_rows)
 
     def commit(self, records: Sequence[Record], at: float) -> None:
         super().commit(records, at)
