@@ -16,7 +16,7 @@ from .base import AgentBase
 from .connection import GOODBYE_S, Final, Receipt, final_of, receipt_of
 from .exchange import Ending, Work
 from .state_folder import OutboxEntry
-from .tasks import Answering, TaskFacts, facts_of, submission
+from .tasks import Answering, TaskFacts, submission
 
 T = TypeVar("T")
 
@@ -120,8 +120,7 @@ class AsyncAgent(AgentBase):
         return self.final
 
     def _task(self, work: Work) -> AsyncTask:
-        state = self._connected.folder.state()
-        return AsyncTask(**facts_of(work, state), _agent=self, _answering=self._answering(work))
+        return AsyncTask(**self._facts_of(work), _agent=self, _answering=self._answering(work))
 
     async def _handle(self, work: Work) -> None:
         begun = self._connected.ports.monotonic()

@@ -22,7 +22,7 @@ from .connection import (
 from .exchange import AgentState, Policy, Work
 from .own_model import OwnModel
 from .state_folder import OutboxEntry
-from .tasks import Answering
+from .tasks import Answering, facts_of
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -131,6 +131,11 @@ class AgentBase:
 
     def _answering(self, work: Work) -> Answering:
         return Answering(work, self._connected.ports.monotonic)
+
+    def _facts_of(self, work: Work) -> dict[str, Any]:
+        """Return what a training task says."""
+        client, state = self._connected.client, self._connected.folder.state()
+        return facts_of(work, state, client.run_id, client.layout)
 
     def _handler(self, work: Work) -> Callable[[], Any]:
         """Return the site's answer to an evaluate, statistics or initialise task, yet to be called."""

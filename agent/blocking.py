@@ -13,7 +13,7 @@ from .base import AgentBase
 from .connection import Final, Receipt, final_of, receipt_of
 from .exchange import Ending, Work
 from .state_folder import OutboxEntry
-from .tasks import Answering, TaskFacts, facts_of, submission
+from .tasks import Answering, TaskFacts, submission
 
 T = TypeVar("T")
 
@@ -172,8 +172,7 @@ class Agent(AgentBase):
         return self.final
 
     def _task(self, work: Work) -> Task:
-        state = self._connected.folder.state()
-        return Task(**facts_of(work, state), _agent=self, _answering=self._answering(work))
+        return Task(**self._facts_of(work), _agent=self, _answering=self._answering(work))
 
     def _handle(self, work: Work) -> None:
         """Answer an evaluate, statistics or initialise task with the site's handler."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from fl_main.errors import LocalProtocolError
 from fl_main.training import TrainResult
-from fl_main.weights import Array
+from fl_main.weights import Array, Layout
 
 from .exchange import Work
 
@@ -16,10 +16,14 @@ class TaskFacts:
     """What a training task says; `Task` and `AsyncTask` add how to answer it.
 
     Attributes:
+        run_id: Of the run; a run that is made anew under the same name has another one.
         task_id: Its id in the log, in `fl status` and in the database.
         round_id: The round it was given in; the first trained is 1.
+        base_round: The round that made `weights`; 0 is the initial model.
         weights: The global model to start from; read-only, valid until the next task.
+        trained: Names of the arrays that are trained together: float parameters that travel.
         config: The run's `config` section: learning rate, local epochs, …
+        correction: What the run's strategy asks of the training; see `fl_main.corrections`.
         seed: Derived from run, round and agent: the same in every repetition.
         deadline_s: Seconds that the round waited at most when the task was given.
         statistics: Sums over all sites, if the run has a statistics step.
@@ -27,10 +31,14 @@ class TaskFacts:
         state: Arrays that this agent kept with its last update that was counted.
     """
 
+    run_id: str
     task_id: str
     round_id: int
+    base_round: int
     weights: Mapping[str, Array]
+    trained: tuple[str, ...]
     config: Mapping[str, Any]
+    correction: Mapping[str, Any]
     seed: int
     deadline_s: float | None
     statistics: Mapping[str, Array]
@@ -79,15 +87,26 @@ class Answering:
         return self._clock() - self._started
 
 
-def facts_of(work: Work, state: Mapping[str, Array]) -> dict[str, Any]:
-    """Return the fields of `TaskFacts` for a piece of work."""
+def facts_of(work: Work, state: Mapping[str, Array], run_id: str, layout: Layout | None) -> dict[str, Any]:
+    """Return the fields of `TaskFacts` for a piece of work.
+
+    Args:
+        work: It.
+        state: What the agent kept.
+        run_id: Of the run.
+        layout: Of the run's model.
+    """
     assign, arrays = work.assign, dict(work.arrays)
     weights, statistics = arrays.pop("weights", {}), arrays.pop("statistics", {})
     return {
+        "run_id": run_id,
         "task_id": assign.task_id,
         "round_id": assign.round_id,
+        "base_round": assign.model_round,
         "weights": weights,
+        "trained": layout.trained if layout else (),
         "config": assign.config,
+        "correction": assign.correction,
         "seed": assign.seed,
         "deadline_s": assign.deadline_s,
         "statistics": statistics,

@@ -23,7 +23,7 @@ from fl_main.weights import Array, DType, Role, as_arrays, dtype_of
 from .fitting import require_fit
 
 try:
-    import torch
+    import torch as torch  # explicitly: corrections of modules take it from here
 except ModuleNotFoundError as error:
     if error.name != "torch":  # a broken installation has its own story to tell
         raise
@@ -84,7 +84,7 @@ def set_weights(
         _require_dtype(name, array, entries[name].tensor)
     with torch.no_grad():
         for name, array in arrays.items():
-            entries[name].tensor.copy_(_to_tensor(array))
+            entries[name].tensor.copy_(tensor_of(array))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> Array:
         raise WeightsError(f"{name!r} ({tensor.dtype}) cannot be sent: {error}") from error
 
 
-def _to_tensor(array: Array) -> torch.Tensor:
+def tensor_of(array: Array) -> torch.Tensor:
     """Return a copy as a tensor: torch takes neither read-only nor big-endian nor ml_dtypes arrays."""
     if dtype_of(array) is DType.BF16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)

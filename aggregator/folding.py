@@ -46,6 +46,7 @@ class FoldPlan:
     Attributes:
         staging: What the names of its staging files begin with: no other fold's do.
         version: Which global model of the run it will be, from 1 on.
+        agents: How many agents of the run may train.
         base: The run's model, once there is one.
         state: The strategy's arrays before, by name.
     """
@@ -53,6 +54,7 @@ class FoldPlan:
     effect: Fold
     staging: str
     version: int
+    agents: int
     updates: tuple[Stored, ...]
     base: StoredPayload | None
     state: dict[str, StoredPayload]
@@ -65,6 +67,7 @@ def fold_plan(machine: RoundMachine, effect: Fold) -> FoldPlan:
         effect,
         staging_name(run.run_id, effect),
         run.rounds_done + 1,
+        machine.trainers(),
         tuple(_stored(machine, update) for update in effect.updates),
         models[run.model_id].payload if run.model_id else None,
         {name: models[model_id].payload for name, model_id in run.state_ids.items()},
@@ -195,7 +198,8 @@ class _Folding:
         before = {name: self._source(payload) for name, payload in self._plan.state.items()}
         sink, layout = self._stage("weights", base.layout), state_layout(base.layout)
         after = {name: self._stage(name, layout) for name in strategy.state}
-        folded = fold(strategy, answers, base, before, sink, after, version=self._plan.version)
+        plan = self._plan
+        folded = fold(strategy, answers, base, before, sink, after, version=plan.version, agents=plan.agents)
         model = _staged(sink, base.layout, "weights")
         return StepFolded(
             self._effect,

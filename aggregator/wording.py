@@ -52,6 +52,7 @@ def _assignment(machine: RoundMachine, effect: Assign) -> AssignMessage:
         model_round=task.model_round,
         payloads=[payload for payload in payloads if payload is not None],
         config={**machine.settings.config, **task.config} if task.kind is Kind.TRAIN else {},
+        correction=dict(machine.strategy.correction()) if task.kind is Kind.TRAIN else {},
         seed=task.seed,
         deadline_s=effect.deadline_s,
         **(_form_of_answer(machine, task) if task.kind is Kind.TRAIN else {}),

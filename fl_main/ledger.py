@@ -221,6 +221,11 @@ class Ledger(Membership):
         where = self.settings.cohort.where
         return not where or self.candidate(agent_id).meets(where)
 
+    def trainers(self) -> int:
+        """Return how many agents of the run may train, here or not."""
+        known = self.members.items()
+        return sum(Kind.TRAIN in member.record.kinds and self.is_meant(agent) for agent, member in known)
+
     def need(self, kind: Kind) -> Need:
         """Return what a step of a kind needs to begin."""
         least = max(self.settings.round.min_agents, self.least_of(kind))

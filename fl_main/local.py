@@ -77,9 +77,13 @@ class LocalTask:
 
     site: str
     data: Any
+    run_id: str
     round_id: int
+    base_round: int
     weights: Mapping[str, Array]
+    trained: tuple[str, ...]
     config: Mapping[str, Any]
+    correction: Mapping[str, Any]
     seed: int
     statistics: Mapping[str, Array]
     channels: Mapping[str, Mapping[str, Array]]
@@ -222,6 +226,33 @@ class _Traffic:
             self.down += payload.size
 
 
+class _States:
+    """What sites keep with their updates: current once these were counted, as at an agent."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Mapping[str, Array]]] = {}  # by site and task, oldest first
+
+    def put(self, site: str, task_id: str, arrays: Mapping[str, Array]) -> None:
+        """Keep arrays for the case that a task's update is counted."""
+        self._kept.setdefault(site, {})[task_id] = arrays
+
+    def promote(self, site: str, task_id: str) -> None:
+        """Make the arrays kept with a task current, unless newer ones are, and forget older ones."""
+        kept = self._kept.get(site, {})
+        if task_id in kept:
+            tasks = list(kept)
+            newer = {task: kept[task] for task in tasks[tasks.index(task_id) + 1 :]}
+            self._kept[site] = {"": kept[task_id], **newer}
+
+    def drop(self, site: str, task_id: str) -> None:
+        """Forget what was kept with an update that will not be counted."""
+        self._kept.get(site, {}).pop(task_id, None)
+
+    def current(self, site: str) -> Mapping[str, Array]:
+        """Return the arrays kept with the last update that was counted."""
+        return self._kept.get(site, {}).get("", {})
+
+
 @dataclass(slots=True)
 class _Memory:
     """Arrays in memory that the fold reads and writes."""
@@ -263,7 +294,7 @@ class _LocalDriver:
         self._staleness: list[int] = []
         self._told = 0  # the last round that somebody was told of
         self._files: dict[str, _Memory] = {}
-        self._states: dict[str, Mapping[str, Array]] = {}
+        self._states = _States()
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._frozen = FrozenArrays({})  # what the run does not train
@@ -337,6 +368,9 @@ class _LocalDriver:
             row[f"{record.source}_{record.name}"] = record.value
         elif isinstance(record, UpdateRecord) and record.counted_in is not None and record.kind is Kind.TRAIN:
             self._staleness.append(record.staleness or 0)
+            self._states.promote(record.agent_id, record.task_id)
+        elif isinstance(record, UpdateRecord) and record.verdict is not Verdict.ACCEPTED:
+            self._states.drop(record.agent_id, record.task_id)
         elif isinstance(record, RoundRecord) and record.status == "done" and record.round_id > self._told:
             self._tell_round(record)
 
@@ -426,9 +460,13 @@ class _LocalDriver:
             LocalTask(
                 task.agent_id,
                 data,
+                task.run_id,
                 task.round_id,
+                task.model_round,
                 self._fetched(task),
+                self._machine.layout.trained if self._machine.layout else (),
                 {**self._settings.config, **task.config},
+                self._machine.strategy.correction(),
                 task.seed,
                 self._arrays_of(self._machine.run.statistics_id),
                 {
@@ -436,14 +474,14 @@ class _LocalDriver:
                     for name in self._machine.strategy.down
                     if name in self._machine.run.state_ids  # as the daemon does: none in round 1
                 },
-                self._states.get(task.agent_id, {}),
+                self._states.current(task.agent_id),
             )
         )
         if not isinstance(result, TrainResult):
             self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         if result.state is not None:
-            self._states[task.agent_id] = as_arrays(result.state)
+            self._states.put(task.agent_id, task.task_id, as_arrays(result.state))
         trained = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
         local, base = self._keep(trained, roles=self._roles), self._source(task.model_id)
         try:
@@ -517,7 +555,8 @@ class _LocalDriver:
         base = self._source(record.model_id)
         before = {name: self._source(state_id) for name, state_id in record.state_ids.items()}
         after = {name: _Memory(state_layout(base.layout)) for name in strategy.state}
-        folded = fold(strategy, answers, base, before, sink, after, version=record.rounds_done + 1)
+        version, agents = record.rounds_done + 1, self._machine.trainers()
+        folded = fold(strategy, answers, base, before, sink, after, version=version, agents=agents)
         states = {name: self._stored(memory) for name, memory in after.items()}
         return StepFolded(
             effect, self._stored(sink), states, folded.shares, folded.notes, self._download(sink)

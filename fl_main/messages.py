@@ -292,6 +292,8 @@ class Assign(Message):
 
     Attributes:
         model_round: The round that made the base model.
+        correction: What the run's strategy asks of the training, as a `name` and options
+            (`{name: fedprox, mu: 0.1}`); empty: nothing.
         form: What the answer's weights are to be: `full`, or `delta`: float parameters less those
             of the base model, all else as it is.
         codec: How the answer's weights are to be encoded, as a name and options
@@ -311,6 +313,7 @@ class Assign(Message):
     model_round: int = 0
     payloads: Annotated[list[Payload], Field(max_length=20)] = []
     config: dict[str, Any] = {}
+    correction: dict[str, Any] = {}
     seed: int = 0
     deadline_s: Finite | None = None
     form: Literal["full", "delta"] = "full"

@@ -77,9 +77,13 @@ class TrainingTask(Protocol):
     """What a training function is given.
 
     Attributes:
+        run_id: Of the run; a run that is made anew under the same name has another one.
         round_id: The round in which the task was given; the first trained is 1.
+        base_round: The round that made `weights`; 0 is the initial model.
         weights: The global model to start from, by array name; read-only.
+        trained: Names of the arrays that are trained together: float parameters that travel.
         config: The run's `config` section: learning rate, local epochs, …
+        correction: What the run's strategy asks of the training; see `fl_main.corrections`.
         seed: Derived from run, round and agent: the same in every repetition.
         statistics: Sums over all sites, if the run has a statistics step; read-only.
         channels: Extra arrays that the run's strategy sends, by channel; read-only.
@@ -87,11 +91,19 @@ class TrainingTask(Protocol):
     """
 
     @property
-    def round_id(self) -> int: ...  # noqa: D102 - described above
+    def run_id(self) -> str: ...  # noqa: D102 - described above
+    @property
+    def round_id(self) -> int: ...  # noqa: D102
+    @property
+    def base_round(self) -> int: ...  # noqa: D102
     @property
     def weights(self) -> "Mapping[str, Array]": ...  # noqa: D102
     @property
+    def trained(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
     def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def correction(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
     @property

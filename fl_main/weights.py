@@ -325,6 +325,11 @@ class Layout:
                 found.append(Segment(spec.dtype, spec.role, self.offsets[spec.name], spec.size))
         return tuple(found)
 
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the float parameters: what optimizers and differences are about."""
+        return tuple(spec.name for spec in self.arrays if spec.is_trained)
+
     def without_private(self) -> "Layout":
         """Return the layout of what leaves the agent."""
         return Layout((spec for spec in self.arrays if spec.role is not Role.PRIVATE), ordered=True)

@@ -14,10 +14,14 @@ from fl_main.strategies.centred_clipping import CentredClipping
 from fl_main.strategies.fedasync import FedAsync
 from fl_main.strategies.fedavg import FedAvg
 from fl_main.strategies.fedbuff import FedBuff
+from fl_main.strategies.fedcurv import FedCurv
+from fl_main.strategies.feddyn import FedDyn
+from fl_main.strategies.fedprox import FedProx
 from fl_main.strategies.fltrust import FLTrust
 from fl_main.strategies.geometric_median import GeometricMedian
 from fl_main.strategies.krum import Krum, MultiKrum
 from fl_main.strategies.median import Median
+from fl_main.strategies.scaffold import Scaffold
 from fl_main.strategies.trimmed_mean import TrimmedMean
 
 __all__ = [
@@ -30,10 +34,14 @@ __all__ = [
     "FedAsync",
     "FedAvg",
     "FedBuff",
+    "FedCurv",
+    "FedDyn",
+    "FedProx",
     "GeometricMedian",
     "Krum",
     "Median",
     "MultiKrum",
+    "Scaffold",
     "Strategy",
     "TrimmedMean",
     "make_strategy",
@@ -52,6 +60,10 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "bulyan": Bulyan,
     "centred_clipping": CentredClipping,
     "fltrust": FLTrust,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
+    "fedcurv": FedCurv,
 }
 
 

@@ -77,6 +77,10 @@ class Block(Protocol):
         """Which global model of the run is made, from 1 on: the steps of an optimizer, for instance."""
 
     @property
+    def agents(self) -> int:
+        """How many agents of the run may train, whether they sent an update this time or not."""
+
+    @property
     def out(self) -> Values:
         """Where `combine` writes the new model; `measure` must not touch it."""
 
@@ -151,6 +155,14 @@ class Strategy:
     takes_buffers: bool = False
     takes_free: bool = False
     exceptions: Mapping[str, str] = MappingProxyType({})
+
+    def correction(self) -> Mapping[str, Any]:
+        """Return what every agent is asked to do to its training, as a `name` and options.
+
+        It goes with each training task; `fl_main.corrections` has those that are known by name. Empty:
+        agents train as they like.
+        """
+        return {}
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         """Look at the facts before the first block; keep what the blocks will need.

@@ -86,6 +86,7 @@ def fold(
     state_sinks: Mapping[str, Sink],
     *,
     version: int = 1,
+    agents: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> Folded:
     """Combine updates into the next global model.
@@ -98,6 +99,7 @@ def fold(
         sink: Takes the new model's data.
         state_sinks: Take the strategy's arrays after, by name.
         version: Which global model of the run this will be, from 1 on.
+        agents: How many agents of the run may train; at least those that sent these updates.
         block_bytes: How much of an update is held at a time while they are combined.
 
     Raises:
@@ -107,7 +109,8 @@ def fold(
     if len(answers) < strategy.min_updates:
         raise UpdateRejectedError(too_few(len(answers), strategy))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is written
-        cursor = _Cursor(answers, base, state, version, wants_deltas=strategy.wants == "deltas")
+        agents = max(agents, len({answer.facts.agent for answer in answers}))
+        cursor = _Cursor(answers, base, state, version, agents, wants_deltas=strategy.wants == "deltas")
         return _folded(strategy, answers, cursor, sink, state_sinks, block_bytes)
 
 
@@ -221,6 +224,7 @@ class _Cursor:
         base: Source,
         state: Mapping[str, Source],
         version: int,
+        agents: int,
         *,
         wants_deltas: bool,
     ) -> None:
@@ -229,6 +233,7 @@ class _Cursor:
         self._base = base
         self._state_sources = state
         self.version = version
+        self.agents = agents
         self.place = 0
         self._state_layout = state_layout(base.layout)
         self._scratch: dict[tuple[str, np.dtype[Any]], Array] = {}

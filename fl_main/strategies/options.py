@@ -32,3 +32,14 @@ def whole(name: str, value: object, least: int) -> int:
     if type(value) is int and value >= least:
         return value
     raise SettingsError(f"strategy_options.{name}: {value!r} is not a whole number of at least {least}")
+
+
+def not_negative(name: str, value: object) -> float:
+    """Return an option that is a finite number of at least 0.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    raise SettingsError(f"strategy_options.{name}: {value!r} is not a number of at least 0")

@@ -14,6 +14,11 @@ from fl_main.errors import MissingExtraError
     ("module", "package", "text"),
     [
         ("fl_main.agent.torch", "torch", "PyTorch is not installed: pip install 'fl_main[torch]'"),
+        (
+            "fl_main.agent.torch_correction",
+            "torch",
+            "PyTorch is not installed: pip install 'fl_main[torch]'",
+        ),
         ("fl_main.agent.sklearn", "sklearn", "scikit-learn is not installed: pip install 'fl_main[sklearn]'"),
     ],
 )

@@ -74,6 +74,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "metrics": metrics,
     "counted": st.dictionaries(task_ids, integers, max_size=3),
     "config": mappings,
+    "correction": mappings,
     "settings": mappings,
     "content": mappings,
     "data": st.binary(max_size=100),

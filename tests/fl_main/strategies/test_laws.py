@@ -27,6 +27,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "bulyan": [{"f": 0}, {}],
     "centred_clipping": [{}, {"tau": 0.5, "iterations": 3}],
     "fltrust": [{"root": "agent-000"}],
+    "fedprox": [{}, {"weighting": "uniform"}],
+    "scaffold": [{}, {"eta": 0.5}],
+    "feddyn": [{}, {"alpha": 1.0}],
+    "fedcurv": [{}],
 }
 IN_TURN = (FedAsync,)  # take one update after the other
 CASES = [(STRATEGIES[name], options) for name in STRATEGIES for options in OPTIONS[name]]

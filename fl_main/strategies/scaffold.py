@@ -1,0 +1,76 @@
+"""SCAFFOLD: control variates that take out the drift of local steps.
+
+Source: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging
+for Federated Learning, ICML 2020 (arXiv:1910.06378), Algorithm 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fl_main.errors import SettingsError
+from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.options import positive
+
+ONLY_SYNC = (
+    "an agent's own part of it goes from one counted update to the next, and two of them may be under way"
+)
+
+
+class Scaffold(Strategy):
+    """x ← x + η_g (1/|S|) Σ_k (y_k - x); c ← c + (|S|/N) (1/|S|) Σ_k (c_k⁺ - c_k), over the agents k of S.
+
+    Agents step by y ← y - lr (g_k(y) - c_k + c) (`fl_main.corrections`), keep c_k at their site, and
+    send its change. N is the number of agents that may train, here or not. The sum of all changes is
+    kept, and c is made of it with the N of the day, so that c stays the mean of all c_k when agents
+    join later. Every update counts once, whatever its examples: the optimum is that of the mean of
+    the F_k.
+
+    Use it where sites differ and do several local steps of plain gradient descent: it goes to the
+    optimum, where FedAvg goes to another point. It needs agents that come back with their state
+    folders; with a few of very many agents per round c_k is stale, and momentum or Adam at the
+    agents does not go with option 2.
+
+    Cost: one more array set of the model's size each way, and two more in the database.
+
+    Args:
+        eta: η_g, the server's learning rate, more than 0.
+        option: How agents renew c_k: 1: the gradient of all their data at x, which they compute;
+            2: from their steps, for nothing.
+    """
+
+    state = ("total", "control")
+    down = ("control",)
+    up = ("control",)
+    modes = ("sync",)
+    why_not = ONLY_SYNC
+    alone = "its control variates must follow from the same updates as the model"
+    wants = "deltas"
+
+    def __init__(self, eta: float = 1.0, option: int = 2) -> None:
+        self._eta = positive("eta", eta)
+        if type(option) is not int or option not in (1, 2):
+            raise SettingsError(f"strategy_options.option: {option!r} is not 1 or 2")
+        self._option = option
+        self._updates = 0
+
+    def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy
+        return {"name": "scaffold", "option": self._option}
+
+    def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
+        self._updates = len(contributions)
+
+    def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        out, total = block.out, block.state["total"]
+        out[:] = 0
+        for delta in block.updates():
+            delta *= out.dtype.type(self._eta / self._updates)
+            out += delta
+        out += block.base
+        for change in block.updates("control"):
+            total += change
+        np.multiply(total, total.dtype.type(1 / block.agents), out=block.state["control"])
+
+    def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
+        return [1 / self._updates] * self._updates

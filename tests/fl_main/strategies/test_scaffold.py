@@ -1,0 +1,72 @@
+"""SCAFFOLD at the aggregator against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from fl_main.errors import SettingsError
+from fl_main.settings import RunSettings
+from fl_main.strategies import Contribution, Scaffold, make_strategy, strategy_of
+from fl_main.strategies.fold import Answer, fold, state_layout
+from tests.fl_main.strategies.arrays import Memory, Result, folded, memory
+
+BASE = {"w": np.array([1.0, 2.0])}
+MODELS = [{"w": np.array([2.0, 2.0])}, {"w": np.array([4.0, 0.0])}]
+CHANGES = [
+    {"control": memory({"w": np.array([1.0, 0.0])})},
+    {"control": memory({"w": np.array([3.0, -2.0])})},
+]
+
+
+def test_the_model_moves_by_the_mean_of_the_steps_whatever_the_examples() -> None:
+    found = folded(Scaffold(eta=0.5), MODELS, [1, 99], base=BASE, channels=CHANGES)
+    # [1, 2] + 0.5 ([1, 0] + [3, -2]) / 2
+    np.testing.assert_allclose(found.arrays["w"], [2.0, 1.5], rtol=1e-15)
+    assert found.folded.shares == (0.5, 0.5)
+
+
+def test_the_control_variate_is_the_mean_over_all_agents_that_may_train() -> None:
+    found = round_of(agents=8, before={})
+    np.testing.assert_array_equal(found.state["total"].arrays["w"], [4.0, -2.0])
+    np.testing.assert_array_equal(found.state["control"].arrays["w"], [0.5, -0.25])
+
+
+def test_agents_that_come_later_lower_it_as_if_they_had_always_been_there() -> None:
+    first = round_of(agents=2, before={})
+    np.testing.assert_array_equal(first.state["control"].arrays["w"], [2.0, -1.0])
+    second = round_of(agents=4, before=first.state)
+    # The sum of both rounds, over four: not 2 + 4/4, which would keep the first one's share for ever.
+    np.testing.assert_array_equal(second.state["control"].arrays["w"], [2.0, -1.0])
+
+
+def round_of(agents: int, before: dict[str, Memory]) -> Result:
+    start = memory(BASE)
+    strategy, sink = Scaffold(), Memory(start.layout)
+    answers = [
+        Answer(Contribution(f"agent-{number}", 1), {"weights": memory(model), **change}, start)
+        for number, (model, change) in enumerate(zip(MODELS, CHANGES, strict=True))
+    ]
+    after = {name: Memory(state_layout(start.layout)) for name in strategy.state}
+    done = fold(strategy, answers, start, before, sink, after, agents=agents)
+    return Result(sink, after, done)
+
+
+def test_agents_are_told_how_to_renew_theirs() -> None:
+    assert Scaffold().correction() == {"name": "scaffold", "option": 2}
+    assert Scaffold(option=1).correction() == {"name": "scaffold", "option": 1}
+
+
+@pytest.mark.parametrize(
+    "options", [{"eta": 0}, {"eta": "1"}, {"option": 3}, {"option": True}, {"option": "2"}, {"mu": 1.0}]
+)
+def test_options_that_it_does_not_take_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="strategy_options"):
+        make_strategy("scaffold", options)
+
+
+@pytest.mark.parametrize("mode", ["semi-sync", "async"])
+@pytest.mark.parametrize("strategy", ["scaffold", "feddyn", "fedcurv"])
+def test_modes_in_which_two_updates_of_an_agent_may_be_under_way_are_refused(
+    strategy: str, mode: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"mode: {mode}: .*two of them may be under way"):
+        strategy_of(RunSettings.model_validate({"name": "r", "mode": mode, "strategy": strategy}))
