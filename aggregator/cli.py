@@ -268,7 +268,7 @@ def _duration(seconds: float | None) -> str | None:
 
 @click.group(cls=CommandGroup)
 def run() -> None:
-    """Create, list, show, pause and stop runs of a daemon."""
+    """Create, list, show, pause and stop runs of a daemon, and leave agents out of them."""
 
 
 @run.command()
@@ -315,6 +315,20 @@ def _steering(order: Order, text: str) -> None:
         )
 
 
+def _isolating(order: Order, text: str) -> None:
+    @run.command(order, help=text)
+    @click.argument("name", metavar="RUN")
+    @click.argument("agent", metavar="AGENT")
+    @operator_options
+    def isolate(name: str, agent: str, **target: Any) -> None:
+        found = ask_daemon(order, run=name, about=agent, **target)
+        chosen = next(one for one in found["agents"] if agent in (one["name"], one["agent_id"]))
+        said = f"in quarantine: {chosen['quarantined']}" if chosen["quarantined"] else "free to take part"
+        click.echo(f"agent {chosen['name']} of run {found['run']} is {said}")
+
+
 _steering("stop", "End a run now; what it made so far stays.")
 _steering("pause", "Let a run's time stand still; updates are still taken.")
 _steering("resume", "Let a paused, stopped or failed run go on.")
+_isolating("quarantine", "Leave AGENT (its name or id) out of RUN: it gets no tasks until it is released.")
+_isolating("release", "Let AGENT take part in RUN again.")

@@ -382,7 +382,7 @@ def _over(decided: Outcome) -> list[str]:
 
 def _log(name: str, record: Record) -> None:
     if isinstance(record, EventRecord):
-        details = " ".join(f"{key}={value}" for key, value in record.details.items() if key != "notes")
+        details = " ".join(f"{key}={value}" for key, value in record.details.items())
         logger.info(
             "%s run=%s round=%s agent=%s %s",
             record.kind.replace("_", " "),

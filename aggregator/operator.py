@@ -14,7 +14,7 @@ from fl_main.session import Session, Side
 
 PATIENCE_S = 30.0  # with a daemon that does not answer
 
-Order = Literal["status", "why", "create", "stop", "pause", "resume"]
+Order = Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
 
 
 class OrderFailedError(FLError):
@@ -38,7 +38,8 @@ async def ask(
         token: The operator's.
         order: What to do.
         run: The run it is about.
-        about: For `why`: a run, an agent or a task; empty for everything.
+        about: For `why`: a run, an agent or a task; empty for everything. For `quarantine` and
+            `release`: an agent of the run, by its name or id.
         settings: Of the run to create.
         ca_file: Certificate authority to trust for `wss://`.
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fl_main.errors import SettingsError, StoreError
-from fl_main.events import Steered
+from fl_main.events import AgentSteered, Steered
 from fl_main.messages import Ask
 from fl_main.ports import Listener, Ports
 from fl_main.settings import AggregatorSettings, RunSettings
@@ -156,9 +156,12 @@ class Daemon:
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self.runs)) or "none yet"
             raise SettingsError(f"there is no run {ask.run!r} (runs: {names})")
-        if objection := host.machine.objection(ask.order):
+        if ask.order in ("quarantine", "release"):
+            host.tell(AgentSteered(ask.order, _agent_of(host, ask.about), actor))
+        elif objection := host.machine.objection(ask.order):
             raise SettingsError(objection)
-        host.tell(Steered(ask.order, actor))
+        else:
+            host.tell(Steered(ask.order, actor))
         if not await host.journal.flush_or_trouble():
             trouble = host.journal.trouble
             raise StoreError(
@@ -176,6 +179,23 @@ class Daemon:
             "guesses": self.door.guesses.to_wire(),
             "runs": [status_of(host) for host in self.runs],
         }
+
+
+def _agent_of(host: RunHost, name: str) -> str:
+    """Return the id of the agent that an operator means.
+
+    Raises:
+        SettingsError: If there is none, or several.
+    """
+    found = host.machine.agents_named(name)
+    if len(found) > 1:
+        raise SettingsError(f"{len(found)} agents are called {name!r}; give one's id: {', '.join(found)}")
+    if not found:
+        known = ", ".join(sorted(member.record.name for member in host.machine.members.values()))
+        raise SettingsError(
+            f"there is no agent {name!r} in run {host.run.name!r} (agents: {known or 'none yet'})"
+        )
+    return found[0]
 
 
 def _parsed(settings: dict[str, Any]) -> RunSettings:

@@ -41,6 +41,7 @@ def status_of(host: RunHost) -> dict[str, Any]:
                 "name": member.record.name,
                 "present": member.is_present,
                 "doing": find_agent(view, agent_id).what,
+                "quarantined": member.record.quarantined,
                 # Run time stands still while the run does.
                 "since_s": round(view.at - member.since, 1) if is_running else None,
             }

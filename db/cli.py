@@ -17,9 +17,10 @@ from fl_main.console import CommandGroup, Output, output_options, print_table
 from fl_main.errors import StoreError
 from fl_main.printable import printable
 from fl_main.store import ModelKind
+from fl_main.training import Kind
 
 from .model_db import Model, ModelDB, Run
-from .records import Effort, Mean, Round
+from .records import Effort, Mean, Round, Update
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -96,8 +97,9 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     training/evaluation. `stale` is the mean/largest number of global models between an update's
     base and the model that it counts in; `busy`, `idle` and `wasted` are parts of the agents'
     time. `bytes` are those of the updates as they came, `sent_as` their form and codec, `plain` what
-    they would be without it, and `saved` what packing saved of them on their way. Columns that say
-    nothing in any round are left out.
+    they would be without it, and `saved` what packing saved of them on their way. `outliers` are
+    updates far from what came of all, `dropped` those that a robust strategy left out: `fl db updates`.
+    Columns that say nothing in any round are left out.
     """
     found = database.run(run).rounds()
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -116,9 +118,9 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
 _ROUND_FACTS = [
     *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
     *("late", "rejected", "discarded", "bytes", "saved", "plain_bytes", "form", "codec", "seconds", "model"),
-    *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s"),
+    *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s", "outliers", "dropped"),
 ]
-_ROUND_SOMETIMES = ["late", "rejected", "stale"]
+_ROUND_SOMETIMES = ["late", "rejected", "stale", "outliers", "dropped"]
 _ROUND_TIME = ["busy", "idle", "wasted"]
 _ROUND_WAY = ["plain", "saved", "sent_as"]
 _ROUND_END = [*_ROUND_TIME, "reports", "bytes", *_ROUND_WAY, "seconds", "model"]
@@ -157,6 +159,8 @@ def _round_row(entry: Round) -> dict[str, object]:
         "model": entry.model_id,
         "reports": "/".join(str(_reports(_means(entry, source))) for source in ("train", "evaluate")),
         **asdict(entry.effort),
+        "outliers": entry.outliers,
+        "dropped": entry.dropped,
         "stale": _stale(entry.effort),
         **_parts(entry.effort),
     }
@@ -258,6 +262,63 @@ def _form(model: Model) -> str:
 
 
 @db.command()
+@click.argument("run", required=False)
+@click.option("--round", "round_id", type=int, help="Only those of this round's tasks.")
+@click.option("--agent", help="Only of the agent with this name or id.")
+@output_options
+@_with_database
+def updates(
+    database: ModelDB, run: str | None, round_id: int | None, agent: str | None, output: Output | None
+) -> None:
+    """List the training updates of RUN: what became of each, and what its strategy measured.
+
+    `share` is its part of the model of round `counted`; `distance` how far it was from what came of
+    all, `score` what it was chosen by, `kept` whether it was, `cosine` that of what it adds and the
+    mean of that; `outlier` whether it was far from the others. Columns that say nothing of any update
+    are left out.
+    """
+    chosen = database.run(run)
+    names = {member.agent_id: member.name for member in chosen.agents()}
+    found = [
+        update
+        for update in chosen.updates(round_id)
+        if update.kind is Kind.TRAIN
+        and (agent is None or agent in (update.agent_id, names.get(update.agent_id)))
+    ]
+    measured = list(dict.fromkeys(name for update in found for name in update.notes))
+    rows = [_update_row(update, names, output) for update in found]
+    facts = [name for name in _UPDATE_SOMETIMES if any(row[name] is not None for row in rows)]
+    columns = _UPDATE_FACTS + (_UPDATE_SOMETIMES if output in ("json", "csv") else facts) + measured
+    print_table(rows, columns, output)
+
+
+_UPDATE_FACTS = ["round", "agent", "verdict", "counted", "examples"]
+_UPDATE_SOMETIMES = ["share", "staleness", "reason", "model"]
+
+
+def _update_row(update: Update, names: dict[str, str], output: Output | None) -> dict[str, object]:
+    return {
+        "round": update.round_id,
+        "agent": names.get(update.agent_id, update.agent_id),
+        "verdict": str(update.verdict),
+        "counted": update.counted_in,
+        "examples": update.num_examples,
+        "share": update.share,
+        "staleness": update.staleness,
+        "reason": update.reason or None,
+        "model": update.model_id,
+        **{name: _note(name, value, output) for name, value in update.notes.items()},
+    }
+
+
+def _note(name: str, value: float, output: Output | None) -> float | bool | str | None:
+    """Return what was measured; where it is a truth, a word for people."""
+    if name not in ("kept", "outlier"):
+        return _plain(value)
+    return bool(value) if output in ("json", "csv") else "yes" if value else "no"
+
+
+@db.command()
 @click.argument("what", metavar="MODEL|RUN")
 @_as_json
 @_with_database
@@ -286,7 +347,9 @@ def _show_run(run: Run, output: Output | None) -> None:
     facts["settings"] = json.dumps(facts["settings"], ensure_ascii=False)
     _print_facts(facts | _effort_in_words(effort))
     click.echo("\nagents")
-    print_table(agents, ["name", "agent_id", "is_present", "poll_s", "accepted", "refused", "software"])
+    columns = ["name", "agent_id", "is_present", "poll_s", "accepted", "refused", "software"]
+    left_out = [name for name in ("outlying", "quarantined") if any(agent[name] for agent in agents)]
+    print_table(agents, columns + left_out)
 
 
 def _frozen_in_words(frozen: Mapping[str, Any]) -> str | None:

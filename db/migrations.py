@@ -113,11 +113,27 @@ def _what_may_go(connection: "Connection") -> None:
     )
 
 
+def _evidence(connection: "Connection") -> None:
+    for table, column in (
+        ("updates", "notes TEXT DEFAULT '{}' NOT NULL"),
+        ("agents", "outlying INTEGER DEFAULT 0 NOT NULL"),
+        ("agents", "quarantined TEXT DEFAULT '' NOT NULL"),
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+_EVIDENCE: Mapping[str, Facts] = {
+    "update": {"notes": {}},
+    "agent": {"outlying": 0, "quarantined": ""},
+}
+
+
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
     Migration("codecs", _codecs, _CODECS),
     Migration("fewer bytes", _fewer_bytes, _FEWER_BYTES),
     Migration("what may go", _what_may_go),
+    Migration("evidence", _evidence, _EVIDENCE),
 )
 
 

@@ -66,7 +66,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
     """Return the rounds of a run in order."""
     steps, counts, means = _steps(connection, run_id), _counts(connection, run_id), _means(connection, run_id)
     counted = _counted(count for group in counts.values() for count in group)
-    came = way(connection, run_id)
+    came, judged = way(connection, run_id), _judged(connection, run_id)
     query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
     return [
         _round(
@@ -76,6 +76,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
             means[row["round_id"]],
             Effort(*counted[row["round_id"]], row["busy_s"], row["wasted_s"], row["idle_s"]),
             came,
+            judged.get(row["round_id"], (0, 0)),
         )
         for row in connection.execute(query, (run_id,))
     ]
@@ -88,6 +89,7 @@ def _round(
     means: dict[str, dict[str, Mean]],
     effort: Effort,
     came: tuple[str, str],
+    judged: tuple[int, int],
 ) -> Round:
     main = [count for count in counts if count["kind"] == step.get("kind")]
 
@@ -116,6 +118,7 @@ def _round(
         *came,
         None if row["ended_s"] is None else row["ended_s"] - row["started_s"],
         effort,
+        *judged,
         row["created_at"],
         row["changed_at"],
     )
@@ -172,6 +175,19 @@ def _counted(counts: Iterable[Row]) -> dict[int, tuple[int, float | None, int | 
         if count["counted_in"] is not None:
             found[count["counted_in"]].append(count)
     return defaultdict(lambda: (0, None, None), {number: _stale(group) for number, group in found.items()})
+
+
+def _judged(connection: Connection, run_id: str) -> dict[int, tuple[int, int]]:
+    """Return by round how many of its updates are outliers, and how many its strategy left out."""
+    query = """
+        SELECT counted_in,
+            total(json_extract(notes, '$.outlier') = 1), total(json_extract(notes, '$.kept') = 0)
+        FROM updates WHERE run_id = ? AND notes <> '{}' GROUP BY counted_in
+    """
+    return {
+        number: (int(outliers), int(dropped))
+        for number, outliers, dropped in connection.execute(query, (run_id,))
+    }
 
 
 def _stale(counts: list[Row]) -> tuple[int, float | None, int | None]:
@@ -239,6 +255,7 @@ def _update(row: rows.Row) -> Update:
         update.seconds,
         update.received_s,
         update.saved_bytes,
+        update.notes,
         row["received_at"],
     )
 
@@ -273,6 +290,8 @@ def _agent(row: rows.Row, accepted: int, refused: int) -> Agent:
         accepted,
         refused,
         agent.poll_s,
+        agent.outlying,
+        agent.quarantined,
     )
 
 

@@ -100,6 +100,8 @@ class Round:
         saved_bytes: What packing saved of them on their way, as far as that is known.
         seconds: Run time that it took, None while it is open.
         effort: How stale its updates were, and what became of the agents' time.
+        outliers: Of the updates that count in its model, those that lay far from what came of all.
+        dropped: Of them, those that a robust strategy left out.
     """
 
     run_id: str
@@ -124,6 +126,8 @@ class Round:
     codec: str
     seconds: float | None
     effort: Effort
+    outliers: int
+    dropped: int
     created_at: float
     changed_at: float
 
@@ -139,6 +143,8 @@ class Update:
         seconds: That the agent's work took.
         received_s: Run time at which it was judged; 0 if that was not kept yet.
         saved_bytes: What packing saved of `size` on its way, as far as that is known.
+        notes: What the strategy measured of it: `distance` to what came of all, `score`, `kept` (1 or
+            0), `cosine` to the mean of all, …; and `outlier` (1 or 0).
     """
 
     update_id: int
@@ -161,6 +167,7 @@ class Update:
     seconds: float
     received_s: float
     saved_bytes: int
+    notes: Mapping[str, float]
     received_at: float
 
 
@@ -174,6 +181,8 @@ class Agent:
         seen_at: When it last came or left.
         accepted: Its accepted updates; `refused`: its rejected and discarded ones.
         poll_s: Seconds between two of its visits, if it does not stay connected.
+        outlying: Rounds in a row, up to the last that counted an update of it, in which it was an outlier.
+        quarantined: Why it gets no tasks any more; empty if it does.
     """
 
     run_id: str
@@ -189,6 +198,8 @@ class Agent:
     accepted: int
     refused: int
     poll_s: float | None
+    outlying: int
+    quarantined: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ agents = Table(
     Column("left_at", Float),  # for the last time; empty while it is there
     Column("seen_at", Float, nullable=False),  # when it last came or left
     Column("poll_s", Float),  # between two of its visits, if it does not stay connected
+    _later("outlying", Integer, "0"),  # rounds in a row in which its updates were outliers
+    _later("quarantined", Text, "''"),  # why it gets no tasks; '': it does
     UniqueConstraint("run_id", "agent_id"),
     CheckConstraint("is_present IN (0, 1)"),
     CheckConstraint("is_present = (left_at IS NULL)"),
@@ -232,6 +234,7 @@ updates = Table(
     _later("received_s", Float, "0"),  # 0: of before it was kept
     _later("plain_size", Integer, "0"),  # bytes without a codec; 0: as `size`
     _later("saved_bytes", Integer, "0"),  # of size, by packing chunks on their way
+    _later("notes", Text, "'{}'"),  # JSON: what was measured of it
     # What tells a repeat, or a later verdict on the same update, from another update.
     UniqueConstraint("task_id", "agent_id", "digests"),
     _one_of("kind", Kind),

@@ -119,6 +119,7 @@ class Answers(Ledger):
         )
 
     def _join(self, event: AgentJoined) -> None:
+        member = self.members.get(event.agent_id)
         record = AgentRecord(
             self.run.run_id,
             event.agent_id,
@@ -128,8 +129,9 @@ class Answers(Ledger):
             event.software,
             True,
             event.poll_s,
+            member.record.outlying if member else 0,
+            member.record.quarantined if member else "",
         )
-        member = self.members.get(event.agent_id)
         if member is None:
             member = self.members[event.agent_id] = Member(record, left_at=NEVER)
             self._known_labels = None

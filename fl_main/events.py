@@ -163,6 +163,15 @@ class Steered:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class AgentSteered:
+    """An operator's order about one agent: `quarantine` or `release`."""
+
+    order: str
+    agent_id: str
+    actor: str
+
+
 Event: TypeAlias = (
     AgentJoined
     | AgentLeft
@@ -175,6 +184,7 @@ Event: TypeAlias = (
     | FoldFailed
     | TimePassed
     | Steered
+    | AgentSteered
 )
 
 

@@ -54,6 +54,7 @@ class Need:
         eligible: How many are.
         busy: How many more are here, still at work on an earlier task.
         unfit: How many more are here, and do not meet the condition `where` of the settings.
+        quarantined: How many more are here, and are left out.
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Need:
     busy: int
     unfit: int = 0
     where: str = ""
+    quarantined: int = 0
 
     @property
     def is_met(self) -> bool:
@@ -76,6 +78,7 @@ class Need:
         agents = f"{self.agents} agent{'s' * (self.agents != 1)} for {self.kind}"
         text = f"{agents}; {self.eligible} {'is' if self.eligible == 1 else 'are'} here"
         text += f", {self.busy} more still busy with an earlier task" if self.busy else ""
+        text += f", {self.quarantined} more in quarantine" if self.quarantined else ""
         return f"{text}; {self.unfit} more do not meet cohort.where: {self.where}" if self.unfit else text
 
 
@@ -210,7 +213,7 @@ class Ledger(Membership):
     def _can(self, agent_id: str, kind: Kind) -> bool:
         """Whether an agent is one for tasks of a kind, busy or not."""
         record = self.members[agent_id].record
-        if kind not in record.kinds:
+        if kind not in record.kinds or record.quarantined:
             return False
         if kind is Kind.EVALUATE:  # a sleeper would not hear of it in time
             return record.poll_s is None or record.poll_s <= self.settings.evaluate.deadline_s
@@ -231,18 +234,27 @@ class Ledger(Membership):
         least = max(self.settings.round.min_agents, self.least_of(kind))
         if kind in (Kind.INITIALISE, Kind.EVALUATE):
             least = 1
-        if self.is_open_to_all(kind):  # it does not wait for the busy ones
-            return Need(kind, least, len(self.able(kind)), 0, self._unfit(kind), self.settings.cohort.where)
+        is_open = self.is_open_to_all(kind)  # it does not wait for the busy ones
         return Need(
-            kind, least, len(self.eligible(kind)), self._busy, self._unfit(kind), self.settings.cohort.where
+            kind,
+            least,
+            len(self.able(kind) if is_open else self.eligible(kind)),
+            0 if is_open else self._busy,
+            self._unfit(kind),
+            self.settings.cohort.where,
+            self._quarantined_here(),
         )
 
     def _unfit(self, kind: Kind) -> int:
         """Return how many are here that the settings leave out of the cohorts."""
         if kind is not Kind.TRAIN or not self.settings.cohort.where:
             return 0
-        here = (member for member in self.members.values() if member.is_present)
-        return sum(kind in member.record.kinds for member in here) - len(self.able(kind))
+        here = (member.record for member in self.members.values() if member.is_present)
+        meant = sum(kind in record.kinds and not record.quarantined for record in here)
+        return meant - len(self.able(kind))
+
+    def _quarantined_here(self) -> int:
+        return sum(member.is_present and bool(member.record.quarantined) for member in self.members.values())
 
     def able(self, kind: Kind) -> list[str]:
         """Return the agents that are here and can do tasks of a kind, busy or not."""

@@ -501,12 +501,13 @@ class Ask(Message):
     """One question or order of an operator.
 
     Attributes:
-        about: What `why` is asked of: a run, an agent or a task; empty for everything.
+        about: What `why` is asked of: a run, an agent or a task; empty for everything. The agent that
+            is to be put in quarantine or released, by its name or id.
     """
 
     type: Literal["ask"] = "ask"
     number: Natural
-    order: Literal["status", "why", "create", "stop", "pause", "resume"]
+    order: Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
     run: str = ""
     about: ShortText = ""
     settings: dict[str, Any] = {}

@@ -1,9 +1,9 @@
 """What comes of a step: new models with their parents, what counted, means of the metrics."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
-from fl_main.answers import Answers
 from fl_main.compression.words import in_words
 from fl_main.events import (
     Prune,
@@ -11,6 +11,7 @@ from fl_main.events import (
     TellCounted,
 )
 from fl_main.plan import derive_id, download_id_of, is_better
+from fl_main.quarantine import Notes, Quarantine, with_outliers
 from fl_main.store import (
     MetricRecord,
     ModelKind,
@@ -22,7 +23,7 @@ from fl_main.store import (
 from fl_main.training import Kind
 
 
-class Results(Answers):
+class Results(Quarantine):
     """The part of the round machine that publishes."""
 
     def _publish_initial(self, model: ModelRecord) -> None:
@@ -53,11 +54,8 @@ class Results(Answers):
             failed_rounds=0,
         )
         self._out.records.append(TagRecord(self.run.run_id, "final", model.model_id))
-        self._count(updates, event.shares)
-        if any(event.notes):
-            self._note(
-                "measured", notes={u.agent_id: dict(n) for u, n in zip(updates, event.notes, strict=True)}
-            )
+        counted = self._count(updates, event.shares, event.notes)
+        self._look_for_outliers(counted)
         self._note("round_done", updates=len(updates), model_id=model.model_id)
         self._mean_metrics("train", updates)
         self._out.effects.append(Prune())
@@ -117,21 +115,32 @@ class Results(Answers):
         self._keep(download)
         self._out.records.append(download)
 
-    def _count(self, updates: list[UpdateRecord], shares: tuple[float | None, ...]) -> None:
-        """Write down that these updates are part of the model that was just made."""
-        for update, share in zip(updates, shares or [None] * len(updates), strict=True):
+    def _count(
+        self, updates: list[UpdateRecord], shares: tuple[float | None, ...], notes: Sequence[Notes] = ()
+    ) -> list[UpdateRecord]:
+        """Write down that updates are part of the model that was just made; return them as they are now.
+
+        Args:
+            updates: In the order in which they were combined.
+            shares: Of each, or none of all.
+            notes: What was measured of each, or none of all.
+        """
+        measured = with_outliers(notes, self.settings.quarantine.factor) or [{}] * len(updates)
+        for update, share, note in zip(updates, shares or [None] * len(updates), measured, strict=True):
             version = self.run.rounds_done - (1 if update.kind is Kind.TRAIN else 0)
             counted = replace(
                 update,
                 counted_in=self.run.round_id,
                 staleness=max(0, version - update.version),
                 share=share,
+                notes=note,
             )
             self._set_update(counted)
             self._out.effects.append(TellCounted(update.agent_id, update.task_id, self.run.round_id))
         if updates and updates[0].kind is Kind.TRAIN:
             late = [self.updates[update.task_id].staleness or 0 for update in updates]
             self.last_staleness = {"mean": sum(late) / len(late), "max": max(late)}
+        return [self.updates[update.task_id] for update in updates]
 
     # --- metrics -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from fl_main.events import (
     AgentJoined,
     AgentLeft,
     AgentRefused,
+    AgentSteered,
     EndRun,
     Event,
     Fold,
@@ -193,7 +194,11 @@ class RoundMachine(Assignments):
 
     def _may_be_back(self) -> bool:
         """Whether an agent that can evaluate lost its connection, or we just started again."""
-        able = [agent for agent, member in self.members.items() if Kind.EVALUATE in member.record.kinds]
+        able = [
+            agent
+            for agent, member in self.members.items()
+            if Kind.EVALUATE in member.record.kinds and not member.record.quarantined
+        ]
         return any(self._at < time for time in self.rejoin_times(able))
 
     def _try_to_close(self) -> None:
@@ -465,4 +470,5 @@ _HANDLERS: dict[type, Any] = {
     FoldFailed: RoundMachine._fold_failed,
     TimePassed: lambda machine, event: None,
     Steered: RoundMachine._steered,
+    AgentSteered: RoundMachine._agent_steered,
 }

@@ -192,6 +192,21 @@ class StalenessSettings(Section):
     )
 
 
+class QuarantineSettings(Section):
+    """Which agents are left out (strategies that measure distances); until `fl run release`."""
+
+    rounds: NonNegativeInt = Field(
+        default=0,
+        description="rounds in a row in which an agent's updates were outliers, after which it is left out "
+        "until an operator releases it; 0: nobody is left out",
+    )
+    factor: Annotated[float, Field(gt=1, le=1000)] = Field(
+        default=2.0,
+        description="an update is an outlier if its distance to what came of all is more than this many "
+        "times the median distance of its round",
+    )
+
+
 class ConfigRule(Section):
     """What some agents get instead of the run's `config`."""
 
@@ -355,6 +370,9 @@ class RunSettings(Section):
     cohort: CohortSettings = Field(default=CohortSettings(), description="who is asked in a round")
     staleness: StalenessSettings = Field(
         default=StalenessSettings(), description="what updates on older models count"
+    )
+    quarantine: QuarantineSettings = Field(
+        default=QuarantineSettings(), description="which agents are left out because of their updates"
     )
     end: EndSettings = Field(default=EndSettings(), description="when the run ends")
     best: TargetSettings = Field(

@@ -231,6 +231,8 @@ class UpdateRecord:
         plain_size: Bytes that its payloads would have had without a codec; 0: those of `size`.
         saved_bytes: Of `size`, what packing saved on the way, as far as this is known: a daemon that
             was started meanwhile counts from then on.
+        notes: What the strategy measured of it when it was counted (distance, score, kept, …), and
+            whether it is an outlier.
     """
 
     task_id: str
@@ -254,6 +256,7 @@ class UpdateRecord:
     received_s: float = 0.0
     plain_size: int = 0
     saved_bytes: int = 0
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +318,8 @@ class AgentRecord:
 
     Attributes:
         poll_s: Seconds between two of its visits, if it does not stay connected.
+        outlying: Rounds in a row, up to the last that counted an update of it, in which it was an outlier.
+        quarantined: Why it gets no tasks any more, if it does not; see `fl_main.quarantine`.
     """
 
     run_id: str
@@ -325,6 +330,8 @@ class AgentRecord:
     software: str
     is_present: bool
     poll_s: float | None = None
+    outlying: int = 0
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,11 @@ def strategy_of(settings: RunSettings) -> Strategy:
         raise SettingsError(f"payload: free: the strategy {settings.strategy} combines arrays, not bytes")
     _check_mode(settings, strategy)
     _check_least(settings, strategy)
+    if settings.quarantine.rounds and "distance" not in strategy.measures:
+        raise SettingsError(
+            f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy} measures no "
+            "distances, by which outliers are told; give a robust one (median, multi_krum, …)"
+        )
     return strategy
 
 

@@ -30,6 +30,8 @@ def find_agent(view: View, agent_id: str) -> Finding:
     member = view.ledger.members[agent_id]
     if not member.is_present:
         return _away(view, member)
+    if member.record.quarantined:
+        return _quarantined(view, member)
     task = view.ledger.tasks.get(member.task_id or "")
     if task is not None and task.status is TaskStatus.OPEN:
         what = f"{progress(view, task)}, round {task.round_id}"
@@ -37,6 +39,14 @@ def find_agent(view: View, agent_id: str) -> Finding:
     if member.task_id is not None:
         return _overdue(view, member, task)
     return _idle(view, member)
+
+
+def _quarantined(view: View, member: Member) -> Finding:
+    """An agent is left out until an operator releases it."""
+    name, run = member.record.name, view.name
+    remedy = f"look at its updates: fl db updates {run} --agent {name}; then: fl run release {run} {name}"
+    what = f"in quarantine, {member.record.quarantined}; it gets no tasks until an operator releases it"
+    return _agent(view, member, Standing.FAILED, what, remedy)
 
 
 def _patience(view: View, task: TaskRecord) -> str:
@@ -112,6 +122,8 @@ def _away(view: View, member: Member) -> Finding:
     evidence = [f"left {left_because(view, agent_id)}"] if left else [left_because(view, agent_id)]
     if task is not None:
         evidence.append(f"task {short(task.task_id)} of round {task.round_id} is {task.status}")
+    if member.record.quarantined:
+        evidence.append(f"in quarantine, {member.record.quarantined}: fl run release {view.name}")
     outlives = ledger.is_async and task is not None and task.kind is Kind.TRAIN
     is_awaited = is_asked and not is_gone and view.is_moving and not outlives
     ends_s = ledger.rejoin_times([agent_id]) if is_awaited else []

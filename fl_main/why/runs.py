@@ -123,14 +123,14 @@ def _waiting(view: View) -> Finding:
         view,
         Standing.WAITING,
         f"waits for {need}",
-        _help(need),
+        _help(need, view.name),
         evidence,
         _waits_since(view),
         _given_up_at(view, need.kind),
     )
 
 
-def _help(need: Need) -> str:
+def _help(need: Need, run: str) -> str:
     if need.kind is Kind.INITIALISE:
         return "start an agent with initial_weights, or create the run with initial.file or initial.model"
     if need.kind is Kind.EVALUATE:
@@ -139,6 +139,8 @@ def _help(need: Need) -> str:
     text = f"start {plural(count, 'more agent')}: fl agent, or your own program"
     if need.unfit:
         text += " (their attributes: fl why AGENT)"
+    if need.quarantined:
+        text += f"; or release one: fl run release {run} AGENT"
     return f"{text}; or wait for the answers of those that are busy" if need.busy >= count else text
 
 
@@ -146,6 +148,8 @@ def _around(view: View, need: Need) -> Iterator[str]:
     """Yield who is here, who is here and of no use, and who is not here."""
     members = view.ledger.members
     free = [agent for agent, member in members.items() if member.is_present and member.task_id is None]
+    isolated = [agent for agent, member in members.items() if member.record.quarantined]
+    free = [agent for agent in free if agent not in isolated]
     able = [agent for agent in free if need.kind in members[agent].record.kinds]
     unable = [agent for agent in free if agent not in able]
     unmeant = [agent for agent in able if need.kind is Kind.TRAIN and not view.ledger.is_meant(agent)]
@@ -160,6 +164,8 @@ def _around(view: View, need: Need) -> Iterator[str]:
         yield f"here, but without a function for {need.kind}: {view.agents(unable)}"
     if unmeant:
         yield f"here, but not of those that cohort.where wants: {view.agents(unmeant)}"
+    if isolated:
+        yield f"in quarantine: {view.agents(isolated)}"
     if busy:
         yield f"busy with an earlier task: {view.agents(busy)}"
     yield from (f"away: {view.agent(agent)}, {left_because(view, agent)}" for agent in away[:AGENTS])

@@ -18,7 +18,20 @@ from fl_main.db import ModelDB, ModelStore
 from fl_main.db.cli import db
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from fl_main.store import Verdict
-from tests.db.building import RUN, answer_delta, begin, metric, round_record, tampering, train, update
+from tests.db.building import (
+    RUN,
+    agent,
+    answer,
+    answer_delta,
+    ask,
+    begin,
+    metric,
+    publish,
+    round_record,
+    tampering,
+    train,
+    update,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,6 +117,64 @@ def test_a_delta_is_told_with_its_base(asynchronous: Path, tmp_path: Path) -> No
     assert words == f"{target}: local model d-t, delta of g1, 2 arrays\n"
     with np.load(target) as loaded:
         assert loaded["bias"].tolist() == [1.5, 0.0, 0.0]
+
+
+@pytest.fixture
+def measured(folder: Path) -> Path:
+    """A run of one round, in which b is an outlier and left out; a sent another update, which is wrong."""
+    with ModelStore(folder) as store:
+        begin(store)
+        ask(store, 1, "initial")
+        notes = {"a": (0.5, 1.0, 0.0), "b": (2.5, 0.0, 1.0)}
+        found = [
+            replace(
+                answer(store, 1, name, 1.0),
+                notes={"distance": distance, "kept": kept, "outlier": outlier},
+            )
+            for name, (distance, kept, outlier) in notes.items()
+        ]
+        publish(store, 1, found, 0.5)
+        wrong = update("x", "a", verdict=Verdict.REJECTED, reason="not finite")
+        left_out = replace(agent("b"), outlying=1, quarantined="put there by ann")
+        store.commit([wrong, left_out], 130.0)
+    return folder
+
+
+def test_updates_show_what_was_measured(measured: Path) -> None:
+    head, *rows = lines(fl_db("updates", "-d", measured))
+    assert head == [
+        *("round", "agent", "verdict", "counted", "examples", "share", "staleness", "reason", "model"),
+        *("distance", "kept", "outlier"),
+    ]
+    assert [" ".join(row) for row in rows] == [
+        "1 site a accepted 1 10 0.5 0 – m1a 0.5 yes no",
+        "1 site b accepted 1 10 0.5 0 – m1b 2.5 no yes",
+        "1 site a rejected – 10 – – not finite – – – –",
+    ]
+
+
+def test_updates_of_a_round_or_an_agent_as_json_and_csv(measured: Path) -> None:
+    [found] = json.loads(fl_db("updates", "hearts", "-d", measured, "--agent", "site b", "--json").stdout)
+    assert (found["distance"], found["kept"], found["outlier"], found["share"]) == (2.5, False, True, 0.5)
+    assert json.loads(fl_db("updates", "-d", measured, "--round", "2", "--json").stdout) == []
+    rows = list(csv.DictReader(io.StringIO(fl_db("updates", "-d", measured, "--agent", "a", "--csv").stdout)))
+    assert [(row["verdict"], row["distance"]) for row in rows] == [("accepted", "0.5"), ("rejected", "")]
+
+
+def test_rounds_count_outliers_and_what_was_left_out(measured: Path) -> None:
+    head, *rows = lines(fl_db("rounds", "-d", measured))
+    assert [(row[head.index("outliers")], row[head.index("dropped")]) for row in rows] == [
+        ("0", "0"),
+        ("1", "1"),
+    ]
+    found = json.loads(fl_db("rounds", "-d", measured, "--json").stdout)
+    assert [(entry["outliers"], entry["dropped"]) for entry in found] == [(0, 0), (1, 1)]
+
+
+def test_show_says_who_is_in_quarantine(measured: Path) -> None:
+    text = fl_db("show", "hearts", "-d", measured).stdout
+    assert "outlying  quarantined" in text
+    assert "put there by ann" in text
 
 
 def test_rounds_as_json_and_csv(trained: Path) -> None:

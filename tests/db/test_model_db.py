@@ -388,3 +388,17 @@ print(ModelDB({str(folder)!r}).run().name, verify_database({str(folder)!r}))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stdout == "hearts []\n", done.stderr
+
+
+def test_updates_and_agents_say_what_was_measured(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        begin(store)
+        ask(store, 1, "initial")
+        notes = {"distance": 0.1, "score": 1e300, "cosine": -1.0}
+        publish(store, 1, [replace(answer(store, 1, "a", 1.0), notes=notes)], 0.5)
+        store.commit([replace(agent("b"), outlying=3, quarantined="outliers")], 130.0)
+    with ModelDB(folder) as db:
+        run = db.run()
+        assert [update.notes for update in run.updates()] == [notes]
+        assert [(one.outlying, one.quarantined) for one in run.agents()] == [(0, ""), (3, "outliers")]
+        assert [(one.outliers, one.dropped) for one in run.rounds()] == [(0, 0), (0, 0)]
