@@ -16,6 +16,7 @@ import click
 from fl_main.console import CommandGroup, Output, output_options, print_table
 from fl_main.errors import StoreError
 from fl_main.printable import printable
+from fl_main.steps import strategy_in_words
 from fl_main.store import ModelKind
 from fl_main.training import Kind
 
@@ -68,7 +69,10 @@ def db(ctx: click.Context, folder: Path | None) -> None:
 def runs(database: ModelDB, output: Output | None) -> None:
     """List runs."""
     rows = [_run_row(run, output) for run in database.runs()]
-    print_table(rows, ["run", "status", "round", "agents", "best", "best_round", "changed", "reason"], output)
+    print_table(rows, _RUN_COLUMNS, output)
+
+
+_RUN_COLUMNS = ["run", "status", "round", "agents", "strategy", "best", "best_round", "changed", "reason"]
 
 
 def _run_row(run: Run, output: Output | None) -> dict[str, object]:
@@ -78,6 +82,7 @@ def _run_row(run: Run, output: Output | None) -> dict[str, object]:
         "status": str(facts.status),
         "round": facts.rounds_done,
         "agents": facts.agents,
+        "strategy": strategy_in_words(facts.settings.get("strategy", "")) or None,
         "best": facts.best_value,
         "best_round": facts.best_round or None,
         "changed": _when(facts.changed_at, output),

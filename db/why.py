@@ -92,7 +92,8 @@ def _view(connection: Connection, snapshot: RunSnapshot, now: float) -> View:
 
 def _strategy(settings: RunSettings) -> Strategy:
     """Return the run's strategy, or a plain one in place of a user's: a look runs no code of others."""
-    return FedAvg() if ":" in settings.strategy else strategy_of(settings)
+    is_foreign = any(":" in name for name, _ in settings.steps)
+    return FedAvg() if is_foreign else strategy_of(settings)
 
 
 def _daemon(folder: Path, connection: Connection, unreachable: str, now: float) -> Finding:

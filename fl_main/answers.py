@@ -343,7 +343,7 @@ class Answers(Ledger):
         for need in self.strategy.needs:
             known = offer.num_steps if need == "num_steps" else offer.metrics.get(need)
             if known is None:
-                return f"the strategy {self.settings.strategy} needs {need!r} with every update"
+                return f"the strategy {self.settings.strategy_name} needs {need!r} with every update"
         return ""
 
     def _lateness(self, task: TaskRecord) -> str:

@@ -43,7 +43,7 @@ from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.settings_files import parse_run
-from fl_main.sources import Source
+from fl_main.sources import Memory, Source
 from fl_main.store import (
     MetricRecord,
     ModelKind,
@@ -146,7 +146,7 @@ def run_local(
     config: Mapping[str, Any] | None = None,
     evaluate: Callable[[Mapping[str, Array], Any], Evaluation] | None = None,
     statistics: Callable[[Any], Mapping[str, Any]] | None = None,
-    strategy: str = "",
+    strategy: str | Sequence[str | Mapping[str, Any]] = "",
     strategy_options: Mapping[str, Any] | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -163,8 +163,8 @@ def run_local(
         config: Passed to the training function as `task.config`.
         evaluate: Measures a global model on a site's data, after every round.
         statistics: Returns sums and counts of a site's data, to be added up before round 1.
-        strategy: Its name in the settings; default: what the mode has by default.
-        strategy_options: Its options.
+        strategy: Its name in the settings, or a list of steps; default: what the mode has by default.
+        strategy_options: The options of one name.
         seed: The tasks' seeds follow from it.
         settings: Further settings of a run, as in its file: `{"mode": "async"}`. Without others,
             a sync round needs an update of every site, and one update is enough in other modes.
@@ -188,7 +188,7 @@ def run_local(
         "statistics": statistics is not None,
         "config": dict(config or {}),
         "evaluate": {"every": 1 if evaluate else 0},
-        **({"strategy": strategy} if strategy else {}),
+        **({"strategy": strategy if isinstance(strategy, str) else list(strategy)} if strategy else {}),
         **(settings or {}),
         "end": {"rounds": rounds, **(settings or {}).get("end", {})},
         "round": _rounds_of(len(sites), settings or {}),
@@ -253,20 +253,6 @@ class _States:
         return self._kept.get(site, {}).get("", {})
 
 
-@dataclass(slots=True)
-class _Memory:
-    """Arrays in memory that the fold reads and writes."""
-
-    layout: Layout
-    data: bytearray = field(default_factory=bytearray)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.data[offset : offset + len(buffer)]
-
-    def write(self, data: memoryview) -> None:
-        self.data += data
-
-
 class _LocalDriver:
     """Carries out what the round machine asks for, one site after the other."""
 
@@ -293,14 +279,14 @@ class _LocalDriver:
         self._done: dict[str, int] = {}  # tasks, by site
         self._staleness: list[int] = []
         self._told = 0  # the last round that somebody was told of
-        self._files: dict[str, _Memory] = {}
+        self._files: dict[str, Memory] = {}
         self._states = _States()
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._frozen = FrozenArrays({})  # what the run does not train
         self._complaint = ""  # why an update did not count
-        self._left: dict[str, _Memory] = {}  # by site: what codecs left out of its updates so far
-        self._left_then: dict[str, _Memory] = {}  # by site: the same, if its open update is accepted
+        self._left: dict[str, Memory] = {}  # by site: what codecs left out of its updates so far
+        self._left_then: dict[str, Memory] = {}  # by site: the same, if its open update is accepted
         self._traffic = _Traffic()
         self._told_traffic = _Traffic()
         strategy = strategy_of(settings)
@@ -512,15 +498,15 @@ class _LocalDriver:
             return self._stored(self._encoded(codec, signal, site, seed))
         if is_delta:
             delta = subtract(_arrays_in(base), _arrays_in(file), local.layout)
-            return self._stored(_Memory(local.layout, pack(delta, local.layout)))
+            return self._stored(Memory(local.layout, pack(delta, local.layout)))
         return local
 
-    def _encoded(self, codec: Codec, signal: Signal, site: str, seed: int) -> _Memory:
+    def _encoded(self, codec: Codec, signal: Signal, site: str, seed: int) -> Memory:
         model = signal.vector.model
-        sent = _Memory(codec.layout(model), bytearray().join(codec.encode(signal, chance_of(seed))))
+        sent = Memory(codec.layout(model), bytearray().join(codec.encode(signal, chance_of(seed))))
         if self._settings.compression.feeds_back:
             left = bytearray().join(left_of(codec, signal, sent))
-            self._left_then[site] = _Memory(codec.left_layout(model), left)
+            self._left_then[site] = Memory(codec.left_layout(model), left)
         return sent
 
     def _answer(self, update: UpdateRecord) -> FoldAnswer:
@@ -546,7 +532,7 @@ class _LocalDriver:
 
     def _folded(self, effect: Fold, answers: list[FoldAnswer]) -> StepFolded:
         layout = answers[0].payloads["weights"].layout
-        sink = _Memory(layout)
+        sink = Memory(layout)
         if effect.kind is Kind.STATISTICS:
             fold_sum(answers, layout, sink)
             return StepFolded(effect, self._stored(sink))
@@ -554,7 +540,7 @@ class _LocalDriver:
         record = self._machine.run
         base = self._source(record.model_id)
         before = {name: self._source(state_id) for name, state_id in record.state_ids.items()}
-        after = {name: _Memory(state_layout(base.layout)) for name in strategy.state}
+        after = {name: Memory(state_layout(base.layout)) for name in strategy.state}
         version, agents = record.rounds_done + 1, self._machine.trainers()
         folded = fold(strategy, answers, base, before, sink, after, version=version, agents=agents)
         states = {name: self._stored(memory) for name, memory in after.items()}
@@ -562,13 +548,13 @@ class _LocalDriver:
             effect, self._stored(sink), states, folded.shares, folded.notes, self._download(sink)
         )
 
-    def _download(self, model: _Memory) -> StoredPayload | None:
+    def _download(self, model: Memory) -> StoredPayload | None:
         """Keep a new global model as it would travel, beside it; None if it travels as it is."""
         codec = self._machine.download_codec
         if codec is None:
             return None
         data = bytearray().join(codec.encode(codec.signal(model), chance_of(0)))  # it draws nothing
-        return self._stored(_Memory(codec.layout(model.layout), data))
+        return self._stored(Memory(codec.layout(model.layout), data))
 
     def _source(self, model_id: str | None) -> Source:
         """Return a model's arrays, decoded if it is kept as it travels."""
@@ -591,9 +577,9 @@ class _LocalDriver:
         arrays = as_arrays(values)
         known = {**(roles or {}), **getattr(values, "roles", {})}
         layout = Layout.of(arrays, {n: r for n, r in known.items() if n in arrays}).without_private()
-        return self._stored(_Memory(layout, pack(arrays, layout)), channel)
+        return self._stored(Memory(layout, pack(arrays, layout)), channel)
 
-    def _stored(self, memory: _Memory, channel: str = "weights") -> StoredPayload:
+    def _stored(self, memory: Memory, channel: str = "weights") -> StoredPayload:
         digest = file_digest(memory.layout, DigestAlgorithm.BLAKE3)
         digest.update(memory.data)
         name = tagged(digest)
@@ -602,7 +588,7 @@ class _LocalDriver:
 
 
 def _arrays_in(source: Source) -> dict[str, Array]:
-    if isinstance(source, _Memory):
+    if isinstance(source, Memory):
         return views(source.layout, source.data)
     data = bytearray(source.layout.nbytes)
     source.read_into(0, memoryview(data))

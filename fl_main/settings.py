@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from fl_main.steps import MAX_STEPS, stated_steps, steps_of, strategy_in_words
 from fl_main.where import condition
 
 
@@ -70,6 +72,11 @@ RunName = Annotated[
 ]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Options = Annotated[dict[str, Any], AfterValidator(_with_plain_values)]
+
+Step = str | Annotated[dict[str, Options], Field(min_length=1, max_length=1)]
+Steps = Annotated[
+    str | Annotated[list[Step], Field(min_length=1, max_length=MAX_STEPS)], BeforeValidator(stated_steps)
+]
 
 
 def _is_condition(text: str) -> str:
@@ -353,15 +360,15 @@ class RunSettings(Section):
         description="sync: a round waits for its cohort; semi-sync: for the first updates, late ones "
         "count in the next; async: agents work all the time, every few updates make a new global model",
     )
-    strategy: str = Field(
+    strategy: Steps = Field(
         default="fedavg",
-        description="fedavg, fedbuff, fedasync, or package.module:Class of your own; "
-        "in mode async the default is fedbuff",
+        description="how updates become a model: a name of docs/strategies.md or package.module:Class of "
+        "your own, or a list of steps, each a name or one name with its options; in mode async the default "
+        "is fedbuff",
     )
     strategy_options: Options = Field(
         default={},
-        description="options of the strategy; fedavg: weighting (examples, uniform), cap; fedbuff: eta; "
-        "fedasync: alpha",
+        description="options of a strategy that is one name; docs/strategies.md lists them",
     )
     seed: NonNegativeInt = Field(
         default=0, lt=2**63, description="cohorts and the agents' seeds follow from it"
@@ -409,6 +416,14 @@ class RunSettings(Section):
         return data
 
     @model_validator(mode="after")
+    def _fitting_options(self) -> "RunSettings":
+        if self.strategy_options and not isinstance(self.strategy, str):
+            raise ValueError(
+                "strategy_options is for a strategy that is one name: write a step's options beside its name"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fitting_mode(self) -> "RunSettings":
         """Refuse what has no meaning in the run's mode, instead of ignoring it in silence."""
         if self.mode == "sync" and self.round.buffer is not None:
@@ -453,6 +468,18 @@ class RunSettings(Section):
                 "leave out all of it but lossless"
             )
         return self
+
+    @property
+    def steps(self) -> list[tuple[str, dict[str, Any]]]:
+        """The strategy's steps in order, each a name with its options."""
+        if isinstance(self.strategy, str):
+            return [(self.strategy, self.strategy_options)]
+        return steps_of(self.strategy)
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy in one line: `norm_bound > trimmed_mean > fedadam`."""
+        return strategy_in_words(self.strategy)
 
     @property
     def form(self) -> Literal["full", "delta"]:

@@ -1,7 +1,7 @@
 """Where the bytes of a set of arrays come from, and where they go: files, or memory."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +37,22 @@ class Packed:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer with the data from byte `offset` on."""
         buffer[:] = memoryview(self.data)[offset : offset + len(buffer)]
+
+
+@dataclass(slots=True)
+class Memory:
+    """The data of a set of arrays in memory, as a sink and then a source."""
+
+    layout: Layout
+    data: bytearray = field(default_factory=bytearray)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill buffer with the data from byte `offset` on."""
+        buffer[:] = self.data[offset : offset + len(buffer)]
+
+    def write(self, data: memoryview) -> None:
+        """Append data."""
+        self.data += data
 
 
 class Held:

@@ -8,19 +8,25 @@ from fl_main.errors import FLError, SettingsError, StrategyError
 from fl_main.plugins import imported
 from fl_main.settings import RunSettings
 from fl_main.settings_reference import one_of
+from fl_main.steps import steps_of
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.bulyan import Bulyan
 from fl_main.strategies.centred_clipping import CentredClipping
 from fl_main.strategies.fedasync import FedAsync
 from fl_main.strategies.fedavg import FedAvg
+from fl_main.strategies.fedavgm import FedAvgM
 from fl_main.strategies.fedbuff import FedBuff
 from fl_main.strategies.fedcurv import FedCurv
 from fl_main.strategies.feddyn import FedDyn
+from fl_main.strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from fl_main.strategies.fedprox import FedProx
 from fl_main.strategies.fltrust import FLTrust
 from fl_main.strategies.geometric_median import GeometricMedian
 from fl_main.strategies.krum import Krum, MultiKrum
 from fl_main.strategies.median import Median
+from fl_main.strategies.noise import Noise
+from fl_main.strategies.norm_bound import NormBound
+from fl_main.strategies.pipeline import Pipeline
 from fl_main.strategies.scaffold import Scaffold
 from fl_main.strategies.trimmed_mean import TrimmedMean
 
@@ -31,22 +37,32 @@ __all__ = [
     "CentredClipping",
     "Contribution",
     "FLTrust",
+    "FedAdagrad",
+    "FedAdam",
     "FedAsync",
     "FedAvg",
+    "FedAvgM",
     "FedBuff",
     "FedCurv",
     "FedDyn",
     "FedProx",
+    "FedYogi",
     "GeometricMedian",
     "Krum",
     "Median",
     "MultiKrum",
+    "Noise",
+    "NormBound",
+    "Pipeline",
     "Scaffold",
     "Strategy",
     "TrimmedMean",
+    "compose",
     "make_strategy",
     "strategy_of",
 ]
+
+OPTIONS = "strategy_options"  # what errors of options begin with
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
@@ -64,6 +80,12 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "scaffold": Scaffold,
     "feddyn": FedDyn,
     "fedcurv": FedCurv,
+    "norm_bound": NormBound,
+    "fedavgm": FedAvgM,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "noise": Noise,
 }
 
 
@@ -73,9 +95,11 @@ def strategy_of(settings: RunSettings) -> Strategy:
     Raises:
         SettingsError: If there is no such strategy, or it does not go with other settings.
     """
-    strategy = make_strategy(settings.strategy, settings.strategy_options)
+    strategy = compose(settings.strategy, settings.strategy_options)
     if settings.payload == "free" and not strategy.takes_free:
-        raise SettingsError(f"payload: free: the strategy {settings.strategy} combines arrays, not bytes")
+        raise SettingsError(
+            f"payload: free: the strategy {settings.strategy_name} combines arrays, not bytes"
+        )
     _check_mode(settings, strategy)
     _check_least(settings, strategy)
     if settings.quarantine.rounds and "distance" not in strategy.measures:
@@ -86,8 +110,40 @@ def strategy_of(settings: RunSettings) -> Strategy:
     return strategy
 
 
+def compose(strategy: str | list[Any], options: Mapping[str, Any] | None = None) -> Strategy:
+    """Return a fresh strategy of the steps that the settings' key `strategy` states.
+
+    Args:
+        strategy: A name, or a list of steps: names, or mappings of one name to its options.
+        options: Those of one name.
+
+    Returns:
+        The rule itself where there is nothing else, else a `Pipeline`.
+
+    Raises:
+        SettingsError: If a step or an option is unknown, or steps make no sense together.
+    """
+    if isinstance(strategy, str):
+        found = make_strategy(strategy, options or {})
+        return found if found.step == "rule" else Pipeline([(strategy, found)])
+    steps = enumerate(steps_of(strategy))
+    return Pipeline([(name, _step(number, name, own)) for number, (name, own) in steps])
+
+
+def _step(number: int, name: str, options: Mapping[str, Any]) -> Strategy:
+    """Return one step of several; errors say where its options stand."""
+    try:
+        return make_strategy(name, options)
+    except SettingsError as error:
+        said = str(error)
+        if not said.startswith(OPTIONS):
+            raise
+        said = said.removeprefix(OPTIONS).removeprefix(f": {name}")
+        raise SettingsError(f"strategy.{number}.{name}{said}") from error
+
+
 def _check_mode(settings: RunSettings, strategy: Strategy) -> None:
-    mode, name = settings.mode, settings.strategy
+    mode, name = settings.mode, settings.strategy_name
     if mode not in strategy.modes:
         raise SettingsError(
             f"mode: {mode}: the strategy {name} is not valid in it: {strategy.why_not}; "
@@ -109,10 +165,10 @@ def _check_mode(settings: RunSettings, strategy: Strategy) -> None:
 
 def _check_least(settings: RunSettings, strategy: Strategy) -> None:
     """Refuse rounds of fewer updates than a robust rule needs to be one."""
-    given, least = settings.round, strategy.min_updates
+    given, least, name = settings.round, strategy.min_updates, settings.strategy_name
     if strategy.why_least and given.min_updates < least:
         raise SettingsError(
-            f"round.min_updates: {given.min_updates}, but the strategy {settings.strategy} needs {least}: "
+            f"round.min_updates: {given.min_updates}, but the strategy {name} needs {least}: "
             f"{strategy.why_least}; give round.min_updates: {least} and as many round.min_agents"
         )
 

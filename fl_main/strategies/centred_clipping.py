@@ -43,6 +43,10 @@ class CentredClipping(Strategy):
     why_not = "it compares updates with those of the round before, which late ones did not start from"
     min_updates = 10
     why_least = "it bears a tenth of the updates"
+    exceptions: Mapping[str, str] = {
+        "equal": "what is farther away than τ is not reached",
+        "scale": "τ is a distance, which does not grow with the model",
+    }
 
     def __init__(self, tau: float = 10.0, iterations: int = 1) -> None:
         self._tau = positive("tau", tau)

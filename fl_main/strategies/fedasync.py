@@ -3,7 +3,7 @@
 Source: Xie, Koyejo, Gupta: Asynchronous Federated Optimization (arXiv:1903.03934), Algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import positive
@@ -24,6 +24,11 @@ class FedAsync(Strategy):
     modes = ("semi-sync", "async")
     why_not = "it takes updates one by one, and the last would count most in a round of all"
     buffer = 1
+    alone = "it takes updates one by one, so there is no one result, nor one base, for other steps"
+    exceptions: Mapping[str, str] = {
+        "order": "it takes one update after the other",
+        "equal": "it moves only a part of the way",
+    }
 
     def __init__(self, alpha: float = 0.6) -> None:
         self._alpha = positive("alpha", alpha, most=1.0)

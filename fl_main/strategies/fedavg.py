@@ -9,6 +9,7 @@ from typing import Literal
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy, Values
+from fl_main.strategies.options import one_of
 
 
 def running_shares(counts: Sequence[float]) -> list[float]:
@@ -62,10 +63,11 @@ class FedAvg(Strategy):
     def __init__(
         self, weighting: Literal["examples", "uniform"] = "examples", cap: int | None = None
     ) -> None:
-        if weighting not in ("examples", "uniform"):
-            raise SettingsError(f"strategy_options.weighting: {weighting!r} is not examples or uniform")
+        one_of("weighting", weighting, ("examples", "uniform"))
         if cap is not None and (type(cap) is not int or cap < 1):
             raise SettingsError(f"strategy_options.cap: {cap!r} is not a whole number of at least 1")
+        if cap is not None:
+            self.exceptions = {"examples": "a cap is a number of examples, which does not grow with them"}
         self._weighting = weighting
         self._cap = cap
         self._counts: list[float] = []

@@ -4,7 +4,7 @@ Source: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: Federated Learning
 Asynchronous Aggregation, AISTATS 2022 (arXiv:2106.06639), Algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import positive
@@ -24,6 +24,7 @@ class FedBuff(Strategy):
 
     modes = ("sync", "semi-sync", "async")
     wants = "deltas"
+    exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
 
     def __init__(self, eta: float = 1.0) -> None:
         self._eta = positive("eta", eta)

@@ -35,6 +35,7 @@ class FedDyn(Strategy):
     modes = ("sync",)
     why_not = ONLY_SYNC
     alone = "what its agents keep must follow from the same updates as the model"
+    exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
     wants = "deltas"
 
     def __init__(self, alpha: float = 0.1) -> None:

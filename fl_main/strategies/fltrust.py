@@ -41,6 +41,7 @@ class FLTrust(Strategy):
     measures = ("distance", "root_cosine", "kept", "cosine")
     min_updates = 2
     why_least = "the trusted one and another"
+    exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
 
     def __init__(self, root: str = "root") -> None:
         if type(root) is not str or not root:

@@ -40,6 +40,7 @@ class GeometricMedian(Strategy):
     measures = ("distance", "cosine")
     min_updates = 3
     why_least = "the median of fewer bears no faulty one"
+    exceptions: Mapping[str, str] = {"scale": "ν is a distance, which does not grow with the model"}
 
     def __init__(self, nu: float = 1e-6, iterations: int = 3, weighting: Weighting = "examples") -> None:
         self._nu = positive("nu", nu)

@@ -16,11 +16,44 @@ def positive(name: str, value: object, most: float = math.inf) -> float:
     Raises:
         SettingsError: If it is none.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 < value <= most and math.isfinite(value):  # type: ignore[operator, arg-type]
+    if _is_number(value) and 0 < value <= most:  # type: ignore[operator] # it is a number
         return float(value)  # type: ignore[arg-type]
     limit = f", at most {most:g}" if math.isfinite(most) else ""
     raise SettingsError(f"strategy_options.{name}: {value!r} is not a number above 0{limit}")
+
+
+def not_negative(name: str, value: object) -> float:
+    """Return an option that is a finite number of at least 0.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    if _is_number(value) and value >= 0:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise SettingsError(f"strategy_options.{name}: {value!r} is not a number of at least 0")
+
+
+def ratio(name: str, value: object) -> float:
+    """Return an option that is a number of at least 0 and less than 1.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    if _is_number(value) and 0 <= value < 1:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise SettingsError(f"strategy_options.{name}: {value!r} is not a number of at least 0, below 1")
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse an option that is none of the words allowed.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    if value not in allowed:
+        raise SettingsError(
+            f"strategy_options.{name}: {value!r} is not {', '.join(allowed[:-1])} or {allowed[-1]}"
+        )
 
 
 def whole(name: str, value: object, least: int) -> int:
@@ -34,12 +67,5 @@ def whole(name: str, value: object, least: int) -> int:
     raise SettingsError(f"strategy_options.{name}: {value!r} is not a whole number of at least {least}")
 
 
-def not_negative(name: str, value: object) -> float:
-    """Return an option that is a finite number of at least 0.
-
-    Raises:
-        SettingsError: If it is none.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return float(value)
-    raise SettingsError(f"strategy_options.{name}: {value!r} is not a number of at least 0")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -46,6 +46,7 @@ class Scaffold(Strategy):
     modes = ("sync",)
     why_not = ONLY_SYNC
     alone = "its control variates must follow from the same updates as the model"
+    exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
     wants = "deltas"
 
     def __init__(self, eta: float = 1.0, option: int = 2) -> None:

@@ -54,7 +54,7 @@ def lines(result: Result) -> list[list[str]]:
 
 def test_runs(trained: Path) -> None:
     head, row = lines(fl_db("runs", "-d", trained))
-    assert head[:5] == ["run", "status", "round", "agents", "best"]
+    assert head[:6] == ["run", "status", "round", "agents", "strategy", "best"]
     assert row[:4] == ["hearts", "running", "2", "2"]
 
 
