@@ -14,6 +14,7 @@ EXTRAS_check := dev
 EXTRAS_bench := test
 EXTRAS_bench-full := test,fast,figures
 EXTRAS_soak := test
+EXTRAS_flower := test
 EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
 EXTRAS_codecs := sklearn,figures
@@ -25,7 +26,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs flower soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +72,9 @@ modes: $(VENV)/.modes       ## draw accuracy over virtual time in the modes sync
 codecs: $(VENV)/.codecs     ## measure what codecs save, cost and do to accuracy, some minutes: writes docs/compression.md
 	@$(PY) -m bench.codecs measure --json docs/records/codecs.json
 	@$(PY) -m bench.codecs report
+
+flower: $(VENV)/.flower     ## install Flower in an environment of its own, for tests that compare strategies with its own
+	@$(PY) -c 'from bench.rounds.flower_grpc import FLOWER; print(FLOWER.program("python"))'
 
 soak: $(VENV)/.soak         ## let many real agents come and go at a real daemon: AGENTS MINUTES MODE POLL CHURN OUTPUT FIGURE
 	@$(PY) -m bench.soak $(if $(AGENTS),--agents $(AGENTS)) $(if $(MINUTES),--minutes $(MINUTES)) \

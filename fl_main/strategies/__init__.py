@@ -104,8 +104,8 @@ def strategy_of(settings: RunSettings) -> Strategy:
     _check_least(settings, strategy)
     if settings.quarantine.rounds and "distance" not in strategy.measures:
         raise SettingsError(
-            f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy} measures no "
-            "distances, by which outliers are told; give a robust one (median, multi_krum, …)"
+            f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy_name} "
+            "measures no distances, by which outliers are told; give a robust one (median, multi_krum, …)"
         )
     return strategy
 

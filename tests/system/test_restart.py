@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -114,13 +115,27 @@ def test_run_goes_on_after_a_restart_of_the_daemon(
     assert models_of(tmp_path / "models") == models_of(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "fedavg",
+        [
+            {"norm_bound": {"bound": 20.0}},
+            "fedavg",
+            {"fedadam": {"bias_correction": "adam"}},
+            {"noise": {"std": 0.1, "seed": 5}},
+        ],
+    ],
+    ids=["fedavg", "steps with state"],
+)
 def test_daemon_may_be_killed_again_and_again(
+    strategy: Any,
     start_process: StartProcess,
     start_agent: StartAgent,
     undisturbed: Callable[..., AgentThread],
     tmp_path: Path,
 ) -> None:
-    run = run_of(end={"rounds": 8})
+    run = run_of(end={"rounds": 8}, strategy=strategy)
     daemon = start_process(run).started()
     agents = [start_agent(daemon.url, number) for number in (1, 2)]
     for after in (2, 4):
@@ -130,7 +145,7 @@ def test_daemon_may_be_killed_again_and_again(
     finals = [agent.join() for agent in agents]
     daemon.stop()
 
-    expected = undisturbed(end={"rounds": 8}).join()
+    expected = undisturbed(end={"rounds": 8}, strategy=strategy).join()
     for final in finals:
         assert_equal(final.weights, expected.weights)
     assert models_of(tmp_path / "models") == models_of(tmp_path / "undisturbed")
