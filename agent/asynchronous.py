@@ -13,7 +13,7 @@ from fl_main.errors import ConnectionFailedError, RefusedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
-from .connection import GOODBYE_S, Final, Receipt, final_of, receipt_of
+from .connection import GOODBYE_S, Final, Receipt, receipt_of
 from .exchange import Ending, Work
 from .state_folder import OutboxEntry
 from .tasks import Answering, TaskFacts, submission
@@ -89,7 +89,7 @@ class AsyncAgent(AgentBase):
             await self._decline_unanswered()
             work = await self._wait(self._connected.start(self._connected.client.next_work()))
             if isinstance(work, Ending):
-                self.final = final_of(work)
+                self.final = self._final_of(work)
                 return
             if work.assign.kind == Kind.TRAIN:
                 self._current = self._task(work)

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fl_main.errors import LocalProtocolError
-from fl_main.training import Kind
-from fl_main.weights import Role
+from fl_main.errors import LocalProtocolError, StateFolderError
+from fl_main.training import Kind, evaluation_of
+from fl_main.weights import Array, Role
 
 from .connection import (
     AgentOptions,
@@ -15,11 +16,12 @@ from .connection import (
     Final,
     Outside,
     default_name,
+    final_of,
     place_of,
     real_outside,
     roles_of,
 )
-from .exchange import AgentState, Policy, Work
+from .exchange import AgentState, Ending, Policy, Work
 from .own_model import OwnModel
 from .state_folder import OutboxEntry
 from .tasks import Answering, facts_of
@@ -134,16 +136,34 @@ class AgentBase:
 
     def _facts_of(self, work: Work) -> dict[str, Any]:
         """Return what a training task says."""
-        client, state = self._connected.client, self._connected.folder.state()
-        return facts_of(work, state, client.run_id, client.layout)
+        client, private = self._connected.client, self._connected.private
+        kept = self._connected.folder.state()
+        return facts_of(work, private.of(kept), private.others(kept), client.run_id, client.layout)
+
+    def _final_of(self, ending: Ending) -> Final:
+        """Return how the run ended, with this agent's private arrays."""
+        final = final_of(ending)
+        if not final.weights:
+            return final
+        try:
+            kept = self._connected.folder.state()
+        except StateFolderError as error:  # no reason to withhold what the run came to
+            logger.warning("the final model comes without what this agent kept: %s", error)
+            kept = {}
+        return replace(final, weights={**final.weights, **self._connected.private.of(kept)})
 
     def _handler(self, work: Work) -> Callable[[], Any]:
         """Return the site's answer to an evaluate, statistics or initialise task, yet to be called."""
         if work.assign.kind == Kind.EVALUATE and (evaluate := self._evaluate):
-            return lambda: evaluate(work.arrays["weights"])
+            return lambda: self._evaluated(evaluate, work.arrays["weights"])
         if work.assign.kind == Kind.STATISTICS and self._statistics:
             return self._statistics
         return self._first_weights
+
+    def _evaluated(self, evaluate: Callable[..., Any], weights: Mapping[str, Array]) -> Any:
+        kept, private = self._connected.folder.state(), self._connected.private
+        whole = {**weights, **private.of(kept)}
+        return evaluation_of(evaluate, whole, state=lambda: private.others(kept))
 
     def _entry(self, work: Work, answer: Any, begun: float) -> OutboxEntry:
         """Write what a handler returned to the outbox."""

@@ -10,7 +10,7 @@ from fl_main.errors import ConnectionFailedError, RefusedError, StateFolderFullE
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
-from .connection import Final, Receipt, final_of, receipt_of
+from .connection import Final, Receipt, receipt_of
 from .exchange import Ending, Work
 from .state_folder import OutboxEntry
 from .tasks import Answering, TaskFacts, submission
@@ -77,7 +77,8 @@ class Agent(AgentBase):
         name: How people name this site; default: the machine's name.
         initial_weights: The model to start from, or a function that returns it; used if the
             run has none yet, and checked against the run's model when joining.
-        evaluate: Measures a global model on held-out data of this site.
+        evaluate: Measures a global model on held-out data of this site; a parameter `state` gets
+            what was kept here with the last update that was counted.
         statistics: Returns sums and counts of the local data, to be added up over all sites.
         token: The join token, if the aggregator wants one.
         attributes: Facts about this site, shown to operators.
@@ -138,7 +139,7 @@ class Agent(AgentBase):
             self._decline_unanswered()
             work = self._wait(self._connected.start(self._connected.client.next_work()))
             if isinstance(work, Ending):
-                self.final = final_of(work)
+                self.final = self._final_of(work)
                 return
             if work.assign.kind == Kind.TRAIN:
                 self._current = self._task(work)

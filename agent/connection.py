@@ -20,6 +20,7 @@ from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
 from fl_main.messages import Assign, Verdict
+from fl_main.personal import PrivateArrays, private_of
 from fl_main.ports import Disk, Link, Ports
 from fl_main.strategies.fold import as_channel
 from fl_main.threads import Threads
@@ -292,11 +293,26 @@ class Connection:
         arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
             channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
-        state = as_arrays(result.state) if result.state is not None else None
-        metrics = as_metrics(result.metrics)
+        state, metrics = self._kept(result), as_metrics(result.metrics)
         return self.folder.put(
             assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
         )
+
+    @property
+    def private(self) -> PrivateArrays:
+        """Where this agent's private arrays lie among what it keeps."""
+        return PrivateArrays(self.client.run_id, self.client.model.private)
+
+    @property
+    def _own_roles(self) -> dict[str, Role]:
+        """Roles that the program has given: what was private once stays here, however it is handed in."""
+        return {**dict.fromkeys(self.client.model.private, Role.PRIVATE), **self.options.roles}
+
+    def _kept(self, result: TrainResult) -> dict[str, Array] | None:
+        """Return what is to be kept with an update; None to let be what is kept."""
+        private = private_of(result.weights, roles_of(result.weights, self._own_roles))
+        kept = self.folder.state() if private and result.state is None else {}
+        return self.private.to_keep(kept, private, result.state)
 
     def _in_form(self, work: Work, arrays: dict[str, Array], layout: Layout) -> Outgoing:
         """Return a local model as it is to travel; one that does not fit its base is refused as it is."""
@@ -328,7 +344,7 @@ class Connection:
     def _sendable(self, values: Mapping[str, Any]) -> tuple[dict[str, Array], Layout]:
         """Return arrays and the layout of what may leave the agent."""
         arrays = self.client.model.to_send(as_arrays(values))
-        roles = roles_of(values, self.options.roles, self.client.layout)
+        roles = roles_of(values, self._own_roles, self.client.layout)
         kept = {name: role for name, role in roles.items() if name in arrays}
         return arrays, Layout.of(arrays, kept).without_private()
 

@@ -7,6 +7,7 @@ from typing import Any
 from fl_main.errors import RefusedError, WeightsError
 from fl_main.frozen import FrozenArrays, arrays_setting, divided, facts_of
 from fl_main.messages import Frozen
+from fl_main.personal import private_of
 from fl_main.weights import Array, Layout, Role, as_arrays
 
 logger = logging.getLogger("fl_main.agent")
@@ -22,6 +23,7 @@ class OwnModel:
     Attributes:
         layout: Of what the agent can train and send, if it knows.
         facts: What it says of its frozen arrays, once it knows that there are some.
+        private: Its private arrays as the program gave them, read-only.
 
     Raises:
         WeightsError: If the weights cannot be sent.
@@ -32,12 +34,15 @@ class OwnModel:
     ) -> None:
         self.layout: Layout | None = None
         self.facts: Frozen | None = None
+        self.private: dict[str, Array] = {}
         self._whole: dict[str, Array] = {}
         self._frozen = FrozenArrays({})
         self._is_checked = False
         if weights is not None:
             arrays = as_arrays(weights)
-            self.layout = Layout.of(arrays, roles).without_private()
+            layout = Layout.of(arrays, roles)
+            self.layout = layout.without_private()
+            self.private = FrozenArrays(private_of(arrays, roles or {})).arrays
             self._whole = {spec.name: arrays[spec.name] for spec in self.layout.arrays}
 
     def train_all(self) -> None:

@@ -20,7 +20,8 @@ class TaskFacts:
         task_id: Its id in the log, in `fl status` and in the database.
         round_id: The round it was given in; the first trained is 1.
         base_round: The round that made `weights`; 0 is the initial model.
-        weights: The global model to start from; read-only, valid until the next task.
+        weights: The global model to start from, with this agent's private arrays if it has some;
+            read-only, valid until the next task.
         trained: Names of the arrays that are trained together: float parameters that travel.
         config: The run's `config` section: learning rate, local epochs, …
         correction: What the run's strategy asks of the training; see `fl_main.corrections`.
@@ -87,12 +88,19 @@ class Answering:
         return self._clock() - self._started
 
 
-def facts_of(work: Work, state: Mapping[str, Array], run_id: str, layout: Layout | None) -> dict[str, Any]:
+def facts_of(
+    work: Work,
+    private: Mapping[str, Array],
+    state: Mapping[str, Array],
+    run_id: str,
+    layout: Layout | None,
+) -> dict[str, Any]:
     """Return the fields of `TaskFacts` for a piece of work.
 
     Args:
         work: It.
-        state: What the agent kept.
+        private: The agent's private arrays.
+        state: What its program kept.
         run_id: Of the run.
         layout: Of the run's model.
     """
@@ -103,7 +111,7 @@ def facts_of(work: Work, state: Mapping[str, Array], run_id: str, layout: Layout
         "task_id": assign.task_id,
         "round_id": assign.round_id,
         "base_round": assign.model_round,
-        "weights": weights,
+        "weights": {**weights, **private},
         "trained": layout.trained if layout else (),
         "config": assign.config,
         "correction": assign.correction,

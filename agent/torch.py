@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("PyTorch is not installed: pip install 'fl_main[torch]'") from None
 
-__all__ = ["get_weights", "set_weights"]
+__all__ = ["get_weights", "norm_layers", "set_weights"]
 
 
 def get_weights(module: torch.nn.Module, private: str | Iterable[str] = ()) -> NamedArrays:
@@ -85,6 +85,20 @@ def set_weights(
     with torch.no_grad():
         for name, array in arrays.items():
             entries[name].tensor.copy_(tensor_of(array))
+
+
+def norm_layers(module: torch.nn.Module) -> list[str]:
+    """Return the names of a module's normalisation layers: what FedBN keeps `private`.
+
+    Batch, instance, group and layer normalisation; FedBN: Li et al., ICLR 2021 (arXiv:2102.07623).
+    """
+    kinds = (torch.nn.modules.batchnorm._NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
+    module = getattr(module, "_orig_mod", module)
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds) and list(layer.parameters())
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_main.corrections import Pull, correction_of
+from fl_main.corrections import Correction, Pull, correction_of
 from fl_main.corrections.base import Lazy, Part
 from fl_main.errors import LayoutMismatchError, LocalProtocolError
 from fl_main.training import TrainingTask
@@ -52,14 +52,17 @@ class TorchCorrection:
     Args:
         net: The module, on its device; also what `torch.compile` made of one.
         task: The training task.
+        correction: What to add instead of what the run's strategy asks for: `fl_main.personal.Ditto`.
 
     Raises:
         SettingsError: If the task asks for something that cannot be.
         LayoutMismatchError: If a parameter has another shape than the run's model.
     """
 
-    def __init__(self, net: torch.nn.Module, task: TrainingTask) -> None:
-        self._correction = correction_of(task)
+    def __init__(
+        self, net: torch.nn.Module, task: TrainingTask, correction: Correction | None = None
+    ) -> None:
+        self._correction = correction or correction_of(task)
         parameters = _trained(net)
         pulls = self._correction.pulls.items()
         self._pulls = [

@@ -39,6 +39,7 @@ from fl_main.events import (
 )
 from fl_main.frozen import FrozenArrays, divided
 from fl_main.ledger import Outcome
+from fl_main.personal import PrivateArrays, private_of
 from fl_main.plan import next_step
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
@@ -62,7 +63,7 @@ from fl_main.store import (
 from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
-from fl_main.training import Evaluation, Kind, NamedArrays, TrainResult, as_metrics
+from fl_main.training import Evaluation, Kind, NamedArrays, TrainResult, as_metrics, evaluation_of
 from fl_main.weights import Array, Layout, Role, as_arrays, pack, views
 
 
@@ -144,7 +145,7 @@ def run_local(
     *,
     rounds: int = 10,
     config: Mapping[str, Any] | None = None,
-    evaluate: Callable[[Mapping[str, Array], Any], Evaluation] | None = None,
+    evaluate: Callable[..., Evaluation] | None = None,
     statistics: Callable[[Any], Mapping[str, Any]] | None = None,
     strategy: str | Sequence[str | Mapping[str, Any]] = "",
     strategy_options: Mapping[str, Any] | None = None,
@@ -161,7 +162,8 @@ def run_local(
         initial_weights: The model to start from.
         rounds: Global models to make.
         config: Passed to the training function as `task.config`.
-        evaluate: Measures a global model on a site's data, after every round.
+        evaluate: Measures a global model on a site's data, after every round: `evaluate(weights, data)`;
+            a parameter `state` gets what the site kept.
         statistics: Returns sums and counts of a site's data, to be added up before round 1.
         strategy: Its name in the settings, or a list of steps; default: what the mode has by default.
         strategy_options: The options of one name.
@@ -234,7 +236,7 @@ class _States:
 
     def put(self, site: str, task_id: str, arrays: Mapping[str, Array]) -> None:
         """Keep arrays for the case that a task's update is counted."""
-        self._kept.setdefault(site, {})[task_id] = arrays
+        self._kept.setdefault(site, {})[task_id] = FrozenArrays(arrays).arrays
 
     def promote(self, site: str, task_id: str) -> None:
         """Make the arrays kept with a task current, unless newer ones are, and forget older ones."""
@@ -261,7 +263,7 @@ class _LocalDriver:
         settings: RunSettings,
         train: Callable[[LocalTask], TrainResult],
         sites: Mapping[str, Any],
-        evaluate: Callable[[Mapping[str, Array], Any], Evaluation] | None,
+        evaluate: Callable[..., Evaluation] | None,
         statistics: Callable[[Any], Mapping[str, Any]] | None,
         seconds: Callable[[str, int], float] | None = None,
         on_round: Callable[[LocalRound], None] | None = None,
@@ -281,6 +283,8 @@ class _LocalDriver:
         self._told = 0  # the last round that somebody was told of
         self._files: dict[str, Memory] = {}
         self._states = _States()
+        self._own_roles: dict[str, Role] = {}  # of the model that the run begins with
+        self._private = PrivateArrays("", {})
         self._metrics: dict[int, dict[str, float]] = {}
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._frozen = FrozenArrays({})  # what the run does not train
@@ -295,6 +299,9 @@ class _LocalDriver:
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""
+        self._own_roles = dict(getattr(initial_weights, "roles", {}))
+        first = private_of(as_arrays(initial_weights), self._own_roles)
+        self._private = PrivateArrays(self._machine.run.run_id, FrozenArrays(first).arrays)
         initial = self._keep(self._trained_of(initial_weights))
         self._roles = {spec.name: spec.role for spec in initial.layout.arrays}
         self._take(self._machine.adopt(ModelRecord("initial", "local", 0, ModelKind.INITIAL, initial)))
@@ -431,15 +438,20 @@ class _LocalDriver:
             sums = self._keep(self._statistics(data))
             return Offered(task.task_id, task.agent_id, 0, payloads={"weights": sums})
         if task.kind is Kind.EVALUATE and self._evaluate:
-            measured = self._evaluate(self._fetched(task), data)
+            measured = self._evaluated(self._evaluate, task, data)
             metrics = as_metrics(measured.metrics)
             return Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics)
         return self._trained(task, data)
 
+    def _evaluated(self, evaluate: Callable[..., Evaluation], task: TaskRecord, data: Any) -> Evaluation:
+        kept = self._states.current(task.agent_id)
+        return evaluation_of(evaluate, self._fetched(task), data, state=lambda: self._private.others(kept))
+
     def _fetched(self, task: TaskRecord) -> Mapping[str, Array]:
-        """Return a task's model as a site gets it."""
+        """Return a task's model as a site sees it."""
         self._traffic.fetch(task.agent_id, self._machine.models[task.model_id or ""].payload)
-        return self._whole(task.model_id)
+        private = self._private.of(self._states.current(task.agent_id))
+        return {**self._whole(task.model_id), **private}
 
     def _trained(self, task: TaskRecord, data: Any) -> Offered | TaskDeclined:
         result = self._train(
@@ -460,14 +472,13 @@ class _LocalDriver:
                     for name in self._machine.strategy.down
                     if name in self._machine.run.state_ids  # as the daemon does: none in round 1
                 },
-                self._states.current(task.agent_id),
+                self._private.others(self._states.current(task.agent_id)),
             )
         )
         if not isinstance(result, TrainResult):
             self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
-        if result.state is not None:
-            self._states.put(task.agent_id, task.task_id, as_arrays(result.state))
+        self._keep_own(task, result)
         trained = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
         local, base = self._keep(trained, roles=self._roles), self._source(task.model_id)
         try:
@@ -487,6 +498,14 @@ class _LocalDriver:
             as_metrics(result.metrics),
             payloads,
         )
+
+    def _keep_own(self, task: TaskRecord, result: TrainResult) -> None:
+        """Keep what a site keeps with its update: private arrays, and what its training wants."""
+        private = private_of(result.weights, {**self._own_roles, **getattr(result.weights, "roles", {})})
+        current = self._states.current(task.agent_id)
+        kept = self._private.to_keep(current, private, result.state)
+        if kept is not None:
+            self._states.put(task.agent_id, task.task_id, kept)
 
     def _as_sent(self, local: StoredPayload, base: Source, site: str, seed: int) -> StoredPayload:
         """Return a local model in the form in which it would travel."""

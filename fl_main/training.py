@@ -4,17 +4,20 @@ A function `train(task) -> TrainResult` runs unchanged under `Agent.run`, under 
 and in `run_local`.
 """
 
+import inspect
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fl_main.errors import WeightsError
 
 if TYPE_CHECKING:
     from fl_main.weights import Array, Role
+
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -43,7 +46,8 @@ class TrainResult:
     """What a training function gives back.
 
     Attributes:
-        weights: The full local model after training; copied on submit.
+        weights: The full local model after training; copied on submit. Private arrays stay here, and
+            are part of the next task's weights once this update was counted.
         num_examples: Distinct local examples trained on (not times epochs), at least 1.
         metrics: Named numbers about the local model on the training data.
         num_steps: Optimizer steps taken; some strategies need it.
@@ -80,7 +84,8 @@ class TrainingTask(Protocol):
         run_id: Of the run; a run that is made anew under the same name has another one.
         round_id: The round in which the task was given; the first trained is 1.
         base_round: The round that made `weights`; 0 is the initial model.
-        weights: The global model to start from, by array name; read-only.
+        weights: The global model to start from, by array name, with this site's private arrays if it
+            has some; read-only.
         trained: Names of the arrays that are trained together: float parameters that travel.
         config: The run's `config` section: learning rate, local epochs, …
         correction: What the run's strategy asks of the training; see `fl_main.corrections`.
@@ -112,6 +117,21 @@ class TrainingTask(Protocol):
     def channels(self) -> "Mapping[str, Mapping[str, Array]]": ...  # noqa: D102
     @property
     def state(self) -> "Mapping[str, Array]": ...  # noqa: D102
+
+
+def evaluation_of(evaluate: Callable[..., T], *args: Any, state: "Callable[[], Mapping[str, Array]]") -> T:
+    """Call a site's `evaluate`; one that has a parameter `state` gets what the site kept, too.
+
+    Args:
+        evaluate: Of the site.
+        args: What it is called with.
+        state: Returns what the site kept with its last update that was counted.
+    """
+    try:
+        takes_state = "state" in inspect.signature(evaluate).parameters
+    except (TypeError, ValueError):  # of some built-in functions nobody knows
+        takes_state = False
+    return evaluate(*args, state=state()) if takes_state else evaluate(*args)
 
 
 def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -37,6 +37,16 @@ def test_the_program_of_corrections_finds_the_optimum_with_scaffold() -> None:
     assert distance(names["fedavg"]) > 0.1
 
 
+def test_the_program_of_personalization_is_better_at_each_site_than_one_model_for_all() -> None:
+    names = run_page("personalization.md", with_extras=False)
+    both, private = names["both"].metrics[-1], names["private"].metrics[-1]
+    assert set(names["private"].weights) == {"slope"}
+    assert private["evaluate_loss"] < 1e-4
+    assert both["evaluate_personal_loss"] < both["evaluate_loss"] / 10
+
+
 @pytest.mark.extras
 def test_the_programs_with_pytorch_run() -> None:
     assert run_page("corrections.md", with_extras=True)["trained"].rounds == 10
+    kept = run_page("personalization.md", with_extras=True)["batch_norm"].weights
+    assert set(kept) == {"0.weight", "0.bias", "3.weight", "3.bias"}

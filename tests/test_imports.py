@@ -41,6 +41,7 @@ PUBLIC = {
     "fl_main.corrections",
     "fl_main.db",
     "fl_main.errors",
+    "fl_main.personal",
     "fl_main.settings",
     "fl_main.strategies",
 }

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
 from fl_main.errors import LayoutMismatchError, WeightsError
-from fl_main.local import LocalTask, run_local
+from fl_main.local import LocalRound, LocalTask, run_local
 from fl_main.training import TrainResult
 from fl_main.weights import Layout, Role, pack, views
 
@@ -22,7 +22,7 @@ if find_spec("torch"):  # without it pytest must be able to collect, and to dese
     import torch
     from torch import nn
 
-    from fl_main.agent.torch import get_weights, set_weights
+    from fl_main.agent.torch import get_weights, norm_layers, set_weights
 
 pytestmark = pytest.mark.extras
 
@@ -124,6 +124,20 @@ def test_a_compiled_module_has_the_names_of_the_original() -> None:
         warnings.simplefilter("ignore")  # torch's own, on the way to its compiler
         compiled = torch.compile(network(), backend="eager")
     assert same(get_weights(compiled), get_weights(network()))
+
+
+def test_normalisation_layers_are_found_by_name() -> None:
+    net = nn.ModuleDict({"body": network(), "norm": nn.LayerNorm(3), "plain": nn.InstanceNorm1d(3)})
+    assert norm_layers(net) == ["body.1", "norm"]  # the last one has nothing to keep
+    kept = get_weights(net, private=norm_layers(net)).roles
+    assert {name for name, role in kept.items() if role is Role.PRIVATE} == {
+        *(
+            f"body.1.{what}"
+            for what in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        ),
+        "norm.weight",
+        "norm.bias",
+    }
 
 
 # --- tied weights ------------------------------------------------------------------------
@@ -276,18 +290,24 @@ def test_a_network_with_batch_norm_is_trained_federatedly() -> None:
 def test_private_batch_norm_never_leaves_its_site() -> None:
     sites, test = digits()
     modules = {name: network() for name in sites}
-    seen: list[set[str]] = []
+    kept: dict[str, Any] = {}
 
     def train(task: LocalTask) -> TrainResult:
-        seen.append(set(task.weights))
         module = modules[task.site]
+        if task.site in kept:  # what it gets back is its own
+            assert same(kept[task.site], {name: task.weights[name] for name in kept[task.site]})
         set_weights(module, task.weights, private="1")
         fit(module, task.data, task.seed)
-        return TrainResult(get_weights(module, private="1"), len(task.data[1]))
+        weights = get_weights(module, private="1")
+        kept[task.site] = {name: weights[name].copy() for name in weights if name.startswith("1.")}
+        return TrainResult(weights, len(task.data[1]))
 
-    done = run_local(train, sites, get_weights(network(), private="1"), rounds=6)
+    def gone(made: LocalRound) -> None:
+        assert set(made.weights) == public
+
     public = {"0.weight", "0.bias", "4.weight", "4.bias"}
-    assert [*seen, set(done.weights)] == [public] * 19
+    done = run_local(train, sites, get_weights(network(), private="1"), rounds=6, on_round=gone)
+    assert set(done.weights) == public
     means = {name: get_weights(module)["1.running_mean"] for name, module in modules.items()}
     assert not np.array_equal(means["site-0"], means["site-1"])
     for module in modules.values():

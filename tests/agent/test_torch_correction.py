@@ -10,6 +10,7 @@ import pytest
 from fl_main.corrections import correction_of
 from fl_main.errors import LayoutMismatchError, LocalProtocolError
 from fl_main.local import LocalTask, run_local
+from fl_main.personal import Ditto
 from fl_main.training import TrainResult
 from fl_main.weights import Array
 from tests.fl_main.corrections.tasks import Site, descend, optimum, task_of
@@ -186,6 +187,16 @@ def test_names_are_those_of_the_module_that_was_compiled() -> None:
         compiled = torch.compile(moved(net))
     correction = TorchCorrection(compiled, task)
     assert correction.term().requires_grad
+
+
+def test_a_personal_model_is_pulled_to_the_global_one() -> None:
+    net = network()
+    task = in_the_middle("scaffold", net)  # whatever the run's strategy asks for
+    ditto = Ditto(task, 0.5)
+    TorchCorrection(moved(net), task, ditto).term().backward()
+    for key, analytic in ditto.gradient(get_weights(net)).items():
+        np.testing.assert_allclose(gradients(net)[key], analytic, rtol=1e-12)
+        np.testing.assert_allclose(analytic, 0.5 * (get_weights(net)[key] - task.weights[key]))
 
 
 def test_another_shape_is_refused() -> None:
