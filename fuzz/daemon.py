@@ -208,7 +208,8 @@ class Attack:
         )
         await self._message(connection, hostile.packed(hostile.right("operate", token=token)))
         for number in range(1, self._rng.choice([2, 4, 10])):
-            order = self._rng.choice(["status", "why", "create", "stop", "pause", "resume"])
+            orders = ["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
+            order = self._rng.choice(orders)
             run = self._rng.choice(["steered", "made1", "nobody", ""])
             ask: Any = hostile.right(
                 "ask", number=number, order=order, run=run, about=self._rng.choice(["", "r", "peer1", "x"])

@@ -109,7 +109,9 @@ SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "decline": {"code": st.sampled_from(["policy", "skipped", "error", "unsupported", "lost"])},
     "refuse": {"code": names},
     "verdict": {"verdict": st.sampled_from(["accepted", "rejected", "discarded"])},
-    "ask": {"order": st.sampled_from(["status", "create", "stop", "pause", "resume"])},
+    "ask": {
+        "order": st.sampled_from(["status", "create", "stop", "pause", "resume", "quarantine", "release"])
+    },
     "run_ended": {"status": names},
 }
 

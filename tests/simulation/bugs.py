@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from sqlalchemy import false, literal, select
 
-from fl_main import members
+from fl_main import members, rounds
 from fl_main.agent import client
 from fl_main.agent.client import Client
 from fl_main.aggregator import host
@@ -23,10 +23,11 @@ from fl_main.assignments import Assignments
 from fl_main.db import ModelStore, retention
 from fl_main.db.files import StagedFile
 from fl_main.errors import StoreError
-from fl_main.events import Answer
+from fl_main.events import AgentJoined, Answer
 from fl_main.ledger import Ledger, Outcome
 from fl_main.messages import Join, Nothing
 from fl_main.results import Results
+from fl_main.rounds import RoundMachine
 from fl_main.session import Session
 from fl_main.store import ModelKind, ModelRecord, Record, RunSnapshot, TaskRecord, UpdateRecord
 from fl_main.strategies.base import Contribution
@@ -327,3 +328,16 @@ def download_let_go(stack: ExitStack) -> None:
     """Retention deletes what was sent of a global model while updates are still made from it."""
     stack.enter_context(patch.object(retention, "_BASES", select(literal(""))))
     stack.enter_context(patch.object(retention, "UNANSWERED", false()))
+
+
+@bug
+def released_by_coming_again(stack: ExitStack) -> None:
+    """Who is left out is forgotten when the agent connects again."""
+    join = rounds._HANDLERS[AgentJoined]
+
+    def forgiven(self: RoundMachine, event: AgentJoined) -> None:
+        if member := self.members.get(event.agent_id):
+            member.record = replace(member.record, quarantined="")
+        join(self, event)
+
+    stack.enter_context(patch.dict(rounds._HANDLERS, {AgentJoined: forgiven}))

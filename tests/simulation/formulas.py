@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fl_main.weights import Array
 
 Arrays = Mapping[str, Array]
@@ -90,6 +92,14 @@ def _fedasync(
     return model
 
 
+def _median(name: str, base: Array, parts: Sequence[Part], discounts: Discounts, options: Any) -> Array:
+    """The middle one of each value, or halfway between the middle two."""
+    values = np.sort(np.stack([part.local(name) for part in parts]), axis=0)
+    low, high = values[(len(parts) - 1) // 2], values[len(parts) // 2]
+    middle: Array = low + (high - low) * _as(base, 0.5)
+    return middle
+
+
 def _as(array: Array, number: float) -> Any:
     return array.dtype.type(number)
 
@@ -98,4 +108,5 @@ FORMULAS: dict[str, Callable[[str, Array, Sequence[Part], Discounts, Any], Array
     "fedavg": _fedavg,
     "fedbuff": _fedbuff,
     "fedasync": _fedasync,
+    "median": _median,
 }

@@ -1,5 +1,6 @@
 """What must hold after every simulation, whatever went wrong in it."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,9 @@ from .scenario import Scenario
 from .world import Ended
 
 # Why an accepted update may come to nothing: never by a fault of ours.
-GIVEN_UP = re.compile(r"stopped by|stale: |round \d+ failed|the run is (finished|stopped|failed)")
+GIVEN_UP = re.compile(
+    r"stopped by|stale: |its agent is in quarantine|round \d+ failed|the run is (finished|stopped|failed)"
+)
 
 
 def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
@@ -45,6 +48,7 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
         found += _of_updates(run, ended)
         found += _of_models(run, ended)
         found += _of_steps(run, ended)
+        found += _of_quarantine(run)
         found += _of_residuals(run, ended)
         found += _of_files(run, ended)
     found += [f"the stopped daemon still holds {n} {what}" for what, n in ended.left.items() if n]
@@ -155,6 +159,35 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
                 yield f"task {update.task_id} counts though it is {late} versions late"
         if scenario.run["strategy"] in FORMULAS and scenario.database["retention"]["keep"] == "all":
             yield from _recomputed(run, scenario, round_, parts)
+
+
+def _of_quarantine(run: Run) -> Iterator[str]:
+    """Who is left out gets no task until it is released, and is left out for what was measured of it."""
+    rounds = run.facts.settings["quarantine"]["rounds"]
+    left_out: set[str] = set()
+    outlying: Counter[str] = Counter()
+    known: set[str] = set()
+    query = "SELECT record, facts FROM events WHERE run_id = ? ORDER BY seq"
+    with run._db.connect() as connection:
+        told = [(record, json.loads(facts)) for record, facts in connection.execute(query, (run.run_id,))]
+    for record, facts in told:
+        agent_id = facts.get("agent_id")
+        if record == "task" and facts["task_id"] not in known:
+            known.add(facts["task_id"])
+            if agent_id in left_out:
+                yield f"{agent_id} was given task {facts['task_id']} while it was in quarantine"
+        elif record == "update" and "outlier" in facts["notes"]:
+            outlying[agent_id] = outlying[agent_id] + 1 if facts["notes"]["outlier"] else 0
+        elif record == "event" and facts["kind"] == "agent_quarantined":
+            left_out.add(agent_id)
+            if facts["actor"] == "aggregator" and outlying[agent_id] < rounds:
+                yield f"{agent_id} is in quarantine after {outlying[agent_id]} outliers of {rounds}"
+        elif record == "event" and facts["kind"] == "agent_released":
+            left_out.discard(agent_id)
+            outlying[agent_id] = 0
+    for agent in run.agents():
+        if bool(agent.quarantined) != (agent.agent_id in left_out):
+            yield f"{agent.name} is{' not' * (not agent.quarantined)} in quarantine, by its record only"
 
 
 def _whole(model: Model) -> str:

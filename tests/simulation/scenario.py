@@ -131,9 +131,11 @@ def draw_scenario(seed: int) -> Scenario:
     is_crowd = random.random() < CROWD
     sites = _sites(random, random.randint(20, 60) if is_crowd else random.randint(1, FEW))
     has_drift = random.random() < 0.4
+    run = _run(random, mode, sites, is_strict, has_drift)
+    quarantine = _quarantine(seed, run, sites)
     return Scenario(
         seed,
-        _run(random, mode, sites, is_strict, has_drift) | {"compression": _compression(seed)},
+        run | {"compression": _compression(seed)} | quarantine,
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
@@ -141,7 +143,7 @@ def draw_scenario(seed: int) -> Scenario:
         },
         {"joins_per_s": random.choice([10.0, 200.0])} if is_crowd else {},
         sites,
-        is_strict,
+        is_strict and not quarantine,
         random.choice([1, 40]) if is_crowd else random.choice([1, 40, 300, 1200]),
         has_drift,
         random.random() < 0.5,
@@ -261,6 +263,21 @@ def _strategy(random: Random, mode: str, has_drift: bool) -> dict[str, Any]:
         "fedasync": {"alpha": random.choice([0.6, 1.0])},
     }
     return {"strategy": name, "strategy_options": options.get(name, {})}
+
+
+def _quarantine(seed: int, run: dict[str, Any], sites: Sequence[SiteFacts]) -> dict[str, Any]:
+    """Return what lets a run leave sites out, in most of those that have enough of them."""
+    random = Random(f"{seed} quarantine")  # of its own: what else is drawn stays as it was
+    able = sum(map(WHERE[run["cohort"]["where"]], sites))
+    is_compared = seed % MIXED_UP == 0  # with the same run without faults, which no operator can be in
+    if is_compared or run["strategy"] != "fedavg" or able < 3 or random.random() < 0.2:
+        return {}
+    return {
+        "strategy": "median",
+        "strategy_options": {},
+        "round": {**run["round"], "min_agents": 3, "min_updates": 3, "buffer": None},
+        "quarantine": {"rounds": random.choice([1, 1, 2]), "factor": random.choice([1.05, 1.5])},
+    }
 
 
 COMPRESSIONS: list[dict[str, Any]] = [

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUND_MISTAKES = [62, 67, 78, 5339]
 
 # Of each mode with agents that stay and that poll, with many faults and with few; and crowds.
+QUARANTINES = [13, 120, 175]
 SYNC, SEMI_SYNC, ASYNC, CROWDS = [6, 19, 23, 33], [3, 14, 48, 50], [1, 2, 15, 24, 28, 32, 58], [95, 449]
-PINNED = [*FOUND_MISTAKES, *SYNC, *SEMI_SYNC, *ASYNC, *CROWDS]
+PINNED = [*FOUND_MISTAKES, *SYNC, *SEMI_SYNC, *ASYNC, *CROWDS, *QUARANTINES]
 
 # Bugs that a few seeds find; docs/faults.md tells of all of them.
 FOUND_SOON = [

@@ -33,6 +33,7 @@ from .scenario import FAST_S, Faults, Scenario, SiteFacts, Trouble
 from .sites import SiteRecord, attend
 from .watch import Watch, watched
 
+JUDGED_S = 120.0  # between two judgements of the operator, at most
 PATIENCE_S = 5000.0  # of virtual time, after the last fault: longer than any wait of ours
 CHUNK = 256  # bytes: so that a small model, too, comes in many pieces
 SCALE = {
@@ -168,6 +169,8 @@ class World:
             yield self._order(at_s, order)
         for at_s, machine, jump_s in self._faults.clock_jumps:
             yield self._jump(at_s, machine, jump_s)
+        if self._scenario.run.get("quarantine"):
+            yield self._judge()
 
     def _process(self, name: str) -> Process:
         calls = None
@@ -301,24 +304,33 @@ class World:
             self.say(machine, f"finds that its clock jumped by {jump_s:.0f} s")
             self._processes[machine].wall_offset_s += jump_s
 
-    async def _order(self, at_s: float, order: str) -> None:
+    async def _judge(self) -> None:
+        """An operator releases all sites again and again, and now and then leaves one out."""
+        random = Random(f"{self._scenario.seed} judge")
+        while True:
+            await asyncio.sleep(random.uniform(10.0, JUDGED_S))
+            for site in self._scenario.sites:
+                is_guilty = not self._is_calm and random.random() < 0.1
+                await self._order(0.0, "quarantine" if is_guilty else "release", site.name)
+
+    async def _order(self, at_s: float, order: str, about: str = "") -> None:
         await asyncio.sleep(at_s)
         self._count(order)
-        self.say("operator", order)
+        self.say("operator", f"{order} {about}".strip())
         if order == "restart":
             self._stop_daemon.set()
             return
         async with self._operator:  # one order after the other, each until it is answered
-            while not await self._ordered(order):
+            while not await self._ordered(order, about):
                 await asyncio.sleep(10.0)
-                if self._is_calm and order != "resume":
+                if self._is_calm and order not in ("resume", "release"):
                     return
 
-    async def _ordered(self, order: Any) -> bool:
+    async def _ordered(self, order: Any, about: str) -> bool:
         process = Process("operator", Random(0), FAST_S, None, lambda *_: None)
         try:
             link = await self._network.dial(process)
-            answer = process.run(_answer(link, "o", Ask(number=1, order=order, run="r")))
+            answer = process.run(_answer(link, "o", Ask(number=1, order=order, run="r", about=about)))
             await asyncio.wait_for(answer, 30.0)
             await link.close()
         except OrderFailedError as error:
