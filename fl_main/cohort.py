@@ -11,6 +11,12 @@ from fl_main.plugins import imported
 from fl_main.settings import CohortSettings, ConfigRule
 from fl_main.where import condition
 
+_HOW = {
+    "random": "at random",
+    "least_recent": "that were not asked for longest",
+    "in_turn": "whose turn it is",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -103,9 +109,10 @@ def _picked(
     labels = sorted(candidate.label for candidate in candidates)
     if settings.choose == "random":
         return random.Random(seed).sample(labels, count)
-    random.Random(seed).shuffle(labels)  # decides between those who waited as long
+    if settings.choose == "least_recent":
+        random.Random(seed).shuffle(labels)  # decides between those who waited as long
     place = {label: number for number, label in enumerate(labels)}
-    waited = sorted(candidates, key=lambda agent: (_asked(agent), place[agent.label]))
+    waited = sorted(candidates, key=lambda agent: (_asked(agent), agent.tasks, place[agent.label]))
     return [candidate.label for candidate in waited[:count]]
 
 
@@ -116,7 +123,7 @@ def _asked(agent: Candidate) -> float:
 def _in_words(settings: CohortSettings, count: int, target: int, eligible: int) -> str:
     if settings.rule == "all":
         return "all eligible agents"
-    how = "at random" if settings.choose == "random" else "that were not asked for longest"
+    how = _HOW[settings.choose]
     rule = f"{count} of {eligible} eligible agents {how}"
     if settings.rule == "fraction":
         rule = f"{rule}: {settings.fraction:g} of them"

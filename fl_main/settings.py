@@ -112,9 +112,10 @@ class CohortSettings(Section):
         default="",
         description='only agents whose attributes meet a condition, e.g. region == "eu" and gpu',
     )
-    choose: Literal["random", "least_recent"] = Field(
+    choose: Literal["random", "least_recent", "in_turn"] = Field(
         default="random",
-        description="random: drawn by the run's seed; least_recent: those that were not asked for longest",
+        description="random: drawn by the run's seed; least_recent: those that were not asked for longest; "
+        "in_turn: the same, and by name where that does not decide",
     )
     over_selection: float = Field(
         default=1.0,

@@ -12,14 +12,17 @@ from fl_main.steps import steps_of
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.bulyan import Bulyan
 from fl_main.strategies.centred_clipping import CentredClipping
+from fl_main.strategies.cyclic import Cyclic
 from fl_main.strategies.fedasync import FedAsync
 from fl_main.strategies.fedavg import FedAvg
 from fl_main.strategies.fedavgm import FedAvgM
 from fl_main.strategies.fedbuff import FedBuff
 from fl_main.strategies.fedcurv import FedCurv
 from fl_main.strategies.feddyn import FedDyn
+from fl_main.strategies.fednova import FedNova
 from fl_main.strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from fl_main.strategies.fedprox import FedProx
+from fl_main.strategies.fedsgd import FedSGD
 from fl_main.strategies.fltrust import FLTrust
 from fl_main.strategies.geometric_median import GeometricMedian
 from fl_main.strategies.krum import Krum, MultiKrum
@@ -27,6 +30,7 @@ from fl_main.strategies.median import Median
 from fl_main.strategies.noise import Noise
 from fl_main.strategies.norm_bound import NormBound
 from fl_main.strategies.pipeline import Pipeline
+from fl_main.strategies.qfedavg import QFedAvg
 from fl_main.strategies.scaffold import Scaffold
 from fl_main.strategies.trimmed_mean import TrimmedMean
 
@@ -36,6 +40,7 @@ __all__ = [
     "Bulyan",
     "CentredClipping",
     "Contribution",
+    "Cyclic",
     "FLTrust",
     "FedAdagrad",
     "FedAdam",
@@ -45,7 +50,9 @@ __all__ = [
     "FedBuff",
     "FedCurv",
     "FedDyn",
+    "FedNova",
     "FedProx",
+    "FedSGD",
     "FedYogi",
     "GeometricMedian",
     "Krum",
@@ -54,6 +61,7 @@ __all__ = [
     "Noise",
     "NormBound",
     "Pipeline",
+    "QFedAvg",
     "Scaffold",
     "Strategy",
     "TrimmedMean",
@@ -86,6 +94,10 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
     "noise": Noise,
+    "fedsgd": FedSGD,
+    "fednova": FedNova,
+    "qfedavg": QFedAvg,
+    "cyclic": Cyclic,
 }
 
 
@@ -102,6 +114,7 @@ def strategy_of(settings: RunSettings) -> Strategy:
         )
     _check_mode(settings, strategy)
     _check_least(settings, strategy)
+    _check_turns(settings, strategy)
     if settings.quarantine.rounds and "distance" not in strategy.measures:
         raise SettingsError(
             f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy_name} "
@@ -140,6 +153,22 @@ def _step(number: int, name: str, options: Mapping[str, Any]) -> Strategy:
             raise
         said = said.removeprefix(OPTIONS).removeprefix(f": {name}")
         raise SettingsError(f"strategy.{number}.{name}{said}") from error
+
+
+def _check_turns(settings: RunSettings, strategy: Strategy) -> None:
+    """Refuse cohorts of more than one agent, where a round is the turn of one."""
+    cohort, least = settings.cohort, settings.round.min_updates
+    goes_round = (cohort.rule, cohort.number) == ("number", 1) and cohort.choose != "random"
+    if strategy.in_turn and not (goes_round or ":" in cohort.rule):
+        raise SettingsError(
+            f"cohort: in the strategy {settings.strategy_name} a round is the turn of one agent: give "
+            "cohort: {rule: number, number: 1, choose: in_turn}, or a rule of your own that chooses one"
+        )
+    if strategy.in_turn and least > 1:
+        raise SettingsError(
+            f"round.min_updates: {least}, but in the strategy {settings.strategy_name} every global model is "
+            "one site's: give round.min_updates: 1 if it may go to the others"
+        )
 
 
 def _check_mode(settings: RunSettings, strategy: Strategy) -> None:

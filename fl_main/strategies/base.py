@@ -129,6 +129,7 @@ class Strategy:
         why_least: Why not fewer, in half a sentence; then settings that ask for fewer are refused.
         measures: Names of what its `notes` say of each update. `distance` is that to what came of
             all; by it a run can tell outliers, see `fl_main.quarantine`.
+        in_turn: Whether a round is the turn of one agent.
         takes_buffers: Whether it combines float buffers, too, by `combine_buffer`.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
         exceptions: Laws that do not hold for it, each with the reason in half a sentence:
@@ -152,6 +153,7 @@ class Strategy:
     min_updates: int = 1
     why_least: str = ""
     measures: tuple[str, ...] = ()
+    in_turn: bool = False
     takes_buffers: bool = False
     takes_free: bool = False
     exceptions: Mapping[str, str] = MappingProxyType({})

@@ -74,6 +74,7 @@ class Pipeline(Strategy):
         self.min_updates, self.why_least = most_asked.min_updates, most_asked.why_least
         self.measures = tuple(dict.fromkeys(name for stage in stages for name in stage.measures))
         self.takes_buffers = self._rule.takes_buffers
+        self.in_turn = self._rule.in_turn
         self.exceptions = {law: why for stage in stages for law, why in stage.exceptions.items()}
 
     def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy

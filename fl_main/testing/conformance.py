@@ -45,10 +45,10 @@ class Cohort:
     chance: int = 0
 
     @classmethod
-    def drawn(cls, number: int, least: int) -> "Cohort":
-        """Return the number-th of endlessly many, of `least` to `least` + 4 updates."""
+    def drawn(cls, number: int, strategy: Strategy, least: int = 1) -> "Cohort":
+        """Return the number-th of endlessly many that a strategy takes, of at least so many updates."""
         chance = np.random.default_rng(number)
-        size = least + number % 5
+        size = 1 if strategy.in_turn else max(least, strategy.min_updates) + number % 5
         counts = chance.integers(1, 1000, size).tolist()
         return cls(tuple(chance.permutation(100 + size)[:size].tolist()), tuple(counts), number)
 
@@ -344,7 +344,7 @@ def check_strategy(
     for law in LAWS:
         if law in ALWAYS or law not in made.exceptions:
             for number in range(trials):
-                check_law(law, trial, Cohort.drawn(number, max(least, made.min_updates)))
+                check_law(law, trial, Cohort.drawn(number, made, least))
     return dict(made.exceptions)
 
 

@@ -24,6 +24,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fedadam": [{}, {"beta2": 0.999, "bias_correction": "adam"}],
     "fedyogi": [{}, {"tau": 1e-5}],
     "noise": [{"std": 0.1, "seed": 1}],
+    "fedsgd": [{}],
+    "fednova": [{}, {"momentum": 0.9, "tau_eff": "a"}, {"proximal": 0.01}, {"reported": True}],
+    "qfedavg": [{"learning_rate": 0.1}, {"learning_rate": 0.5, "q": 0.0}],
+    "cyclic": [{}],
     "median": [{}],
     "trimmed_mean": [{}, {"beta": 0.34}],
     "geometric_median": [{}, {"weighting": "uniform", "iterations": 50}],
@@ -38,7 +42,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fedcurv": [{}],
 }
 # What updates must report to a strategy, where it is not the usual: arguments of `Trial`.
-REPORTS: dict[str, dict[str, Any]] = {"fltrust": {"agent": "trusted"}}
+REPORTS: dict[str, dict[str, Any]] = {
+    "fltrust": {"agent": "trusted"},
+    "fedsgd": {"num_steps": (1,)},
+}
 # Steps that are held to the laws together.
 PIPELINES: list[list[Any]] = [
     [{"norm_bound": {"bound": 1.0}}, "fedbuff", {"fedadam": {"eta": 0.1}}],
@@ -63,7 +70,7 @@ def test_strategy_keeps_the_law(strategy: Any, options: dict[str, Any], law: str
     @settings(max_examples=20)
     @given(st.integers(0, 2**32 - 1))
     def held(number: int) -> None:
-        check_law(law, trial, Cohort.drawn(number, made.min_updates))
+        check_law(law, trial, Cohort.drawn(number, made))
 
     held()
 
