@@ -5,13 +5,13 @@ for Federated Learning, ICML 2020 (arXiv:1910.06378), Algorithm 1.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy
-from fl_main.strategies.options import positive
+from fl_main.strategies.options import one_of, positive
 
 ONLY_SYNC = (
     "an agent's own part of it goes from one counted update to the next, and two of them may be under way"
@@ -25,7 +25,7 @@ class Scaffold(Strategy):
     send its change. N is the number of agents that may train, here or not. The sum of all changes is
     kept, and c is made of it with the N of the day, so that c stays the mean of all c_k when agents
     join later. Every update counts once, whatever its examples: the optimum is that of the mean of
-    the F_k.
+    the F_k. With `weighting: examples` the means are weighted by n_k, as in FLamby: that of all data.
 
     Use it where sites differ and do several local steps of plain gradient descent: it goes to the
     optimum, where FedAvg goes to another point. It needs agents that come back with their state
@@ -38,6 +38,8 @@ class Scaffold(Strategy):
         eta: η_g, the server's learning rate, more than 0.
         option: How agents renew c_k: 1: the gradient of all their data at x, which they compute;
             2: from their steps, for nothing.
+        weighting: `uniform` counts every update once (the paper); `examples` weighs by them, which is
+            right where the same agents take part in every round.
     """
 
     state = ("total", "control")
@@ -49,29 +51,36 @@ class Scaffold(Strategy):
     exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
     wants = "deltas"
 
-    def __init__(self, eta: float = 1.0, option: int = 2) -> None:
+    def __init__(
+        self, eta: float = 1.0, option: int = 2, weighting: Literal["uniform", "examples"] = "uniform"
+    ) -> None:
         self._eta = positive("eta", eta)
         if type(option) is not int or option not in (1, 2):
             raise SettingsError(f"strategy_options.option: {option!r} is not 1 or 2")
+        one_of("weighting", weighting, ("uniform", "examples"))
         self._option = option
-        self._updates = 0
+        self._weighting = weighting
+        self._parts: list[float] = []
 
     def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy
         return {"name": "scaffold", "option": self._option}
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
-        self._updates = len(contributions)
+        is_uniform = self._weighting == "uniform"
+        counts = [1 if is_uniform else update.num_examples for update in contributions]
+        self._parts = [count / sum(counts) for count in counts]
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         out, total = block.out, block.state["total"]
         out[:] = 0
-        for delta in block.updates():
-            delta *= out.dtype.type(self._eta / self._updates)
+        for delta, part in zip(block.updates(), self._parts, strict=True):
+            delta *= out.dtype.type(self._eta * part)
             out += delta
         out += block.base
-        for change in block.updates("control"):
+        for change, part in zip(block.updates("control"), self._parts, strict=True):
+            change *= out.dtype.type(len(self._parts) * part)
             total += change
         np.multiply(total, total.dtype.type(1 / block.agents), out=block.state["control"])
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
-        return [1 / self._updates] * self._updates
+        return self._parts

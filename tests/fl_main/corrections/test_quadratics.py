@@ -93,6 +93,25 @@ def test_the_optimum_does_not_depend_on_how_many_examples_sites_have(
     assert float(run.weights["w"][0]) == pytest.approx(optimum(SITES), abs=1e-9)
 
 
+def test_scaffold_weighted_by_examples_goes_to_the_optimum_of_all_data() -> None:
+    def train(task: Any) -> Any:
+        result = descend(RATE, STEPS)(task)
+        result.num_examples = examples[task.site]
+        return result
+
+    examples = {"one": 10, "two": 30, "three": 60}
+    run = run_local(
+        train,
+        SITES,
+        {"w": np.zeros(1)},
+        rounds=300,
+        strategy="scaffold",
+        strategy_options={"weighting": "examples"},
+    )
+    # Of Σ n_k a_k/2 (w - b_k)²: (10 x 1 x 0 + 30 x 4 x 1 + 60 x 2 x -3) / (10 + 120 + 120)
+    assert float(run.weights["w"][0]) == pytest.approx(-240 / 250, abs=1e-9)
+
+
 def test_fedcurv_goes_nearer_to_the_optimum_than_fedavg() -> None:
     # At the fixed point site k moves to y_k = p_k + q_k (x - p_k), where h_k = a_k + 2 λ A_k,
     # q_k = (1 - lr h_k)^K and p_k = (a_k b_k + 2 λ B_k) / h_k, with A_k = Σ_(j≠k) a_j and

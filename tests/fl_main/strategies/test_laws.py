@@ -37,7 +37,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "centred_clipping": [{}, {"tau": 0.5, "iterations": 3}],
     "fltrust": [{"root": "trusted"}],
     "fedprox": [{}, {"weighting": "uniform"}],
-    "scaffold": [{}, {"eta": 0.5}],
+    "scaffold": [{}, {"eta": 0.5}, {"weighting": "examples"}],
     "feddyn": [{}, {"alpha": 1.0}],
     "fedcurv": [{}],
 }

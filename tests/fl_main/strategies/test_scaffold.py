@@ -24,6 +24,14 @@ def test_the_model_moves_by_the_mean_of_the_steps_whatever_the_examples() -> Non
     assert found.folded.shares == (0.5, 0.5)
 
 
+def test_weighted_by_examples_as_in_flamby() -> None:
+    found = folded(Scaffold(weighting="examples"), MODELS, [1, 3], base=BASE, channels=CHANGES)
+    # [1, 2] + 1/4 [1, 0] + 3/4 [3, -2]; c = 1/4 [1, 0] + 3/4 [3, -2]
+    np.testing.assert_allclose(found.arrays["w"], [3.5, 0.5], rtol=1e-15)
+    np.testing.assert_allclose(found.state["control"].arrays["w"], [2.5, -1.5], rtol=1e-15)
+    assert found.folded.shares == (0.25, 0.75)
+
+
 def test_the_control_variate_is_the_mean_over_all_agents_that_may_train() -> None:
     found = round_of(agents=8, before={})
     np.testing.assert_array_equal(found.state["total"].arrays["w"], [4.0, -2.0])
@@ -56,7 +64,16 @@ def test_agents_are_told_how_to_renew_theirs() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"eta": 0}, {"eta": "1"}, {"option": 3}, {"option": True}, {"option": "2"}, {"mu": 1.0}]
+    "options",
+    [
+        {"eta": 0},
+        {"eta": "1"},
+        {"option": 3},
+        {"option": True},
+        {"option": "2"},
+        {"mu": 1.0},
+        {"weighting": "size"},
+    ],
 )
 def test_options_that_it_does_not_take_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="strategy_options"):

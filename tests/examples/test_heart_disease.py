@@ -1,0 +1,141 @@
+"""The example of four hospitals: its parts always, and the benchmark where the records are at hand."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODULES = ("data", "main", "model", "published")
+RECORD = ROOT / "docs" / "records" / "heart_disease.txt"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The example's `main` module, imported as its own folder does."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "heart_disease")
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    import main  # type: ignore[import-not-found]
+
+    yield main
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def folder(example: ModuleType) -> Path:
+    """Where the records are; a test that needs them is skipped without."""
+    found = Path(os.environ.get("FL_HEART_DATA") or example.data.default_folder())
+    if not all((found / f"processed.{name}.data").exists() for name in example.data.FILES):
+        pytest.skip(
+            "the heart-disease records are not at hand: python examples/heart_disease/main.py "
+            "downloads them, or name a folder that has them in FL_HEART_DATA"
+        )
+    return found
+
+
+# --- with the records --------------------------------------------------------------------------
+
+
+def test_the_preparation_is_that_of_the_benchmark(example: ModuleType, folder: Path) -> None:
+    hospitals = example.data.hospitals(folder)
+    sizes = {name: (len(h.train.labels), len(h.test.labels)) for name, h in hospitals.items()}
+    published = {"cleveland": (199, 104), "hungarian": (172, 89), "switzerland": (30, 16), "va": (85, 45)}
+    assert sizes == published
+    for hospital in hospitals.values():
+        assert hospital.train.features.shape[1] == 13
+        np.testing.assert_allclose(hospital.train.features.mean(axis=0), 0, atol=1e-9)
+    together = example.data.pooled(folder)
+    assert (len(together.train.labels), len(together.test.labels)) == (486, 254)
+    np.testing.assert_allclose(together.train.features.std(axis=0, ddof=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method", ["pooled", "FedAvg", "FedProx", "SCAFFOLD", "FedAdagrad", "FedAdam", "FedYogi"]
+)
+def test_one_seed_is_where_the_published_ones_are(example: ModuleType, folder: Path, method: str) -> None:
+    hospitals, together = example.data.hospitals(folder), example.data.pooled(folder)
+    if method == "pooled":
+        weights = example.model.train_pooled(together.train, 42)
+    else:
+        weights = example.federated(method, hospitals, 42)
+    found = np.array(example.accuracies(weights, hospitals, together))
+    there = example.published.accuracies(method)
+    # A single seed is further from the mean of five than another mean of five.
+    means = there[:, :4].mean(axis=1)
+    assert abs(found[:4].mean() - means.mean()) < max(3 * means.std(ddof=1), 0.01)
+    assert abs(found[4] - there[:, 4].mean()) < max(3 * there[:, 4].std(ddof=1), 0.01)
+
+
+# --- without -----------------------------------------------------------------------------------
+
+
+def test_published_numbers_are_what_the_page_says(example: ModuleType) -> None:
+    text = RECORD.read_text("utf-8")
+    assert text in (ROOT / "docs" / "heart-disease.md").read_text("utf-8")
+    for method in example.published.RIGHT:
+        there = example.published.accuracies(method)
+        [line] = [line for line in text.splitlines() if line.startswith(f"{method} ")]
+        means = there[:, :4].mean(axis=1)
+        for values in (means, there[:, 4]):
+            assert f"{values.mean():.4f} ±{values.std(ddof=1):.4f}" in line
+    assert "!" not in text
+
+
+def test_the_gradient_is_the_slope_of_the_log_loss(example: ModuleType) -> None:
+    model, noise = example.model, np.random.default_rng(0)
+    records = example.data.Records(noise.normal(size=(7, 3)), np.array([0, 1, 1, 0, 1, 0, 1.0]))
+    weights = model.first(1, features=3)
+
+    def loss() -> float:
+        p = model.probabilities(weights, records.features)
+        return float(-np.log(np.where(records.labels == 1, p, 1 - p)).mean())
+
+    for name, gradient in model.gradients(weights, records).items():
+        for place in range(len(gradient)):
+            weights[name][place] += 1e-5
+            up = loss()
+            weights[name][place] -= 2e-5
+            down = loss()
+            weights[name][place] += 1e-5
+            assert (up - down) / 2e-5 == pytest.approx(gradient[place], rel=1e-5, abs=1e-8)
+
+
+def test_batches_go_on_where_the_last_round_stopped(example: ModuleType) -> None:
+    records = example.data.Records(np.arange(10.0)[:, None], np.zeros(10))
+
+    def taken(begin: int, count: int) -> list[list[float]]:
+        stream = example.model.batches(records, 5, begin)
+        return [next(stream).features[:, 0].tolist() for _ in range(count)]
+
+    whole = taken(0, 7)
+    assert [len(batch) for batch in whole] == [4, 4, 2, 4, 4, 2, 4]
+    for one_pass in (whole[:3], whole[3:6]):
+        assert sorted(value for batch in one_pass for value in batch) == list(range(10))
+    assert whole[:3] != whole[3:6]  # each pass in an order of its own
+    assert taken(0, 4) + taken(4, 3) == whole
+
+
+def test_downloads_are_checked(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name in example.data.FILES:
+        (archive / f"processed.{name}.data").write_text(f"records of {name}\n")
+    monkeypatch.setattr(example.data, "SOURCE", archive.as_uri() + "/")
+    good = {name: hashlib.sha256(f"records of {name}\n".encode()).hexdigest() for name in example.data.FILES}
+    monkeypatch.setattr(example.data, "FILES", good)
+    example.data.fetch(tmp_path / "cache")
+    assert (tmp_path / "cache" / "processed.va.data").read_text() == "records of va\n"
+
+    (tmp_path / "cache" / "processed.va.data").write_text("other records\n")
+    with pytest.raises(example.data.DataError, match=r"SHA-256 .*: delete it, and try again"):
+        example.data.fetch(tmp_path / "cache")
+    (archive / "processed.hungarian.data").unlink()
+    with pytest.raises(example.data.DataError, match="--data FOLDER"):
+        example.data.fetch(tmp_path / "another")
