@@ -1,66 +1,62 @@
-"""Memory of a fold by rules that look at all updates at once: `python -m bench.fold_memory [COUNT MB]`.
+"""Memory of a fold by strategies that combine updates: `python -m bench.fold_memory [COUNT MB]`.
 
-One takes the median of each value, the other first measures the distance of each pair of updates. It
-prints how much the process grew at most by each fold, in MiB, and the seconds that it took.
+Each folds in a process of its own, the same stored updates of random values. It prints how much that
+process grew at most, in MiB, and the processor seconds that it took.
 """
 
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.rounds.memory import peak_mib
 from fl_main.db.files import ModelFiles, StoredFile
 from fl_main.digests import DigestAlgorithm
-from fl_main.strategies.base import Block, Contribution, Strategy
-from fl_main.strategies.fold import Answer, fold
+from fl_main.strategies import make_strategy
+from fl_main.strategies.base import Contribution
+from fl_main.strategies.fold import Answer, fold, state_layout
 from fl_main.weights import ArraySpec, DType, Layout
 
 ARRAYS = 20
 PIECE = 1 << 18  # float32 values written at once
+RULES: dict[str, dict[str, Any]] = {  # and the options that each is measured with
+    "fedavg": {},
+    "fedbuff": {},
+    "fedasync": {},
+    "median": {},
+    "trimmed_mean": {},
+    "geometric_median": {},
+    "krum": {},
+    "multi_krum": {},
+    "bulyan": {},
+    "centred_clipping": {},
+    "fltrust": {"root": "0"},
+}
 
 
-class Median(Strategy):
-    """The median of each value (Yin et al. 2018)."""
-
-    stacks = True
-
-    def combine(self, block: Block) -> None:
-        """Take the median."""
-        block.out[:] = np.median(block.stack(), axis=0)
+def layout_of(megabytes: float) -> Layout:
+    """Return the layout of a model of float32 values."""
+    values = int(megabytes * 1e6) // 4 // ARRAYS
+    return Layout(ArraySpec(f"layer{i:02}", DType.F32, (values,)) for i in range(ARRAYS))
 
 
-class Nearest(Strategy):
-    """The update with the least squared distances to all others together: Krum without its counts."""
-
-    stacks = True
-    passes = 1
-
-    def begin(self, contributions: Sequence[Contribution]) -> None:
-        """Forget what was measured before."""
-        self._products: NDArray[np.float64] = np.zeros((len(contributions),) * 2)
-
-    def measure(self, number: int, block: Block) -> None:
-        """Add up the scalar products of all pairs."""
-        rows = block.stack()
-        self._products += rows @ rows.T
-
-    def combine(self, block: Block) -> None:
-        """Take the nearest one."""
-        squares = np.diagonal(self._products)
-        distances = squares[:, None] + squares[None, :] - 2 * self._products
-        block.out[:] = block.stack()[int(np.argmin(distances.sum(axis=1)))]
+def files_in(folder: Path) -> ModelFiles:
+    """Return the folder's model files."""
+    return ModelFiles(folder, DigestAlgorithm.BLAKE3)
 
 
-def write_updates(files: ModelFiles, layout: Layout, count: int) -> list[str]:
+def write_updates(folder: Path, layout: Layout, count: int) -> list[str]:
     """Store random updates and return their digests."""
-    chance, digests = np.random.default_rng(0), []
+    files, chance, digests = files_in(folder), np.random.default_rng(0), []
+    files.make()
     for number in range(count):
         staging = files.stage(str(number), layout)
         for start in range(0, layout.nbytes // 4, PIECE):
@@ -71,36 +67,47 @@ def write_updates(files: ModelFiles, layout: Layout, count: int) -> list[str]:
     return digests
 
 
-def folded(strategy: Strategy, files: ModelFiles, layout: Layout, digests: Sequence[str]) -> dict[str, float]:
-    """Fold the updates and return what it took."""
-    before_mib, start = peak_mib(), time.perf_counter()
+def folded(name: str, folder: Path, megabytes: float, digests: Sequence[str]) -> dict[str, float]:
+    """Fold the updates by one strategy and return what it took."""
+    strategy, layout, files = (
+        make_strategy(name, RULES[name]),
+        layout_of(megabytes),
+        files_in(folder),
+    )
+    before_mib, start = peak_mib(), time.process_time()
     with ExitStack() as opened:
         sources: list[StoredFile] = []
         for digest in digests:
             sources.append(files.open(digest, layout))
             opened.callback(sources[-1].close)
         answers = [
-            Answer(Contribution(str(number), 1), {"weights": source}) for number, source in enumerate(sources)
+            Answer(Contribution(str(number), 1), {"weights": source}, sources[0])
+            for number, source in enumerate(sources)
         ]
-        sink = files.stage("result", layout)
-        opened.callback(sink.close)
-        fold(strategy, answers, sources[0], {}, sink, {})
-    return {"grew_mib": round(peak_mib() - before_mib, 1), "seconds": round(time.perf_counter() - start, 2)}
+        sink = files.stage(f"{name}.weights", layout)
+        after = {kept: files.stage(f"{name}.{kept}", state_layout(layout)) for kept in strategy.state}
+        for staging in (sink, *after.values()):
+            opened.callback(staging.discard)
+        fold(strategy, answers, sources[0], {}, sink, after)
+    took_s = time.process_time() - start
+    return {"grew_mib": round(peak_mib() - before_mib, 1), "seconds": round(took_s, 2)}
 
 
-def main(updates: str = "50", megabytes: str = "100") -> None:
-    """Fold by both rules."""
-    values = int(float(megabytes) * 1e6) // 4 // ARRAYS
-    layout = Layout(ArraySpec(f"layer{i:02}", DType.F32, (values,)) for i in range(ARRAYS))
-    with tempfile.TemporaryDirectory(prefix="fold-memory-") as folder:
-        files = ModelFiles(Path(folder), DigestAlgorithm.BLAKE3)
-        files.make()
-        digests = write_updates(files, layout, int(updates))
-        found = {
-            type(strategy).__name__: folded(strategy, files, layout, digests)
-            for strategy in (Nearest(), Median())
-        }
-    print(json.dumps({"updates": int(updates), "megabytes": float(megabytes)} | found))
+def measured(updates: int, megabytes: float, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return what a fold by each strategy took."""
+    fresh = multiprocessing.get_context("spawn")  # a process that had no fold before
+    with tempfile.TemporaryDirectory(prefix="fold-memory-") as place:
+        folder = Path(place)
+        digests = write_updates(folder, layout_of(megabytes), updates)
+        with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+            found = [pool.submit(folded, name, folder, megabytes, digests) for name in names]
+            return {name: one.result() for name, one in zip(names, found, strict=True)}
+
+
+def main(updates: str = "50", megabytes: str = "20") -> None:
+    """Fold by every rule."""
+    found = measured(int(updates), float(megabytes), list(RULES))
+    print(json.dumps({"updates": int(updates), "megabytes": float(megabytes), "rules": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from fl_main.strategies.base import Block, Contribution, Strategy, Values
-from fl_main.strategies.geometry import Geometry, Sightings
+from fl_main.strategies.fedavg import fold_mean, running_shares
+from fl_main.strategies.geometry import COLUMNS, Geometry, Sightings
 from fl_main.strategies.krum import krum_scores, ranked
 from fl_main.strategies.median import mean_of_rows
 from fl_main.strategies.options import whole
@@ -64,11 +65,9 @@ class Bulyan(Strategy):
         self._reduce(block.stack(), block.out)
 
     def _reduce(self, rows: Values, out: Values) -> None:
-        values = np.sort(rows[self._picks], axis=0)
-        mean_of_rows(values[(len(values) - 1) // 2 : len(values) // 2 + 1].copy(), out)  # the median
-        distances = np.abs(values - out)
-        nearest = np.argsort(distances, axis=0, kind="stable")[: len(values) - 2 * self._f]
-        mean_of_rows(np.take_along_axis(values, np.sort(nearest, axis=0), axis=0), out)
+        for start in range(0, out.size, COLUMNS):  # so few that the picks of each fit the cache
+            columns = slice(start, start + COLUMNS)
+            mean_near_median(np.sort(rows[self._picks, columns], axis=0), 2 * self._f, out[columns])
 
     @cached_property
     def _picks(self) -> list[int]:
@@ -85,3 +84,23 @@ class Bulyan(Strategy):
             {**note, "score": float(score), "kept": float(place in picks)}
             for place, (note, score) in enumerate(zip(self._found.notes(), scores, strict=True))
         ]
+
+
+def mean_near_median(ordered: Values, dropped: int, out: Values) -> None:
+    """Write the mean of the values nearest to the median to out, in each place.
+
+    They are neighbours: what is farthest from the median is the first or the last of those left.
+
+    Args:
+        ordered: Values of each place in order, shape (values, length).
+        dropped: How many of them are left out.
+        out: Takes the mean, shape (length,).
+    """
+    count, places = len(ordered), np.arange(out.size)
+    mean_of_rows(ordered[(count - 1) // 2 : count // 2 + 1].copy(), out)  # the median
+    median, first = out.copy(), np.zeros(out.size, np.intp)
+    for left in range(count, count - dropped, -1):
+        low, high = ordered[first, places], ordered[first + left - 1, places]
+        first += np.abs(low - median) > np.abs(high - median)
+    kept = (ordered[first + place, places] for place in range(count - dropped))
+    fold_mean(kept, running_shares([1.0] * (count - dropped)), out)

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies import Bulyan, make_strategy
+from fl_main.strategies.bulyan import mean_near_median
 from fl_main.weights import Role
 from tests.fl_main.strategies.arrays import folded
 
@@ -32,6 +35,19 @@ def test_of_an_even_number_of_picks_the_median_is_between_two() -> None:
     models = [{"w": np.array([place])} for place in (0.0, 1.0, 5.0, 6.0)]
     # f = 0: all four are picked, the 4 nearest to 3 are all
     assert folded(Bulyan(f=0), models).arrays["w"].item() == pytest.approx(3.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(0, 4))
+def test_the_values_nearest_to_the_median_are_those_of_sorting_by_distance(
+    seed: int, count: int, faulty: int
+) -> None:
+    dropped = 2 * min(faulty, (count - 2) // 2)  # an even number, as always in Bulyan
+    values = np.sort(np.random.default_rng(seed).normal(size=(count, 20)), axis=0)
+    distances = np.abs(values - np.median(values, axis=0))
+    nearest = np.argsort(distances, axis=0, kind="stable")[: count - dropped]
+    out = np.empty(20)
+    mean_near_median(values, dropped, out)
+    np.testing.assert_allclose(out, np.take_along_axis(values, nearest, axis=0).mean(axis=0), rtol=1e-12)
 
 
 def test_a_single_wrong_value_of_an_update_is_left_out() -> None:
