@@ -18,6 +18,7 @@ EXTRAS_flower := test
 EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
 EXTRAS_codecs := sklearn,figures
+EXTRAS_strategies := sklearn,figures
 EXTRAS_fuzz := fuzz
 
 # Where the Python of .venv was removed or replaced, nothing counts as installed.
@@ -26,7 +27,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs flower soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies flower soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +73,10 @@ modes: $(VENV)/.modes       ## draw accuracy over virtual time in the modes sync
 codecs: $(VENV)/.codecs     ## measure what codecs save, cost and do to accuracy, some minutes: writes docs/compression.md
 	@$(PY) -m bench.codecs measure --json docs/records/codecs.json
 	@$(PY) -m bench.codecs report
+
+strategies: $(VENV)/.strategies ## train with each under label skew, about a minute: writes docs/strategies.md, from docstrings too
+	@$(PY) -m bench.strategies measure --json docs/records/strategies.json
+	@$(PY) -m bench.strategies report
 
 flower: $(VENV)/.flower     ## install Flower in an environment of its own, for tests that compare strategies with its own
 	@$(PY) -c 'from bench.rounds.flower_grpc import FLOWER; print(FLOWER.program("python"))'

@@ -1,6 +1,6 @@
 """FedAsync: every update moves the global model towards the local one, the less the older it is.
 
-Source: Xie, Koyejo, Gupta: Asynchronous Federated Optimization (arXiv:1903.03934), Algorithm 1.
+Source: Xie, Koyejo, Gupta: Asynchronous Federated Optimization, 2019 (arXiv:1903.03934), Algorithm 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ class FedAsync(Strategy):
     (`round.buffer` is 1 unless the settings say otherwise, so `round.min_updates` must be 1). Of
     a larger buffer the updates are taken one by one, in the order of their agents. s is the
     run's `staleness`.
+
+    Cost: no pass over the updates before they are combined, nothing more on the wire.
 
     Args:
         alpha: α, how far a fresh update moves the model, more than 0, at most 1.

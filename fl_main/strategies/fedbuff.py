@@ -18,6 +18,8 @@ class FedBuff(Strategy):
     discounts, so that a buffer of old updates moves the model less. K is the run's
     `round.buffer`, s its `staleness`: 1/√(1+τ) as in the paper unless the settings say otherwise.
 
+    Cost: no pass over the updates before they are averaged, nothing more on the wire.
+
     Args:
         eta: η_g, the server's learning rate, more than 0.
     """
