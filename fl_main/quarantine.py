@@ -36,7 +36,12 @@ class Quarantine(Answers):
 
     def _look_for_outliers(self, updates: Sequence[UpdateRecord]) -> None:
         """Count in how many rounds in a row each agent's updates were outliers; leave out who has enough."""
-        judged = [update for update in updates if "outlier" in update.notes]
+        labels, trusted = self._labels(), self.strategy.requires
+        judged = [
+            update
+            for update in updates
+            if "outlier" in update.notes and labels[update.agent_id] not in trusted
+        ]
         outlying = {update.agent_id for update in judged if update.notes["outlier"]}
         for agent_id in dict.fromkeys(update.agent_id for update in judged):
             record = self.members[agent_id].record

@@ -115,6 +115,7 @@ def strategy_of(settings: RunSettings) -> Strategy:
     _check_mode(settings, strategy)
     _check_least(settings, strategy)
     _check_turns(settings, strategy)
+    _check_required(settings, strategy)
     if settings.quarantine.rounds and "distance" not in strategy.measures:
         raise SettingsError(
             f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy_name} "
@@ -200,6 +201,17 @@ def _check_least(settings: RunSettings, strategy: Strategy) -> None:
             f"round.min_updates: {given.min_updates}, but the strategy {name} needs {least}: "
             f"{strategy.why_least}; give round.min_updates: {least} and as many round.min_agents"
         )
+
+
+def _check_required(settings: RunSettings, strategy: Strategy) -> None:
+    """Refuse rounds that may do without an agent whom the strategy needs."""
+    if not strategy.requires:
+        return
+    needed = f"the strategy {settings.strategy_name} needs {', '.join(strategy.requires)} in every round"
+    if settings.cohort.rule != "all":
+        raise SettingsError(f"cohort.rule: {settings.cohort.rule}: {needed}; give cohort.rule: all")
+    if settings.round.quorum < 1:
+        raise SettingsError(f"round.quorum: {settings.round.quorum:g}: {needed}; give round.quorum: 1.0")
 
 
 def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:

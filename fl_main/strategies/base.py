@@ -127,6 +127,8 @@ class Strategy:
         stacks: Whether it asks blocks for a `stack`; its blocks are smaller then.
         min_updates: Fewest updates that it can combine.
         why_least: Why not fewer, in half a sentence; then settings that ask for fewer are refused.
+        requires: Names of agents without whose update a round cannot be combined: every round must
+            ask all then, and they are never left out as outliers.
         measures: Names of what its `notes` say of each update. `distance` is that to what came of
             all; by it a run can tell outliers, see `fl_main.quarantine`.
         in_turn: Whether a round is the turn of one agent.
@@ -152,6 +154,7 @@ class Strategy:
     stacks: bool = False
     min_updates: int = 1
     why_least: str = ""
+    requires: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     in_turn: bool = False
     takes_buffers: bool = False

@@ -5,11 +5,10 @@ Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), Algorith
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy, Values
-from fl_main.strategies.options import one_of
+from fl_main.strategies.weighting import Weighting, check_weighting, weight_of
 
 
 def running_shares(counts: Sequence[float]) -> list[float]:
@@ -62,10 +61,8 @@ class FedAvg(Strategy):
         "where fedbuff adds up differences"
     )
 
-    def __init__(
-        self, weighting: Literal["examples", "uniform"] = "examples", cap: int | None = None
-    ) -> None:
-        one_of("weighting", weighting, ("examples", "uniform"))
+    def __init__(self, weighting: Weighting = "examples", cap: int | None = None) -> None:
+        check_weighting(weighting)
         if cap is not None and (type(cap) is not int or cap < 1):
             raise SettingsError(f"strategy_options.cap: {cap!r} is not a whole number of at least 1")
         if cap is not None:
@@ -76,13 +73,8 @@ class FedAvg(Strategy):
         self._steps: list[float] = []
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
-        self._counts = [self._count(update) for update in contributions]
+        self._counts = [weight_of(update, self._weighting, self._cap) for update in contributions]
         self._steps = running_shares(self._counts)
-
-    def _count(self, update: Contribution) -> float:
-        if self._weighting == "uniform":
-            return update.discount
-        return min(update.num_examples, self._cap or update.num_examples) * update.discount
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_mean(block.updates(), self._steps, block.out)

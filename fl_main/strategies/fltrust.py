@@ -47,6 +47,7 @@ class FLTrust(Strategy):
         if type(root) is not str or not root:
             raise SettingsError(f"strategy_options.root: {root!r} is not the name of an agent")
         self._root = root
+        self.requires = (root,)
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
         return updates - 1

@@ -13,7 +13,7 @@ from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_mean, running_shares
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
 from fl_main.strategies.options import positive, whole
-from fl_main.strategies.weighting import Weighting, checked_weighting, weight_of
+from fl_main.strategies.weighting import Weighting, check_weighting, weight_of
 
 
 class GeometricMedian(Strategy):
@@ -45,7 +45,8 @@ class GeometricMedian(Strategy):
     def __init__(self, nu: float = 1e-6, iterations: int = 3, weighting: Weighting = "examples") -> None:
         self._nu = positive("nu", nu)
         self._iterations = whole("iterations", iterations, 1)
-        self._weighting = checked_weighting(weighting)
+        check_weighting(weighting)
+        self._weighting = weighting
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
         return (updates - 1) // 2

@@ -13,7 +13,7 @@ from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_mean, running_shares
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
 from fl_main.strategies.options import whole
-from fl_main.strategies.weighting import Weighting, checked_weighting, weight_of
+from fl_main.strategies.weighting import Weighting, check_weighting, weight_of
 
 
 def krum_scores(squares: Numbers, f: int) -> Numbers:
@@ -138,7 +138,8 @@ class MultiKrum(Selection):
     def __init__(self, f: int = 1, m: int | None = None, weighting: Weighting = "uniform") -> None:
         super().__init__(f)
         self._m = None if m is None else whole("m", m, 1)
-        self._weighting = checked_weighting(weighting)
+        check_weighting(weighting)
+        self._weighting = weighting
         self.min_updates = max(2 * self._f + 3, self._f + (self._m or 0))
         self.why_least = f"f = {self._f} faulty ones are borne by n ≥ 2f + 3"
         if self.min_updates > 2 * self._f + 3:

@@ -72,6 +72,7 @@ class Pipeline(Strategy):
         self.stacks = any(stage.stacks for stage in stages)
         most_asked = max(stages, key=lambda stage: stage.min_updates)
         self.min_updates, self.why_least = most_asked.min_updates, most_asked.why_least
+        self.requires = tuple(dict.fromkeys(name for stage in stages for name in stage.requires))
         self.measures = tuple(dict.fromkeys(name for stage in stages for name in stage.measures))
         self.takes_buffers = self._rule.takes_buffers
         self.in_turn = self._rule.in_turn

@@ -2,24 +2,29 @@
 
 from typing import Literal, TypeAlias, get_args
 
-from fl_main.errors import SettingsError
 from fl_main.strategies.base import Contribution
+from fl_main.strategies.options import one_of
 
 Weighting: TypeAlias = Literal["examples", "uniform"]
 
 
-def checked_weighting(value: object) -> Weighting:
-    """Return the option `weighting`.
+def check_weighting(value: object) -> None:
+    """Refuse an option `weighting` that is neither.
 
     Raises:
         SettingsError: If it is neither.
     """
-    for word in get_args(Weighting):
-        if value == word:
-            return word  # type: ignore[no-any-return]
-    raise SettingsError(f"strategy_options.weighting: {value!r} is not examples or uniform")
+    one_of("weighting", value, get_args(Weighting))
 
 
-def weight_of(update: Contribution, weighting: Weighting) -> float:
-    """Return what an update counts for, discounted for its staleness."""
-    return (update.num_examples if weighting == "examples" else 1) * update.discount
+def weight_of(update: Contribution, weighting: Weighting, cap: int | None = None) -> float:
+    """Return what an update counts for, discounted for its staleness.
+
+    Args:
+        update: Its facts.
+        weighting: By what it counts.
+        cap: Most examples that it may count for; None for no limit.
+    """
+    if weighting == "uniform":
+        return update.discount
+    return min(update.num_examples, cap or update.num_examples) * update.discount

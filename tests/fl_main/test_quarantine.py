@@ -9,7 +9,7 @@ from fl_main.errors import SettingsError
 from fl_main.events import AgentSteered, Assign, Cancel, Effect, Fold
 from fl_main.quarantine import with_outliers
 from fl_main.store import AgentRecord
-from fl_main.strategies import FedBuff, Median, strategy_of
+from fl_main.strategies import FedBuff, FLTrust, Median, strategy_of
 from fl_main.why import waiting_for
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Standing
@@ -155,6 +155,16 @@ def test_late_updates_of_an_agent_that_is_left_out_do_not_count() -> None:
         "discarded",
         "its agent is in quarantine: put there by anna",
     )
+
+
+def test_whom_the_strategy_trusts_is_never_an_outlier() -> None:
+    settings = run_settings(**{**SETTINGS, "strategy": "fltrust", "strategy_options": {"root": "D"}})
+    story = Story(settings, lambda: FLTrust(root="D"))
+    story.gather(*"abcde")
+    for _ in range(2):
+        do_round(story, "abcde", [1, 1, 9, 9, 1])
+    assert record_of(story, "c").quarantined
+    assert not record_of(story, "d").quarantined
 
 
 # --- operators -------------------------------------------------------------------------------

@@ -104,6 +104,15 @@ def test_every_strategy_of_the_table_has_modes_and_says_why_not_in_the_others() 
             "give round.min_updates: 7 and as many round.min_agents",
         ),
         (
+            {"strategy": "fltrust", "strategy_options": {"root": "a"}, "cohort": {"rule": "number"}},
+            "cohort.rule: number: the strategy fltrust needs a in every round; give cohort.rule: all",
+        ),
+        (
+            {"strategy": [{"fltrust": {"root": "a"}}, "fedadam"], "round": {"quorum": 0.5}},
+            "round.quorum: 0.5: the strategy fltrust > fedadam needs a in every round; "
+            "give round.quorum: 1.0",
+        ),
+        (
             {"strategy": "trimmed_mean", "strategy_options": {"beta": 0.1}},
             "round.min_updates: 2, but the strategy trimmed_mean needs 10: of fewer, beta = 0.1 drops none; "
             "give round.min_updates: 10 and as many round.min_agents",
