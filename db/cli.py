@@ -203,6 +203,7 @@ def _reports(means: dict[str, Mean]) -> int:
 @click.option("--kind", type=click.Choice([kind.value for kind in ModelKind]), help="Only of this kind.")
 @click.option("--round", "round_id", type=int, help="Only of this round.")
 @click.option("--agent", help="Only of the agent with this name or id.")
+@click.option("--last", type=click.IntRange(min=1), help="Only so many, those of the latest rounds.")
 @output_options
 @_with_database
 def models(
@@ -211,6 +212,7 @@ def models(
     kind: str | None,
     round_id: int | None,
     agent: str | None,
+    last: int | None,
     output: Output | None,
 ) -> None:
     """List the models of RUN."""
@@ -221,9 +223,9 @@ def models(
         tags.setdefault(model_id, []).append(tag)
     rows = [
         _model_row(model, names, tags, output)
-        for model in chosen.models(kind, round_id)
+        for model in chosen.models(kind, round_id, last=last if agent is None else None)
         if agent is None or agent in (model.agent_id, names.get(model.agent_id or ""))
-    ]
+    ][-(last or 0) :]
     columns = [
         "model",
         "round",

@@ -245,12 +245,16 @@ class Run:
             return queries.traffic(connection, self.run_id)
 
     def models(
-        self, kind: ModelKind | str | None = None, round_id: int | None = None, agent_id: str | None = None
+        self,
+        kind: ModelKind | str | None = None,
+        round_id: int | None = None,
+        agent_id: str | None = None,
+        last: int | None = None,
     ) -> list["Model"]:
-        """Return its models, the oldest first; the arguments select some of them."""
+        """Return its models, the oldest first; the arguments select some of them, `last` that many."""
         wanted = None if kind is None else ModelKind(kind).value
         with self._db.connect() as connection:
-            found = queries.models(connection, self.run_id, wanted, round_id, agent_id)
+            found = queries.models(connection, self.run_id, wanted, round_id, agent_id, last)
         return [_model(self._db, row) for row in found]
 
     def updates(self, round_id: int | None = None, agent_id: str | None = None) -> list[Update]:

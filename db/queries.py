@@ -365,10 +365,17 @@ def models(
     kind: str | None = None,
     round_id: int | None = None,
     agent_id: str | None = None,
+    last: int | None = None,
 ) -> list[Row]:
-    """Return the rows of a run's models, the oldest first, each with its base as `base_id`."""
+    """Return the rows of a run's models, the oldest first, each with its base as `base_id`.
+
+    With `last`, so many of the latest rounds' models.
+    """
     where, values = _where(run_id=run_id, kind=kind, round_id=round_id, agent_id=agent_id)
-    return connection.execute(f"{_MODELS} WHERE {where} ORDER BY rowid", values).fetchall()
+    if last is None:
+        return connection.execute(f"{_MODELS} WHERE {where} ORDER BY rowid", values).fetchall()
+    query = f"{_MODELS} WHERE {where} ORDER BY round_id DESC, rowid DESC LIMIT ?"
+    return connection.execute(query, [*values, last]).fetchall()[::-1]
 
 
 def model(connection: Connection, model_id: str) -> Row | None:

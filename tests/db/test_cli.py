@@ -211,6 +211,20 @@ def test_models(trained: Path) -> None:
     assert [(row["model"], row["agent"]) for row in chosen] == [("m2b", "site b")]
 
 
+def test_the_models_of_the_latest_rounds_are_found_without_a_look_at_all(trained: Path) -> None:
+    def named(*words: object) -> list[str]:
+        return [row["model"] for row in json.loads(fl_db("models", "-d", trained, *words, "--json").stdout)]
+
+    everything = named()
+    assert named("--last", 3) == everything[-3:]
+    assert named("--last", 99) == everything
+    assert named("--last", 1, "--agent", "site b") == ["m2b"]
+    assert named("--last", 1, "--kind", "global") == ["g2"]
+    refused = fl_db("models", "-d", trained, "--last", 0)
+    assert refused.exit_code == 2
+    assert "--last" in refused.output
+
+
 def test_models_that_are_not_stored_say_why(folder: Path) -> None:
     settings = DatabaseSettings(retention=RetentionSettings(keep="rounds", rounds=1))
     with ModelStore(folder, settings) as store:
