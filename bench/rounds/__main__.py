@@ -58,6 +58,7 @@ def main() -> None:
 @click.option("--repeats", default=3, show_default=True, help="Turns of all contestants.")
 @click.option("--rounds", type=int, help="Timed in a run; default: by the size.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Where the record goes.")
+@click.option("--resume", is_flag=True, help="Go on with the record that is there.")
 def measure_command(
     full: bool,
     contestants: tuple[str, ...],
@@ -66,6 +67,7 @@ def measure_command(
     repeats: int,
     rounds: int | None,
     file: Path | None,
+    resume: bool,
 ) -> None:
     """Let contestants do the same work in turns."""
     parts: Sequence[Part] = FULL if full else SHORT
@@ -76,7 +78,7 @@ def measure_command(
         parts = tuple(
             Part(names, part.sizes, part.network) for names, part in zip(chosen, parts, strict=True)
         )
-    record = begun()
+    record = read(file) if resume and file and file.exists() else begun()
 
     def told(run: Run) -> None:
         _tell(record, run)
@@ -85,8 +87,10 @@ def measure_command(
 
     measure(record, parts, repeats, rounds, told)
     if full and not sizes:
-        _measure_idle(record)
-        _measure_database(record)
+        if record.idle is None:
+            _measure_idle(record)
+        if record.database is None:
+            _measure_database(record)
     if file:
         record.write(file)
     _tell_tables(record)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.rounds.compare import Size
+from bench.rounds.compare import Size, size_of
 from bench.rounds.contestants import CONTESTANTS
 from bench.rounds.plan import Part, rounds_of
 from bench.rounds.record import Record, Run
@@ -19,7 +19,7 @@ def measure(record: Record, parts: Sequence[Part], repeats: int, rounds: int | N
     """Let all contestants of all parts do their work.
 
     Args:
-        record: The figures go into it.
+        record: The figures go into it; what is in it already is not measured again.
         parts: Who does what.
         repeats: Turns of all contestants of a part.
         rounds: That are timed in a run; None: by its size.
@@ -27,16 +27,22 @@ def measure(record: Record, parts: Sequence[Part], repeats: int, rounds: int | N
     """
     for part in parts:
         for size in part.sizes:
-            out: set[str] = set()  # those that failed once are not asked again
             for repeat in range(min(repeats, part.most_turns)):
                 for name in part.contestants:
-                    if name in out or repeat >= CONTESTANTS[name].most_turns:
-                        continue
-                    run = _run(record, name, size, part.network, repeat, rounds or rounds_of(size))
-                    if run.problem:
-                        out.add(name)
-                    record.runs.append(run)
-                    told(run)
+                    if repeat < CONTESTANTS[name].most_turns and _is_wanted(
+                        record, name, size, part.network, repeat
+                    ):
+                        run = _run(record, name, size, part.network, repeat, rounds or rounds_of(size))
+                        record.runs.append(run)
+                        told(run)
+
+
+def _is_wanted(record: Record, name: str, size: Size, network: Network, repeat: int) -> bool:
+    """Whether a run was not made yet; those that failed once are not asked again."""
+    theirs = [
+        run for run in record.runs if (run.contestant, size_of(run), run.network) == (name, size, network)
+    ]
+    return not any(run.problem or run.repeat == repeat for run in theirs)
 
 
 def _run(record: Record, name: str, size: Size, network: Network, repeat: int, rounds: int) -> Run:

@@ -35,8 +35,8 @@ MANY = Size(100, 50)
 
 FULL = (
     Part(("floor", "floor-keep", *OURS, *PEERS), SIZES),
-    Part(("ours", *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10), Size(100, 10)), "tls"),
-    Part(("ours", *CODECS, *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10)), "line"),
+    Part(("ours", *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10), Size(100, 10)), "tls", most_turns=2),
+    Part(("ours", *CODECS, *PEERS), (Size(1, 2), Size(1, 10), Size(25, 10)), "line", most_turns=1),
     Part(("ours", *CODECS, LEANEST), (Size(100, 10),), "line", most_turns=1),
     Part(("ours-crowd",), GROWTH),
     Part(("ours-crowd",), (MANY,), most_turns=1),

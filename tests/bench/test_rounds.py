@@ -71,6 +71,15 @@ def test_who_cannot_run_is_recorded_and_not_asked_again() -> None:
     assert told == record.runs
 
 
+def test_what_is_in_a_record_is_not_measured_again() -> None:
+    record, told = begun(), list[Run]()
+    parts = [Part(("simple-fl", "floor"), (Size(1, 2),), "line")]
+    measure(record, parts, repeats=1, rounds=1, told=told.append)
+    measure(record, parts, repeats=2, rounds=1, told=told.append)
+    assert [run.contestant for run in record.runs] == ["simple-fl", "floor"]
+    assert told == record.runs
+
+
 def test_network_that_a_contestant_does_not_have_is_recorded() -> None:
     record = begun()
     measure(record, [Part(("floor",), (Size(1, 2),), "line")], repeats=1, rounds=1, told=lambda run: None)
