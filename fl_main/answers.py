@@ -49,6 +49,7 @@ from fl_main.weights import FiniteCheck, Layout
 
 MAX_EXAMPLES = 10**12  # of one update: sums over all agents still fit the database
 OVER = "its round is over"  # why a task was cancelled, as a rule
+SUPERSEDED = "its agent sent a newer one, and the strategy counts each agent once"
 LATE = "late"  # the reason of an update that was accepted though its round was over
 
 
@@ -360,6 +361,8 @@ class Answers(Ledger):
 
     def _accept(self, offer: Offered, task: TaskRecord) -> None:
         late = task.status is TaskStatus.LATE
+        if task.kind is Kind.TRAIN and self.strategy.one_each:
+            self._supersede(task)
         update = self._update(offer, task, Verdict.ACCEPTED, LATE if late else "")
         self._out.records += self._stored_models(offer, update)
         self._set_update(update)
@@ -369,6 +372,12 @@ class Answers(Ledger):
             self._metrics_of(update, self.whole_of(task.model_id), "evaluate")
         elif task.kind is Kind.TRAIN and update.model_id:
             self._metrics_of(update, update.model_id, "train")
+
+    def _supersede(self, task: TaskRecord) -> None:
+        """Let what an agent sent before not count beside its newer update."""
+        for task_id in self.uncounted_of(task.agent_id):
+            if task_id not in self.in_fold():
+                self._discard_accepted(self.updates[task_id], SUPERSEDED)
 
     def _stored_models(self, offer: Offered, update: UpdateRecord) -> Iterable[ModelRecord]:
         for channel, payload in offer.payloads.items():

@@ -21,6 +21,7 @@ from fl_main.store import (
     EventRecord,
     ModelKind,
     ModelRecord,
+    Phase,
     Record,
     RunSnapshot,
     StepRecord,
@@ -273,6 +274,10 @@ class Ledger(Membership):
     def ready(self, kind: Kind) -> list[UpdateRecord]:
         """Return accepted answers of a kind that were not counted yet, in the order in which they came."""
         return [self.updates[task_id] for task_id in self._ready[kind]]
+
+    def in_fold(self) -> tuple[str, ...]:
+        """Return the tasks whose updates are being combined: it is too late to leave one of them out."""
+        return self.step.frozen if self.step and self.run.phase is Phase.AGGREGATING else ()
 
     def uncounted_of(self, agent_id: str) -> list[str]:
         """Return an agent's training tasks whose updates were accepted and will still be counted."""

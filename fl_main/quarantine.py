@@ -6,13 +6,14 @@ in a row gets no tasks any more until an operator releases it. All of it is kept
 was measured with each update, and with each agent how it stands.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fl_main.answers import Answers
 from fl_main.events import AgentSteered
-from fl_main.store import Phase, UpdateRecord
+from fl_main.store import UpdateRecord
 from fl_main.training import Kind
 
 Notes = Mapping[str, float]
@@ -27,8 +28,9 @@ def with_outliers(notes: Sequence[Notes], factor: float) -> Sequence[Notes]:
     """
     if not notes or any("distance" not in note for note in notes):
         return notes
-    limit = factor * statistics.median(note["distance"] for note in notes)
-    return [{**note, "outlier": float(note["distance"] > limit)} for note in notes]
+    known = [note["distance"] for note in notes if math.isfinite(note["distance"])]
+    limit = factor * statistics.median(known) if known else math.inf
+    return [{**note, "outlier": float(not note["distance"] <= limit)} for note in notes]  # NaN, too
 
 
 class Quarantine(Answers):
@@ -65,9 +67,8 @@ class Quarantine(Answers):
         for task_id, asked in list(self.unanswered.items()):
             if asked == agent_id:
                 self._cancel(self.tasks[task_id], why)
-        frozen = self.step.frozen if self.step and self.run.phase is Phase.AGGREGATING else ()
         for update in [*self.ready(Kind.STATISTICS), *self.ready(Kind.TRAIN)]:
-            if update.agent_id == agent_id and update.task_id not in frozen:
+            if update.agent_id == agent_id and update.task_id not in self.in_fold():
                 self._discard_accepted(update, why)
 
     def _agent_steered(self, event: AgentSteered) -> None:

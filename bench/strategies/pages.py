@@ -40,7 +40,7 @@ def overview() -> str:
         for name in names:
             made: Any = STRATEGIES[name]
             step = "selecting rule" if made.selects else made.step
-            bears = re.split(r", where|, as far|\.$", _paragraphs(made).get("Bears", "–"))[0]
+            bears = _marked(_paragraphs(made).get("Bears", "–")).removesuffix(".")
             cells = [f"[`{name}`](#{name})", step, ", ".join(made.modes), bears, _short(_source(made))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

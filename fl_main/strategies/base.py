@@ -129,10 +129,14 @@ class Strategy:
         why_least: Why not fewer, in half a sentence; then settings that ask for fewer are refused.
         requires: Names of agents without whose update a round cannot be combined: every round must
             ask all then, and they are never left out as outliers.
+        one_each: Whether an agent counts once at most in each global model: of two of its updates, a late
+            one and a new one, the newer. Rules that bear so many faulty agents need it, as they count
+            updates.
         measures: Names of what its `notes` say of each update. `distance` is that to what came of
             all; by it a run can tell outliers, see `fl_main.quarantine`.
         in_turn: Whether a round is the turn of one agent.
-        takes_buffers: Whether it combines float buffers, too, by `combine_buffer`.
+        takes_buffers: Whether it combines float buffers, too, by `combine_buffer`; of integers and booleans
+            each is then the median, see `integers_of`.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
         exceptions: Laws that do not hold for it, each with the reason in half a sentence:
             `order`, `unchanged`, `equal`, `form`, `examples`, `scale`, `translation`; see
@@ -155,6 +159,7 @@ class Strategy:
     min_updates: int = 1
     why_least: str = ""
     requires: tuple[str, ...] = ()
+    one_each: bool = False
     measures: tuple[str, ...] = ()
     in_turn: bool = False
     takes_buffers: bool = False
@@ -193,6 +198,15 @@ class Strategy:
         """Write the new values of running statistics to `block.out`; it has no state there."""
         raise NotImplementedError  # only a strategy that says `takes_buffers` is asked
 
+    def integers_of(self) -> Sequence[int]:
+        """Return whose integers and booleans count, by their places; empty: all of them.
+
+        A rule that takes buffers is asked once every block was measured. Each of these values is the
+        median of theirs (of an even number the lower of the middle two), which is one that somebody
+        sent: a mean could be put anywhere by one of them.
+        """
+        return []
+
     def combine_free(self, payloads: Sequence[bytes]) -> bytes:
         """Return the new model's bytes from the updates' bytes, each of any length (boosted trees)."""
         raise NotImplementedError  # only a strategy that says `takes_free` is asked
@@ -204,9 +218,9 @@ class Strategy:
     def shares(self) -> Sequence[float]:
         """Return each update's part of the new model, in order; empty where that has no meaning.
 
-        Known once every block was measured. Buffers are averaged by the same parts, so that a
-        rule that leaves an update out leaves its running statistics out too. What is missing to
-        1 is the part of the base, also in the average of float buffers.
+        Known once every block was measured. Unless it `takes_buffers`, they are averaged by the same
+        parts, so that a rule that leaves an update out leaves its running statistics out too. What is
+        missing to 1 is the part of the base, also in the average of float buffers.
         """
         return []
 

@@ -25,7 +25,8 @@ class Bulyan(Strategy):
 
     Use it where faulty updates may be near the others and yet wrong in a few values, which Krum lets
     pass. It needs many updates, and leaves most of each value out. Every update that is picked counts
-    once, whatever its examples.
+    once, whatever its examples. Running statistics go the same way; integers and booleans are medians
+    over all updates.
 
     Bears: f of n ≥ 4 f + 3.
 
@@ -39,6 +40,7 @@ class Bulyan(Strategy):
     passes = 1
     stacks = True
     takes_buffers = True
+    one_each = True
     measures = ("distance", "score", "kept", "cosine")
 
     def __init__(self, f: int = 1) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
+from fl_main.strategies.median import median_of
 from fl_main.strategies.options import positive, whole
 
 
@@ -22,7 +23,8 @@ class CentredClipping(Strategy):
     Use it where sites keep momentum between rounds (the paper's worker momentum), so that what they
     send changes slowly, against attacks that are small in each round and add up. τ must fit the norms
     of honest updates: far below them the model moves slowly, far above nothing is clipped. Every
-    update counts once, whatever its examples.
+    update counts once, whatever its examples. Running statistics, integers and booleans are medians of
+    each value.
 
     Bears: a tenth, ⌊n / 10⌋ of n, as far as the paper proves it (δ ≤ 0.1).
 
@@ -38,6 +40,7 @@ class CentredClipping(Strategy):
     wants = "deltas"
     passes = 1
     stacks = True
+    takes_buffers = True
     measures = ("distance", "factor", "cosine")
     modes = ("sync",)
     why_not = "it compares updates with those of the round before, which late ones did not start from"
@@ -68,6 +71,7 @@ class CentredClipping(Strategy):
         weights[0] = 1.0
         for _ in range(self._iterations):
             factors = self._tau / np.maximum(self._seen.distances(weights)[1:], self._tau)
+            factors *= self._seen.counted()[1:]
             weights *= 1 - factors.mean()
             weights[1:] += factors / len(factors)
         return weights, factors
@@ -76,9 +80,13 @@ class CentredClipping(Strategy):
         (old, *others), center = self._moved[0].tolist(), block.state["center"]
         center *= center.dtype.type(old)
         for delta, weight in zip(block.updates(), others, strict=True):
-            delta *= delta.dtype.type(weight)
-            center += delta
+            if weight:
+                delta *= delta.dtype.type(weight)
+                center += delta
         np.add(block.base, center, out=block.out)
+
+    def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        median_of(block.stack(), block.out)
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         shares: list[float] = self._moved[0][1:].tolist()

@@ -6,6 +6,7 @@ NDSS 2021 (arXiv:2012.13995), Algorithm 2, equations 1 to 4.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class FLTrust(Strategy):
 
     Use it where one site is beyond doubt, and its data are of the kind that the others have. A round
     in which it does not answer fails. The trust is in who joins under that name: give tokens to those
-    only whom you know. Every update counts once, whatever its examples.
+    only whom you know. Every update counts once, whatever its examples. Running statistics, integers and
+    booleans are those of the trusted update: it measures the parameters of the others only.
 
     Bears: all but the trusted one, n - 1 of n.
 
@@ -36,6 +38,7 @@ class FLTrust(Strategy):
     wants = "deltas"
     passes = 1
     stacks = True
+    takes_buffers = True
     modes = ("sync",)
     why_not = "it compares updates with the trusted one, which late ones did not start from the base of"
     measures = ("distance", "root_cosine", "kept", "cosine")
@@ -73,7 +76,7 @@ class FLTrust(Strategy):
     @cached_property
     def _trust(self) -> Numbers:
         """Each update's part of the trust in all."""
-        trust = np.maximum(0.0, self._root_cosines)
+        trust = np.maximum(0.0, self._root_cosines) * self._seen.counted()
         trust[self._place] = 0.0
         if not trust.any():
             trust[self._place] = 1.0
@@ -96,8 +99,15 @@ class FLTrust(Strategy):
         out = block.out
         out[:] = block.base
         for delta, factor in zip(block.updates(), self._factors, strict=True):
-            delta *= out.dtype.type(factor)
-            out += delta
+            if factor:
+                delta *= out.dtype.type(factor)
+                out += delta
+
+    def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        block.out[:] = next(islice(block.updates(), self._place, None))  # nothing says whose others are right
+
+    def integers_of(self) -> Sequence[int]:  # noqa: D102 - see Strategy
+        return [self._place]
 
     def notes(self) -> Sequence[Mapping[str, float]]:  # noqa: D102 - see Strategy
         return as_notes(

@@ -138,6 +138,8 @@ def _folded(
         elif strategy.takes_buffers and block.segment.dtype.is_float:
             strategy.combine_buffer(block)
             sink.write(_encoded(block.out, block.segment.dtype))
+        elif strategy.takes_buffers:
+            sink.write(_encoded(block.median(strategy.integers_of()), block.segment.dtype))
         else:
             sink.write(_encoded(block.average(shares), block.segment.dtype))
     notes = tuple(strategy.notes()) or ({},) * len(answers)
@@ -311,6 +313,15 @@ class _Cursor:
         fold_mean(self.updates(), steps, self.out)
         self._move_back(1 - math.fsum(counts) if shares else 0.0)
         return self.out
+
+    def median(self, places: Sequence[int]) -> Array:
+        """Return the lower median of integers or booleans over the updates at these places, or over all."""
+        rows = np.empty((len(self._answers), self._size), self.segment.dtype.stored)
+        for row, raw in zip(rows, self._raw_updates(), strict=True):
+            row[:] = raw
+        chosen = np.sort(rows[list(places)] if places else rows, axis=0)
+        found: Array = chosen[(len(chosen) - 1) // 2]
+        return found
 
     def _move_back(self, rest: float) -> None:
         """Let the base have the part that a strategy's shares leave to it."""

@@ -12,8 +12,12 @@ import numpy as np
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_mean, running_shares
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
+from fl_main.strategies.median import median_of
 from fl_main.strategies.options import positive, whole
 from fl_main.strategies.weighting import Weighting, check_weighting, weight_of
+
+MOST = 1000  # iterations, if z does not stand before
+STANDS = 1e-10  # the relative change of every weight below which it does
 
 
 class GeometricMedian(Strategy):
@@ -21,35 +25,40 @@ class GeometricMedian(Strategy):
 
     Use it where whole updates may be wrong and sites differ: it keeps what most of them have in
     common, and loses less than a median of each value. The paper makes few iterations since each is
-    a round of messages; here they are of n × n numbers and cost nothing: with 100 it is the geometric
-    median itself.
+    a round of messages, and they may end far from the median; here they are of n × n numbers, and go
+    on till z stands. Running statistics, integers and booleans are medians of each value over all.
 
-    Bears: fewer than half, ⌊(n - 1) / 2⌋ of n, where updates count alike; with weighting `examples` as
-    many as have less than half of the examples together, by what they say themselves.
+    Bears: fewer than half, ⌊(n - 1) / 2⌋ of n; none with so many `iterations`, nor with weighting
+    `examples`, by which an agent counts for as many as it says itself.
 
     Cost: one pass to measure n × n distances, one to take the mean; nothing more on the wire.
 
     Args:
         nu: ν, below which a distance counts as ν, more than 0.
-        iterations: R, how often z is made better, from the mean on, at least 1.
-        weighting: `examples` weighs by `num_examples` (the paper); `uniform` counts every update once.
+        iterations: R, how often z is made better, from the mean on, at least 1 (the paper: 3); None for
+            till it stands, from the mean of those near the update that has most of them around it.
+        weighting: `uniform` counts every update once; `examples` weighs by `num_examples` (the paper).
     """
 
     passes = 1
     stacks = True
+    takes_buffers = True
+    one_each = True
     measures = ("distance", "cosine")
     min_updates = 3
     why_least = "the median of fewer bears no faulty one"
     exceptions: Mapping[str, str] = {"scale": "ν is a distance, which does not grow with the model"}
 
-    def __init__(self, nu: float = 1e-6, iterations: int = 3, weighting: Weighting = "examples") -> None:
+    def __init__(
+        self, nu: float = 1e-6, iterations: int | None = None, weighting: Weighting = "uniform"
+    ) -> None:
         self._nu = positive("nu", nu)
-        self._iterations = whole("iterations", iterations, 1)
+        self._iterations = None if iterations is None else whole("iterations", iterations, 1)
         check_weighting(weighting)
         self._weighting = weighting
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
-        return (updates - 1) // 2
+        return (updates - 1) // 2 if self._iterations is None and self._weighting == "uniform" else 0
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
         weights = np.array([weight_of(update, self._weighting) for update in contributions])
@@ -61,18 +70,38 @@ class GeometricMedian(Strategy):
 
     @cached_property
     def _weights(self) -> list[float]:
-        found = self._parts
-        for _ in range(self._iterations):
-            found = self._parts / np.maximum(self._nu, self._seen.distances(found))
+        parts = self._parts * self._seen.counted()
+        found = self._near_most(parts) if self._iterations is None else parts / parts.sum()
+        for _ in range(self._iterations or MOST):
+            before, found = found, parts / np.maximum(self._nu, self._seen.distances(found))
             found /= found.sum()
+            if self._iterations is None and (np.abs(found - before) <= STANDS * found).all():
+                break
         weights: list[float] = found.tolist()
         return weights
+
+    def _near_most(self, parts: Numbers) -> Numbers:
+        """Return the weights of the mean of those updates that are nearest to each other, more than half.
+
+        However far off the others are, this is as near to the median as these are to each other.
+        """
+        order = np.argsort(self._seen.squares, axis=1, kind="stable")
+        enough = (np.cumsum(parts[order], axis=1) <= parts.sum() / 2).sum(axis=1, keepdims=True)
+        radii = np.take_along_axis(np.sort(self._seen.squares, axis=1), enough, axis=1)[:, 0]
+        radii[parts == 0] = np.inf
+        middle = int(np.argmin(radii))
+        near: Numbers = np.where(self._seen.squares[middle] <= radii[middle], parts, 0.0)
+        near /= near.sum()
+        return near
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         return self._weights
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_mean(block.updates(), running_shares(self.shares()), block.out)
+
+    def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        median_of(block.stack(), block.out)
 
     def notes(self) -> Sequence[Mapping[str, float]]:  # noqa: D102 - see Strategy
         return as_notes(distance=self._seen.distances(self._weights), cosine=self._seen.cosines_to_mean())

@@ -14,6 +14,7 @@ from fl_main.strategies.base import Values
 Numbers = NDArray[np.float64]
 
 COLUMNS = 8192  # values of each point that are computed with at a time: 3 MiB of fifty
+FARTHEST = 1e140  # what is farther off in a value counts as so far: no square of it overflows
 CANCELLED = 1e-6  # a squared distance so small beside the points' own squares is taken again, exactly
 
 
@@ -23,9 +24,12 @@ class Geometry:
     Attributes:
         products: Scalar products of each pair of points, float64, shape (n, n).
         squares: Squared distances of each pair; exactly 0 between equal points.
+        beyond: Which points have values too far off to compute with (a float64 can be 1e308): a rule
+            leaves them out.
     """
 
     def __init__(self, points: int) -> None:
+        self.beyond: NDArray[np.bool_] = np.zeros(points, np.bool_)
         self.products: Numbers = np.zeros((points, points))
         self.squares: Numbers = np.zeros((points, points))
 
@@ -44,15 +48,29 @@ class Geometry:
                 part = np.vstack((first[columns], part))
             if origin is not None:
                 part -= origin[columns]
+            self.beyond |= _bounded(part)
             products = part @ part.T
             products = np.triu(products) + np.triu(products, 1).T  # whatever order a library sums in
             self.products += products
             self.squares += _squared_distances(part, products)
 
     def distances(self, weights: Sequence[float] | Numbers) -> Numbers:
-        """Return how far each point is from the sum of all times `weights`, which add up to 1."""
-        c = np.asarray(weights)
-        return _root(self.squares @ c - c @ self.squares @ c / 2)
+        """Return how far each point is from the sum of all times `weights`, at least 0, which add up to 1.
+
+        From the distances of all pairs, or where that is surer from their products: a point that is
+        far off and hardly counts would drown the distances of all others in rounding.
+        """
+        c, norms = np.asarray(weights), self.norms()
+        by_pairs, towards = self.squares @ c, self.products @ c
+        spread = c @ by_pairs / 2
+        is_surer = (norms + norms @ c) ** 2 < by_pairs + spread  # what each is a difference of
+        by_products = np.diagonal(self.products) - 2 * towards + c @ towards
+        return _root(np.where(is_surer, by_products, by_pairs - spread))
+
+    def counted(self) -> Numbers:
+        """Return 1 for each point that can be computed with, else 0; of all 1 if there is none."""
+        is_near = self.beyond if self.beyond.all() else ~self.beyond
+        return is_near.astype(np.float64)
 
     def distances_from(self, weights: Sequence[float] | Numbers) -> Numbers:
         """Return the same for weights that need not add up to 1: to rounding of the points' norms."""
@@ -88,11 +106,13 @@ class Sightings:
             columns = slice(start, start + COLUMNS)
             part = rows[:, columns].astype(np.float64)
             deltas = part - base[columns]
+            _bounded(deltas)
             mean = deltas.mean(axis=0)
             self._squares += np.einsum("ij,ij->i", deltas, deltas)
             self._dots += deltas @ mean
             self._mean += float(mean @ mean)
             part -= out[columns]
+            _bounded(part)
             self._distances += np.einsum("ij,ij->i", part, part)
 
     def notes(self) -> list[dict[str, float]]:
@@ -109,16 +129,37 @@ def as_notes(**columns: Sequence[float] | Numbers) -> list[dict[str, float]]:
     ]
 
 
+def cancelled_pairs(found: Numbers, sums: Numbers) -> NDArray[np.intp]:
+    """Return the pairs whose squared distance is lost in that of their squares, shape (pairs, 2).
+
+    Not those of points that are 0 both: stretches that no agent changed are many, and exact.
+
+    Args:
+        found: Squared distances, shape (n, n).
+        sums: Of each pair's squares, shape (n, n).
+    """
+    return np.argwhere(np.triu((found <= CANCELLED * sums) & (sums > 0), 1))
+
+
 def _squared_distances(points: Numbers, products: Numbers) -> Numbers:
     """Return |a|² + |b|² - 2ab of each pair; where that cancels, |a - b|² itself."""
     squares = np.diagonal(products)
     sums = squares[:, None] + squares[None, :]
     found = sums - 2 * products
     np.fill_diagonal(found, 0.0)
-    for i, j in np.argwhere(np.triu(found <= CANCELLED * sums, 1)):
+    for i, j in cancelled_pairs(found, sums):
         difference = points[i] - points[j]
         found[i, j] = found[j, i] = difference @ difference
     return found
+
+
+def _bounded(part: Numbers) -> NDArray[np.bool_]:
+    """Bring values to FARTHEST, and return which rows had some that were farther off; shape (n, length)."""
+    if part.min(initial=0.0) >= -FARTHEST and part.max(initial=0.0) <= FARTHEST:
+        return np.zeros(len(part), np.bool_)
+    is_beyond: NDArray[np.bool_] = np.greater(np.abs(part).max(axis=1), FARTHEST)
+    np.clip(part, -FARTHEST, FARTHEST, out=part)
+    return is_beyond
 
 
 def _root(squares: Numbers) -> Numbers:

@@ -12,6 +12,7 @@ import numpy as np
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_mean, running_shares
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
+from fl_main.strategies.median import median_of
 from fl_main.strategies.options import whole
 from fl_main.strategies.weighting import Weighting, check_weighting, weight_of
 
@@ -45,6 +46,8 @@ class Selection(Strategy):
     passes = 1
     stacks = True
     selects = True
+    takes_buffers = True
+    one_each = True
     measures = ("distance", "score", "kept", "cosine")
 
     def __init__(self, f: int) -> None:
@@ -80,6 +83,9 @@ class Selection(Strategy):
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_mean(block.updates(), running_shares(self._kept), block.out)
 
+    def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
+        median_of(block.stack(), block.out)
+
     def notes(self) -> Sequence[Mapping[str, float]]:  # noqa: D102 - see Strategy
         seen, shares = self._seen, self._kept
         return as_notes(
@@ -95,7 +101,8 @@ class Krum(Selection):
 
     Use it where one honest site's model is good enough, and faulty ones may be anywhere: the new
     model is one update, as it came. Where data differ from site to site it favours the sites in the
-    middle; Multi-Krum wastes less.
+    middle; Multi-Krum wastes less. Running statistics, integers and booleans are medians of each value
+    over all updates: nothing says that those of an update that was kept are right.
 
     Bears: f of n ≥ 2 f + 3.
 
@@ -122,7 +129,8 @@ class MultiKrum(Selection):
     """x ← (1/m) Σ y_i over the m updates of the least Krum scores s(i).
 
     Use it in place of Krum where the mean of many sites is wanted: it leaves out the f updates that
-    are farthest from their neighbours, and takes the mean of the others.
+    are farthest from their neighbours, and takes the mean of the others. Running statistics, integers
+    and booleans are medians of each value over all updates.
 
     Bears: f of n ≥ 2 f + 3.
 

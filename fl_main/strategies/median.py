@@ -18,6 +18,12 @@ def mean_of_rows(rows: Values, out: Values) -> None:
     fold_mean(rows, running_shares([1.0] * len(rows)), out)
 
 
+def median_of(rows: Values, out: Values) -> None:
+    """Write the median of each place to out, of an even number the mean of the middle two; rows stay."""
+    ordered, half = np.sort(rows, axis=0), (len(rows) - 1) // 2
+    mean_of_rows(ordered[half : len(rows) // 2 + 1], out)
+
+
 class Coordinates(Strategy):
     """Base of the rules that combine each value for itself, running statistics too.
 
@@ -26,6 +32,7 @@ class Coordinates(Strategy):
 
     stacks = True
     takes_buffers = True
+    one_each = True
     measures = ("distance", "cosine")
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
@@ -52,7 +59,8 @@ class Median(Coordinates):
 
     Use it where few sites may be faulty in ways that nobody can foretell, and sites are much alike:
     of data that differ much from site to site it learns what is in the middle, and slower than a mean.
-    Every update counts once, whatever its examples.
+    Every update counts once, whatever its examples. Running statistics are medians, too, and so are
+    integers and booleans (of an even number the lower one).
 
     Bears: fewer than half, ⌊(n - 1) / 2⌋ of n.
 
@@ -66,5 +74,4 @@ class Median(Coordinates):
         return (updates - 1) // 2
 
     def reduce(self, rows: Values, out: Values) -> None:  # noqa: D102 - see Coordinates
-        ordered, half = np.sort(rows, axis=0), (len(rows) - 1) // 2
-        mean_of_rows(ordered[half : len(rows) // 2 + 1], out)
+        median_of(rows, out)

@@ -20,7 +20,8 @@ class NormBound(Strategy):
     Use it before any rule to bound what one agent can do: a boosted update counts no more than
     another of norm M. It bounds an attack and removes none; a rule that bears faulty agents goes
     behind it. Take M a little above the norms of honest updates, which `fl db` shows once it is
-    on: a lower one slows all of them down.
+    on: a lower one slows all of them down. The norm is of parameters only: an update whose running
+    statistics alone are wild is not scaled, and a mean behind it lets them in.
 
     Cost: one pass over the updates.
 

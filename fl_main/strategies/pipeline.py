@@ -54,6 +54,8 @@ class Pipeline(Strategy):
         self._measuring = [stage for stage in stages if stage.step in ("scaling", "rule")]
         self._following = [stage for stage in stages if stage.step in ("optimizer", "noise")]
         self._rule = self._measuring[-1]
+        taking = [at for at, stage in enumerate(self._measuring) if stage.takes_buffers]
+        self._of_buffers = max(taking, default=None)  # a mean of what a selecting rule left takes its word
         self._facts: Sequence[Contribution] = ()
         self._left: list[dict[int, float]] = []  # to each measuring stage begun: updates and their factors
         self._declare(stages)
@@ -73,8 +75,9 @@ class Pipeline(Strategy):
         most_asked = max(stages, key=lambda stage: stage.min_updates)
         self.min_updates, self.why_least = most_asked.min_updates, most_asked.why_least
         self.requires = tuple(dict.fromkeys(name for stage in stages for name in stage.requires))
+        self.one_each = any(stage.one_each for stage in stages)
         self.measures = tuple(dict.fromkeys(name for stage in stages for name in stage.measures))
-        self.takes_buffers = self._rule.takes_buffers
+        self.takes_buffers = self._of_buffers is not None
         self.in_turn = self._rule.in_turn
         self.exceptions = {law: why for stage in stages for law, why in stage.exceptions.items()}
 
@@ -104,7 +107,13 @@ class Pipeline(Strategy):
             stage.combine(block)
 
     def combine_buffer(self, block: Block) -> None:  # noqa: D102 - see Strategy
-        self._rule.combine_buffer(_Seen(block, self._left[-1], "models", "models"))
+        at = self._of_buffers or 0
+        self._measuring[at].combine_buffer(_Seen(block, self._left[at], "models", "models"))
+
+    def integers_of(self) -> Sequence[int]:  # noqa: D102 - see Strategy
+        at = self._of_buffers or 0
+        left = list(self._left[at])
+        return [left[place] for place in self._measuring[at].integers_of()] or left
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
         return max(stage.bears(updates) for stage in self._measuring)

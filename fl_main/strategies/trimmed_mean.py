@@ -20,7 +20,8 @@ class TrimmedMean(Coordinates):
     """x_j ← mean of y_1,j, …, y_n,j without the ⌊β n⌋ largest and the ⌊β n⌋ smallest, for each value j.
 
     Use it where the median loses too much: the larger β, the nearer it is to that. Every update
-    counts once, whatever its examples.
+    counts once, whatever its examples. Running statistics are trimmed, too; integers and booleans are
+    medians.
 
     Bears: ⌊β n⌋ of n.
 
@@ -38,7 +39,7 @@ class TrimmedMean(Coordinates):
         self.why_least = f"of fewer, beta = {self._beta:g} drops none"
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
-        return math.floor(self._beta * updates + ROUNDING)
+        return min(math.floor(self._beta * updates + ROUNDING), (updates - 1) // 2)  # one is left at least
 
     def reduce(self, rows: Values, out: Values) -> None:  # noqa: D102 - see Coordinates
         dropped = self.bears(len(rows))

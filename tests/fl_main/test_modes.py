@@ -8,11 +8,17 @@ import pytest
 from fl_main.cohort import Candidate
 from fl_main.events import Answer, Assign, Cancel, EndRun, Fold, UpdateReceived
 from fl_main.store import RunStatus, TaskStatus, UpdateRecord, Verdict
-from fl_main.strategies import FedAsync
+from fl_main.strategies import FedAsync, FedAvg, FedBuff, Median, Strategy
 from fl_main.training import Kind
 from tests.fl_main.story import Story, of_type, only, run_settings
 
 CAN_TRAIN = ("train",)
+
+
+class Once(FedBuff):
+    """Takes late updates in mode async, but of each agent one."""
+
+    one_each = True
 
 
 def working(agents: str = "abc", *, buffer: int = 2, mode: str = "async", **sections: Any) -> Story:
@@ -749,6 +755,49 @@ def test_a_late_update_that_got_too_old_is_refused() -> None:
     story.do_round("a", "b")
     assert {cancel.agent_id for cancel in of_type(story.effects, Cancel)} == {"c", "d"}
     assert story.answer("c")[0].verdict is Verdict.DISCARDED
+
+
+def with_a_late_update_of_c(strategy: type[Strategy]) -> Story:
+    """Let c answer the first round while its updates are being folded, and the second one, too."""
+    rounds = {"min_agents": 3, "min_updates": 3, "buffer": 3}
+    story = Story(run_settings(mode="semi-sync", round=rounds), strategy)
+    story.gather("a", "b", "c", "d")
+    late = story.assigned["c"]
+    story.answer("a", "b", "d")
+    assert story.send(story.offer("c", task=late)).late
+    story.fold()
+    story.answer("c")
+    return story
+
+
+def test_of_two_updates_of_an_agent_a_rule_that_bears_faulty_agents_counts_the_newer() -> None:
+    story = with_a_late_update_of_c(Median)
+    assert story.verdicts("c") == [
+        ("discarded", "its agent sent a newer one, and the strategy counts each agent once"),
+        ("accepted", ""),
+    ]
+    story.answer("a")
+    assert story.stand == (2, "train", "collecting"), "two agents are no three updates"
+    story.answer("b")
+    assert frozen(story) == ["a", "b", "c"]
+    story.restart()
+    assert frozen(story) == ["a", "b", "c"]
+
+
+def test_a_mean_counts_both() -> None:
+    story = with_a_late_update_of_c(FedAvg)
+    story.answer("a")
+    assert frozen(story) == ["a", "c", "c"]
+
+
+def test_what_is_being_folded_is_not_taken_out_by_a_newer_update() -> None:
+    story = Story(run_settings(mode="async", round={"buffer": 2, "min_agents": 2}), Once)
+    story.gather("a", "b")
+    story.answer("a", "b")
+    story.answer("a")  # at once, about the model before
+    assert frozen(story) == ["a", "b"]
+    story.fold()
+    assert counted(story) == [("a", 1, 0), ("b", 1, 0), ("a", None, None)]
 
 
 # --- over-selection and adaptive deadlines -------------------------------------------------

@@ -56,6 +56,11 @@ def test_outliers_are_farther_than_so_many_times_the_median() -> None:
     assert [note["outlier"] for note in notes] == [0, 0, 0, 0, 1]  # the median is 3, the limit 4
 
 
+def test_a_distance_that_is_not_finite_is_an_outlier_and_no_part_of_the_median() -> None:
+    notes = with_outliers([{"distance": d} for d in (1.0, float("inf"), 2.0, float("nan"), 4.1)], 2.0)
+    assert [note["outlier"] for note in notes] == [0, 1, 0, 1, 1]  # the median of 1, 2 and 4.1 is 2
+
+
 def test_nothing_is_said_of_updates_that_were_not_measured() -> None:
     assert with_outliers([], 2.0) == []
     assert with_outliers([{"norm": 1.0}, {"norm": 9.0}], 2.0) == [{"norm": 1.0}, {"norm": 9.0}]

@@ -15,6 +15,7 @@ from fl_main.db.verify import verify_database
 from fl_main.disk import REAL_DISK
 from fl_main.settings import RunSettings
 from fl_main.store import ModelKind
+from fl_main.strategies import compose
 from fl_main.weights import Array
 
 from .formulas import FORMULAS, Part, recomputed
@@ -23,7 +24,8 @@ from .world import Ended
 
 # Why an accepted update may come to nothing: never by a fault of ours.
 GIVEN_UP = re.compile(
-    r"stopped by|stale: |its agent is in quarantine|round \d+ failed|the run is (finished|stopped|failed)"
+    r"stopped by|stale: |its agent (sent a newer one|is in quarantine)|round \d+ failed|"
+    r"the run is (finished|stopped|failed)"
 )
 
 
@@ -145,8 +147,12 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
     made = [round_ for round_ in run.rounds() if round_.status == "done"]
     versions = {round_.model_id: version for version, round_ in enumerate(made)}
     counted = {update.model_id: update for update in run.updates() if update.counted_in is not None}
+    one_each = compose(scenario.run["strategy"], scenario.run["strategy_options"]).one_each
     for version, round_ in enumerate(made[1:]):
         model = run._db.model_by_id(round_.model_id or "")
+        votes = Counter(counted[parent.model_id].agent_id for parent in model.parents)
+        if one_each and max(votes.values()) > 1:
+            yield f"an agent counts {max(votes.values())} times in the model of round {round_.round_id}"
         parts = []
         for parent in model.parents:
             update, local = counted[parent.model_id], run._db.model_by_id(parent.model_id)

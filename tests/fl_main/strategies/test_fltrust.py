@@ -46,8 +46,14 @@ def test_updates_of_0_change_nothing() -> None:
     assert fold_of((0, 0), (0, 0)).arrays["w"].tolist() == [10.0, 20.0]
 
 
-def test_running_statistics_go_by_trust() -> None:
-    assert fold_of((2, 0), (1, 0), (0, 9), (1, 0)).arrays["mean"].item() == pytest.approx(2.0)  # of 1 and 3
+def test_running_statistics_are_those_of_the_trusted_one() -> None:
+    assert fold_of((0, 9), (1, 0), (2, 0), (1, 0), root=2).arrays["mean"].item() == 2.0
+
+
+def test_integers_are_those_of_the_trusted_one() -> None:
+    models = [{"w": BASE["w"] + 1, "n": np.array([n])} for n in (9, 2**62 + 1, 9, 9)]
+    found = folded(FLTrust(root="agent-001"), models, base={"w": BASE["w"], "n": np.array([0])})
+    assert found.arrays["n"].tolist() == [2**62 + 1]
 
 
 def test_a_round_without_the_trusted_agent_fails() -> None:

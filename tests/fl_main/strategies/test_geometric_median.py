@@ -22,15 +22,36 @@ def test_one_iteration_weighs_by_distances_to_the_mean() -> None:
 
 
 def test_many_iterations_find_the_median() -> None:
-    found = folded(GeometricMedian(iterations=300), LINE).arrays["w"].item()
-    assert found == pytest.approx(1.0, abs=1e-6)  # on a line it is the median
+    for rule in (GeometricMedian(iterations=300), GeometricMedian()):
+        found = folded(rule, LINE).arrays["w"].item()
+        assert found == pytest.approx(1.0, abs=1e-6)  # on a line it is the median
 
 
-def test_examples_weigh_unless_they_shall_not() -> None:
-    found = folded(GeometricMedian(iterations=300), LINE, [1, 1, 5]).arrays["w"].item()
+def test_examples_weigh_where_they_shall() -> None:
+    found = folded(GeometricMedian(weighting="examples"), LINE, [1, 1, 5]).arrays["w"].item()
     assert found == pytest.approx(11.0, abs=1e-6)  # it has more than half of the examples
-    uniform = GeometricMedian(iterations=300, weighting="uniform")
-    assert folded(uniform, LINE, [1, 1, 5]).arrays["w"].item() == pytest.approx(1.0, abs=1e-6)
+    assert folded(GeometricMedian(), LINE, [1, 1, 5]).arrays["w"].item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e12, 1e38, 1e120, 1e200, 1.7e308])
+@pytest.mark.parametrize(("count", "faulty"), [(4, 1), (10, 4), (41, 20)])
+def test_it_is_near_the_others_however_far_off_the_faulty_ones_are(
+    count: int, faulty: int, far: float
+) -> None:
+    # A geometric median is within 2 (n - f) / (n - 2f) of the radius in which n - f updates lie
+    # (Lopuhaä and Rousseeuw 1991): here all of them but the faulty ones are in the unit ball.
+    noise = np.random.default_rng(count)
+    points = noise.normal(size=(count, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points[count - faulty :] = far
+    found = folded(GeometricMedian(), [{"w": point} for point in points], base={"w": np.zeros(3)})
+    bound = 2 * (count - faulty) / (count - 2 * faulty)
+    assert np.linalg.norm(found.arrays["w"]) <= bound
+    exact = [note["distance"] for note in found.folded.notes[: count - faulty]]
+    if far < 1e140:
+        np.testing.assert_allclose(
+            exact, np.linalg.norm(points[: count - faulty] - found.arrays["w"], axis=1), atol=1e-8
+        )
 
 
 def test_of_a_triangle_it_is_the_fermat_point() -> None:
@@ -46,7 +67,7 @@ def test_of_a_triangle_it_is_the_fermat_point() -> None:
 def test_no_point_beside_it_has_a_smaller_sum_of_distances(seed: int, count: int) -> None:
     noise = np.random.default_rng(seed)
     points = noise.normal(size=(count, 4))
-    found = folded(GeometricMedian(iterations=2000), [{"w": point} for point in points]).arrays["w"]
+    found = folded(GeometricMedian(), [{"w": point} for point in points]).arrays["w"]
 
     def total(place: np.ndarray) -> float:
         return float(np.linalg.norm(points - place, axis=1).sum())
@@ -60,14 +81,15 @@ def test_distances_below_nu_count_as_nu() -> None:
     assert folded(GeometricMedian(nu=100.0), LINE).arrays["w"].item() == pytest.approx(4.0)
 
 
-def test_running_statistics_weigh_as_their_updates_do() -> None:
-    models = [{**model, "n": np.array([0.0 if i < 2 else 61.0])} for i, model in enumerate(LINE)]
-    found = folded(GeometricMedian(iterations=1), models, roles={"n": Role.BUFFER}).arrays
-    assert found["n"].item() == pytest.approx(12.0)  # 12 / 61 of 61
+def test_running_statistics_are_medians() -> None:
+    models = [{**model, "n": np.array([n])} for model, n in zip(LINE, (5.0, 1e30, 3.0), strict=True)]
+    assert folded(GeometricMedian(), models, roles={"n": Role.BUFFER}).arrays["n"].item() == 5.0
 
 
 def test_it_bears_fewer_than_half_and_refuses_too_few() -> None:
     assert [GeometricMedian().bears(updates) for updates in (3, 4, 5, 10)] == [1, 1, 2, 4]
+    assert GeometricMedian(iterations=3).bears(10) == 0
+    assert GeometricMedian(weighting="examples").bears(10) == 0  # who claims most of them decides
     with pytest.raises(UpdateRejectedError, match=r"needs 3: the median of fewer bears no faulty one$"):
         folded(GeometricMedian(), LINE[:2])
 

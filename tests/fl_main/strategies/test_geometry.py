@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_main.strategies.geometry import COLUMNS, Geometry, Sightings, as_notes
+from fl_main.strategies.geometry import COLUMNS, FARTHEST, Geometry, Sightings, as_notes, cancelled_pairs
 
 SQUARE = np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 4.0]], "f4")
 
@@ -41,6 +41,38 @@ def test_distances_to_a_mean_of_the_points() -> None:
     np.testing.assert_allclose(
         seen.distances_from([0.5, 0.0, 0.0]), [1.5, 18.25**0.5, 18.25**0.5], rtol=1e-15
     )
+
+
+def test_a_point_that_is_far_off_does_not_drown_the_distances_of_the_others() -> None:
+    seen = Geometry(3)
+    seen.take(np.array([[0.0, 0.0], [3.0, 4.0], [1e30, 0.0]]))
+    # with a weight of 1e-30 it moves the sum by (1, 0): (0, 0) is 1 from that, (3, 4) is √(2² + 4²)
+    found = seen.distances([1.0, 0.0, 1e-30])
+    np.testing.assert_allclose(found, [1, 20**0.5, 1e30], rtol=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e200, -1.7e308])
+def test_what_is_too_far_off_to_compute_with_counts_as_very_far_off(far: float) -> None:
+    seen = Geometry(3)
+    seen.take(np.array([[3.0, 4.0], [0.0, 0.0], [far, -far]]))
+    assert seen.beyond.tolist() == [False, False, True]
+    assert seen.counted().tolist() == [1, 1, 0]
+    assert seen.squares[0, 1] == 25
+    np.testing.assert_allclose(seen.norms(), [5, 0, 2**0.5 * FARTHEST], rtol=1e-12)
+    np.testing.assert_allclose(seen.distances([0.5, 0.5, 0.0])[:2], [2.5, 2.5], rtol=1e-12)
+
+
+def test_where_all_are_too_far_off_all_count() -> None:
+    seen = Geometry(2)
+    seen.take(np.full((2, 1), 1e200))
+    assert seen.counted().tolist() == [1, 1]
+
+
+def test_only_what_cancels_is_computed_again() -> None:
+    sums = np.array([[0.0, 0.0, 8.0], [0.0, 0.0, 8.0], [8.0, 8.0, 8.0]])
+    found = np.array([[0.0, 0.0, 1e-9], [0.0, 0.0, 8.0], [1e-9, 8.0, 0.0]])
+    # of (0, 1) nothing is there that could cancel: both are 0, as where no agent changed a stretch
+    assert cancelled_pairs(found, sums).tolist() == [[0, 2]]
 
 
 def test_cosines() -> None:

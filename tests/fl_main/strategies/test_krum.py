@@ -8,7 +8,7 @@ import pytest
 from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies import Krum, MultiKrum, make_strategy
 from fl_main.strategies.krum import krum_scores, ranked
-from fl_main.weights import Array
+from fl_main.weights import Array, Role
 from tests.fl_main.strategies.arrays import folded
 
 # On a line: squared distances of neighbours 1, 4, 1, and one far off.
@@ -61,12 +61,14 @@ def test_multi_krum_weighs_those_that_it_keeps_by_examples_where_asked() -> None
     assert found.arrays["w"].item() == pytest.approx(3.2)
 
 
-def test_running_statistics_are_those_of_the_kept_ones() -> None:
+@pytest.mark.parametrize("rule", [Krum(), MultiKrum(m=2)])
+def test_running_statistics_and_integers_are_medians_whoever_is_kept(rule: Krum | MultiKrum) -> None:
     given = [
-        {**model, "n": np.array([count])} for model, count in zip(models(), [1, 2, 3, 4, 999], strict=True)
+        {**model, "n": np.array([n]), "var": np.array([float(n)])}
+        for model, n in zip(models(), [1, 2, 999, 4, 5], strict=True)  # Krum keeps the third
     ]
-    assert folded(Krum(), given).arrays["n"].tolist() == [3]
-    assert folded(MultiKrum(m=2), given).arrays["n"].tolist() == [2]  # of 2 and 3, half to even
+    found = folded(rule, given, roles={"var": Role.BUFFER}).arrays
+    assert (found["n"].tolist(), found["var"].tolist()) == ([4], [4.0])
 
 
 @pytest.mark.parametrize("make", [Krum, MultiKrum])

@@ -30,7 +30,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "cyclic": [{}],
     "median": [{}],
     "trimmed_mean": [{}, {"beta": 0.34}],
-    "geometric_median": [{}, {"weighting": "uniform", "iterations": 50}],
+    "geometric_median": [{"weighting": "examples", "iterations": 3}, {}],
     "krum": [{"f": 0}, {}],
     "multi_krum": [{"f": 0, "m": 2}, {"weighting": "examples"}],
     "bulyan": [{"f": 0}, {}],

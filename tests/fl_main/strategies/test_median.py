@@ -24,14 +24,24 @@ def test_examples_do_not_count() -> None:
     assert folded(Median(), models, [1, 1, 10**9]).arrays["w"].tolist() == [2.0]
 
 
-def test_running_statistics_are_medians_too_and_counters_means() -> None:
+def test_running_statistics_are_medians_too_and_so_are_counters() -> None:
     models = [
         {"w": np.array([0.0]), "var": np.array([var]), "n": np.array([n])}
         for var, n in ((1.0, 2), (2.0, 2), (1e30, 8))
     ]
     found = folded(Median(), models, roles={"var": Role.BUFFER}).arrays
     assert found["var"].tolist() == [2.0]  # a mean would be 3e29
-    assert found["n"].tolist() == [4]
+    assert found["n"].tolist() == [2]
+
+
+def test_of_an_even_number_of_integers_it_is_the_lower_one() -> None:
+    models = [
+        {"w": np.zeros(1), "n": np.array([n]), "mask": np.array([mask])}
+        for n, mask in ((2**62 + 1, True), (2**62 + 2, True), (-5, False), (2**63 - 1, False))
+    ]
+    found = folded(Median(), models, [1, 1, 1, 10**12]).arrays
+    assert found["n"].tolist() == [2**62 + 1]
+    assert found["mask"].tolist() == [False]
 
 
 def test_notes_say_how_far_each_is_from_the_median() -> None:

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_main.strategies import STRATEGIES, Strategy, make_strategy
-from fl_main.weights import Array
+from fl_main.quarantine import with_outliers
+from fl_main.strategies import STRATEGIES, Strategy, compose, make_strategy
+from fl_main.weights import Array, Role
 from tests.fl_main.strategies.arrays import Result, folded
 from tests.fl_main.strategies.test_laws import OPTIONS
 
 ROBUST: dict[str, dict[str, Any]] = {
     "median": {},
     "trimmed_mean": {"beta": 0.3},
-    "geometric_median": {"iterations": 200, "weighting": "uniform"},
+    "geometric_median": {},
     "krum": {"f": 2},
     "multi_krum": {"f": 2},
     "bulyan": {"f": 1},
@@ -45,6 +46,13 @@ def result_of(name: str, places: list[Array], base: Array) -> Array:
 def test_every_rule_that_bears_someone_is_held_to_these_laws() -> None:
     bearing = {name for name in STRATEGIES if make_strategy(name, OPTIONS[name][-1]).bears(100)}
     assert bearing == ROBUST.keys()
+
+
+def test_no_agent_has_two_votes_in_a_rule_that_bears_so_many_agents() -> None:
+    for name in ROBUST:
+        assert made(name).one_each or made(name).modes == ("sync",), name
+    assert compose([{"norm_bound": {"bound": 1.0}}, "median", "fedadam"]).one_each
+    assert not compose("fedbuff").one_each
 
 
 @every_rule
@@ -80,6 +88,41 @@ def test_it_bears_as_many_as_it_says_whatever_they_send(
         places[-1 - i] = far * (noise.normal(size=6) if spread else direction)
     found = result_of(name, places, np.zeros(6))
     assert np.linalg.norm(found) <= 6 * 6**0.5 * 4
+
+
+@every_rule
+@pytest.mark.parametrize(("dtype", "far"), [("f4", 3e38), ("f8", 1e200), ("f8", 1.7e308)])
+def test_values_that_no_square_can_be_taken_of_are_borne_and_told(name: str, dtype: str, far: float) -> None:
+    places = [place.astype(dtype) for place in [*points(3, 12), np.full(6, far)]]
+    found = fold_of(name, places, np.zeros(6, dtype))
+    assert np.linalg.norm(found.arrays["w"]) < 10
+    outliers = [note["outlier"] for note in with_outliers(found.folded.notes, 3.0)]
+    assert outliers == [0.0] * 12 + [1.0]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [[{name: options}] for name, options in ROBUST.items()]
+    + [["multi_krum", "fedavg"], ["krum", "fedadam"], ["multi_krum", "median"]],
+    ids=str,
+)
+def test_an_update_that_is_wrong_in_its_other_arrays_only_is_borne(strategy: list[Any]) -> None:
+    # Its parameters are the middle of all, so that every rule keeps them.
+    count = 13
+    places = points(7, count)
+    places[-1] = np.mean(places[:-1], axis=0)
+    counts = [100] * (count - 1) + [10**12]
+    models: list[dict[str, Array]] = [
+        {"w": place, "var": np.array([1.0]), "table": np.array([7, 8]), "mask": np.array([True])}
+        for place in places
+    ]
+    models[-1] |= {"var": np.array([1e30]), "table": np.array([10**9, -(10**9)]), "mask": np.array([False])}
+    found = folded(compose(strategy), models, counts, base=models[0], roles={"var": Role.BUFFER}).arrays
+    assert {name: found[name].tolist() for name in ("var", "table", "mask")} == {
+        "var": [1.0],
+        "table": [7, 8],
+        "mask": [True],
+    }
 
 
 @every_rule

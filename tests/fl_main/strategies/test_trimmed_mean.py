@@ -25,6 +25,13 @@ def test_as_many_are_dropped_as_whole_updates_make_up_beta() -> None:
     assert folded(TrimmedMean(beta=0.2), models).arrays["w"].item() == pytest.approx(5.0)
 
 
+def test_one_or_two_are_left_however_near_to_a_half_beta_is() -> None:
+    models = [{"w": np.array([float(value)])} for value in (0, 1, 2, 1e6)]
+    for beta in (0.4999, 0.4999999999):
+        assert folded(TrimmedMean(beta), models).arrays["w"].item() == 1.5
+        assert TrimmedMean(beta).bears(4) == 1
+
+
 def test_running_statistics_are_trimmed_too() -> None:
     models = [{"w": np.zeros(1), "var": np.array([value])} for value in (1.0, 2.0, 6.0, 4.0, 1e30)]
     found = folded(TrimmedMean(), models, roles={"var": Role.BUFFER}).arrays
