@@ -43,6 +43,7 @@ class AsyncTask(TaskFacts):
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
         work, seconds, connection = answering.work, answering.seconds, self._agent._connected
+        self._agent._tell_ignored(answering)
         entry = await self._agent._store(lambda: connection.entry_of(work, result, seconds))
         answering.is_answered = True
         return await self._agent._hand_in(entry, wait=wait)
@@ -120,7 +121,8 @@ class AsyncAgent(AgentBase):
         return self.final
 
     def _task(self, work: Work) -> AsyncTask:
-        return AsyncTask(**self._facts_of(work), _agent=self, _answering=self._answering(work))
+        facts = self._facts_of(work)
+        return AsyncTask(**facts, _agent=self, _answering=self._answering(work, facts["correction"]))
 
     async def _handle(self, work: Work) -> None:
         begun = self._connected.ports.monotonic()

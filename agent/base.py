@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fl_main.errors import LocalProtocolError, StateFolderError
-from fl_main.training import Kind, evaluation_of
+from fl_main.training import Asked, Kind, evaluation_of
 from fl_main.weights import Array, Role
 
 from .connection import (
@@ -83,6 +83,7 @@ class AgentBase:
         self._connection: Connection | None = None
         self.final: Final | None = None
         self._keeps_going = False
+        self._has_told = False
 
     def start(self) -> None:
         """Connect, in the background; entering the context does it too.
@@ -131,8 +132,18 @@ class AgentBase:
         initial = self._initial_weights
         return (initial() if callable(initial) else initial) or {}
 
-    def _answering(self, work: Work) -> Answering:
-        return Answering(work, self._connected.ports.monotonic)
+    def _answering(self, work: Work, asked: Asked) -> Answering:
+        return Answering(work, self._connected.ports.monotonic, asked)
+
+    def _tell_ignored(self, answering: Answering) -> None:
+        """Tell once that a strategy gets less than it asks for: it becomes another one, or worse."""
+        if answering.ignored and not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "the run's strategy asks the training for %s, and the program has not looked: make its "
+                "correction_of(task), or a TorchCorrection, and add it to the gradients",
+                answering.ignored,
+            )
 
     def _facts_of(self, work: Work) -> dict[str, Any]:
         """Return what a training task says."""

@@ -55,6 +55,7 @@ class Task(TaskFacts):
         answering = self._answering
         result = answering.result(weights, num_examples, metrics, num_steps, channels, state)
         work, seconds, connection = answering.work, answering.seconds, self._agent._connected
+        self._agent._tell_ignored(answering)
         entry = self._agent._store(lambda: connection.entry_of(work, result, seconds))
         answering.is_answered = True
         return self._agent._hand_in(entry, wait=wait)
@@ -173,7 +174,8 @@ class Agent(AgentBase):
         return self.final
 
     def _task(self, work: Work) -> Task:
-        return Task(**self._facts_of(work), _agent=self, _answering=self._answering(work))
+        facts = self._facts_of(work)
+        return Task(**facts, _agent=self, _answering=self._answering(work, facts["correction"]))
 
     def _handle(self, work: Work) -> None:
         """Answer an evaluate, statistics or initialise task with the site's handler."""

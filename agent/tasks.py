@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fl_main.errors import LocalProtocolError
-from fl_main.training import TrainResult
+from fl_main.training import Asked, TrainResult
 from fl_main.weights import Array, Layout
 
 from .exchange import Work
@@ -53,13 +53,15 @@ class Answering:
     Args:
         work: The task.
         clock: Seconds that never go back.
+        asked: What the run's strategy asks of the training.
 
     Attributes:
         is_answered: Whether it was handed in or declined.
     """
 
-    def __init__(self, work: Work, clock: Callable[[], float]) -> None:
+    def __init__(self, work: Work, clock: Callable[[], float], asked: Asked) -> None:
         self.work = work
+        self._asked = asked
         self.is_answered = False
         self._clock = clock
         self._started = clock()
@@ -81,6 +83,11 @@ class Answering:
         if self.is_answered:
             raise LocalProtocolError("this task is answered already: one update answers one task")
         return TrainResult(weights, num_examples, metrics or {}, num_steps, channels or {}, state)
+
+    @property
+    def ignored(self) -> str:
+        """What the run's strategy asks for and the program has not looked at; empty if there is nothing."""
+        return "" if not self._asked or self._asked.was_read else str(dict(self._asked))
 
     @property
     def seconds(self) -> float:
@@ -114,7 +121,7 @@ def facts_of(
         "weights": {**weights, **private},
         "trained": layout.trained if layout else (),
         "config": assign.config,
-        "correction": assign.correction,
+        "correction": Asked(assign.correction),
         "seed": assign.seed,
         "deadline_s": assign.deadline_s,
         "statistics": statistics,

@@ -41,6 +41,25 @@ class NamedArrays(dict[str, Any]):
         self.roles: dict[str, Role] = dict(roles or getattr(arrays, "roles", {}))
 
 
+class Asked(dict[str, Any]):
+    """What a run's strategy asks of a training; it knows whether the program has looked at it.
+
+    Attributes:
+        was_read: Whether it has.
+    """
+
+    was_read = False
+
+    def __getitem__(self, name: str) -> Any:
+        self.was_read = True
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a value by its name."""
+        self.was_read = True
+        return super().get(name, default)
+
+
 @dataclass(slots=True)
 class TrainResult:
     """What a training function gives back.

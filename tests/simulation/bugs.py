@@ -4,7 +4,7 @@ Each one is a mistake that somebody might make one day, and that no ordinary tes
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy import false, literal, select
 from fl_main import members, rounds
 from fl_main.agent import client
 from fl_main.agent.client import Client
+from fl_main.agent.shelf import Shelf
 from fl_main.aggregator import host
 from fl_main.aggregator.door import Door
 from fl_main.aggregator.host import RunHost
@@ -341,3 +342,30 @@ def released_by_coming_again(stack: ExitStack) -> None:
         join(self, event)
 
     stack.enter_context(patch.dict(rounds._HANDLERS, {AgentJoined: forgiven}))
+
+
+@bug
+def kept_before_counted(stack: ExitStack) -> None:
+    """What a site keeps with its update is what its next task begins with as soon as that was accepted."""
+    settle = Shelf.settle
+
+    def hasty(self: Shelf, task_id: str, *, is_accepted: bool) -> None:
+        settle(self, task_id, is_accepted=is_accepted)
+        if is_accepted and type(self) is Shelf:
+            self.promote(task_id)
+
+    stack.enter_context(patch.object(Shelf, "settle", hasty))
+
+
+@bug
+def kept_until_it_ends(stack: ExitStack) -> None:
+    """What a site keeps with its update is lost if the process ends before it hears that that was counted."""
+
+    def cleared(self: Shelf, whole: Container[str]) -> None:
+        sweep(self, whole)
+        for kept in self._all():
+            if not kept.is_current and type(self) is Shelf:
+                self._remove(kept)
+
+    sweep = Shelf.sweep
+    stack.enter_context(patch.object(Shelf, "sweep", cleared))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_main.agent.shelf import Residuals
+from fl_main.agent.shelf import Residuals, Shelf
 from fl_main.db import Model, ModelDB, ModelStore, Round, Run
 from fl_main.db.verify import verify_database
 from fl_main.disk import REAL_DISK
@@ -20,6 +20,7 @@ from fl_main.weights import Array
 
 from .formulas import FORMULAS, Part, recomputed
 from .scenario import Scenario
+from .sites import PRIVATE
 from .world import Ended
 
 # Why an accepted update may come to nothing: never by a fault of ours.
@@ -52,6 +53,7 @@ def violations(ended: Ended, undisturbed: Ended | None) -> list[str]:
         found += _of_steps(run, ended)
         found += _of_quarantine(run)
         found += _of_residuals(run, ended)
+        found += _of_own_arrays(run, ended)
         found += _of_files(run, ended)
     found += [f"the stopped daemon still holds {n} {what}" for what, n in ended.left.items() if n]
     if undisturbed is not None:
@@ -77,7 +79,8 @@ def _of_run(run: Run, ended: Ended) -> Iterator[str]:
     for name, site in ended.sites.items():
         if site.final is not None and before is not None:
             stored = run._db.model_by_id(before)
-            if not _equal(site.final.weights, stored):
+            shared = {key: array for key, array in site.final.weights.items() if key != PRIVATE}
+            if not _equal(shared, stored):
                 yield f"{name} has another final model"
 
 
@@ -221,6 +224,41 @@ def _of_residuals(run: Run, ended: Ended) -> Iterator[str]:
         for name, values in owed.items():
             if not np.allclose(left[name], values, rtol=1e-3, atol=1e-3):
                 yield f"what {agent.name} did not send of {name} is not what its counted updates lack"
+
+
+def _of_own_arrays(run: Run, ended: Ended) -> Iterator[str]:
+    """Hold what sites keep against what was counted of it."""
+    counted = [u for u in run.updates() if u.counted_in is not None and u.kind == "train"]
+    counted.sort(key=lambda update: update.counted_in or 0)
+    sums: dict[str, Array] = {}
+    for agent in run.agents():
+        mine = [update.task_id for update in counted if update.agent_id == agent.agent_id]
+        shelf = Shelf(ended.folders[agent.name] / "state", REAL_DISK, durable=False)
+        for task_id in mine:
+            shelf.promote(task_id)  # it may not have heard of the last ones
+        kept = shelf.current()
+        if ended.scenario.has_private and mine:
+            trainings = int(kept[f"private {run.facts.run_id} {PRIVATE}"][0])
+            if ended.scenario.run["mode"] == "sync" and trainings != len(mine):
+                yield f"the private array of {agent.name} has {trainings} trainings, {len(mine)} were counted"
+        for name, array in kept.items():
+            sums[name] = sums.get(name, np.zeros(1)) + array
+    for name, array in _total(run, ended):
+        if not np.allclose(sums[name], array, rtol=1e-3, atol=1e-3):
+            yield f"what the sites keep as {name} does not add up to what the run has"
+
+
+def _total(run: Run, ended: Ended) -> Iterator[tuple[str, Array]]:
+    """Yield the strategy's sums of what all sites keep, by the name under which they keep it."""
+    strategy = ended.scenario.run["strategy"]
+    compression = RunSettings.model_validate(ended.scenario.run).compression
+    is_exact = compression.codec == compression.download == "none"
+    part = {"scaffold": "control", "feddyn": "gradient" if is_exact else ""}.get(strategy, "")
+    with run._db.connect() as connection:
+        [(text,)] = connection.execute("SELECT state_ids FROM runs").fetchall()
+    if part and (total := json.loads(text).get("total")):
+        for name, array in run._db.model_by_id(total).weights().items():
+            yield f"{strategy} {run.facts.run_id} {part}/{name}", array
 
 
 def _recomputed(run: Run, scenario: Scenario, made: Round, found: Sequence[Any]) -> Iterator[str]:

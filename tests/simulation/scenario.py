@@ -44,6 +44,14 @@ RETENTION: list[dict[str, Any]] = [
     {"keep": "bytes", "bytes": 1},
 ]
 
+# Strategies that ask something of the sites' training, with options.
+CORRECTIONS: dict[str, dict[str, float]] = {
+    "fedprox": {"mu": 0.5},
+    "scaffold": {"eta": 1.0},
+    "feddyn": {"alpha": 2.0},
+    "fedcurv": {"lam": 0.01},
+}
+
 # Conditions of `cohort.where`, and what they mean.
 WHERE: dict[str, Callable[[SiteFacts], bool]] = {
     "": lambda site: True,
@@ -64,6 +72,7 @@ class Scenario:
         size: Values of the model.
         has_drift: The strategy keeps state of its own, and wants a second channel.
         keeps_state: The sites keep arrays of their own from task to task.
+        has_private: The sites' models have a private array, which counts their trainings.
     """
 
     seed: int
@@ -75,6 +84,7 @@ class Scenario:
     size: int
     has_drift: bool
     keeps_state: bool
+    has_private: bool = False
 
     @property
     def is_crowd(self) -> bool:
@@ -133,9 +143,10 @@ def draw_scenario(seed: int) -> Scenario:
     has_drift = random.random() < 0.4
     run = _run(random, mode, sites, is_strict, has_drift)
     quarantine = _quarantine(seed, run, sites)
+    correction = {} if has_drift or quarantine else _correction(seed, mode)
     return Scenario(
         seed,
-        run | {"compression": _compression(seed)} | quarantine,
+        run | {"compression": _compression(seed)} | quarantine | correction,
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
@@ -147,7 +158,17 @@ def draw_scenario(seed: int) -> Scenario:
         random.choice([1, 40]) if is_crowd else random.choice([1, 40, 300, 1200]),
         has_drift,
         random.random() < 0.5,
+        Random(f"{seed} private").random() < 0.3,
     )
+
+
+def _correction(seed: int, mode: str) -> dict[str, Any]:
+    """Return a strategy whose agents keep a part of it, for some runs of mode sync."""
+    random = Random(f"{seed} correction")  # of its own: what else is drawn stays as it was
+    options = random.choice(sorted(CORRECTIONS.items()))
+    if mode != "sync" or random.random() < 0.4:
+        return {}
+    return {"strategy": options[0], "strategy_options": options[1]}
 
 
 def _sites(random: Random, count: int) -> tuple[SiteFacts, ...]:

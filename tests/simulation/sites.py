@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,10 @@ from fl_main.agent import AsyncAgent, Evaluation, Final
 from fl_main.agent import connection as real
 from fl_main.agent.connection import Outside
 from fl_main.agent.state_folder import OutboxEntry
+from fl_main.corrections import correction_of
 from fl_main.plan import derive_seed
-from fl_main.training import NamedArrays
-from fl_main.weights import Array
+from fl_main.training import NamedArrays, TrainingTask
+from fl_main.weights import Array, Role
 
 from .machine import Machine, SimDisk
 from .network import Network
@@ -25,6 +26,7 @@ from .scenario import Scenario, SiteFacts
 
 T = TypeVar("T")
 
+PRIVATE = "own"  # the array that stays at its site
 TAIL = 1.1  # Pareto's exponent of training times: their mean is just finite
 LONGEST_S = 135.0  # of those of the tail: a round of the shortest deadline must be possible
 
@@ -92,18 +94,19 @@ class SimAgent(AsyncAgent):
         return entry
 
 
-def first_weights(scenario: Scenario) -> dict[str, Array]:
+def first_weights(scenario: Scenario) -> NamedArrays:
     """Return the weights that every site offers to begin with."""
     random = np.random.default_rng(scenario.seed)
-    return {"w": random.standard_normal(scenario.size).astype(np.float32), "b": np.zeros(3)}
+    shared = {"w": random.standard_normal(scenario.size).astype(np.float32), "b": np.zeros(3)}
+    private = {PRIVATE: np.zeros(1)} if scenario.has_private else {}
+    return NamedArrays({**shared, **private}, dict.fromkeys(private, Role.PRIVATE))
 
 
-def train(
-    scenario: Scenario, site: SiteFacts, weights: Mapping[str, Array], seed: int, state: Mapping[str, Array]
-) -> dict[str, Any]:
+def train(scenario: Scenario, site: SiteFacts, task: TrainingTask) -> dict[str, Any]:
     """Return the arguments of `submit`: what a site makes of a task follows from the task alone."""
-    noise = np.random.default_rng(0 if site.is_constant else seed)
-    count = int(state.get("count", np.array(0)))
+    noise = np.random.default_rng(0 if site.is_constant else task.seed)
+    count = int(task.state.get("count", np.array(0)))
+    shared = {name: array for name, array in task.weights.items() if name != PRIVATE}
     made = {
         name: (
             (array * 0.0 if site.is_constant else array * 0.9)
@@ -111,16 +114,23 @@ def train(
             + (count if scenario.keeps_state else 0)
             + noise.standard_normal(array.shape)
         ).astype(array.dtype)
-        for name, array in weights.items()
+        for name, array in shared.items()
     }
     drift = {name: (array * 0.01).astype(array.dtype) for name, array in made.items()}
+    correction = correction_of(task)
+    if not site.is_constant:
+        for name, gradient in correction.gradient(made).items():
+            made[name] -= (0.1 * gradient).astype(made[name].dtype)
+    own = {"count": np.array(count + 1)} if scenario.keeps_state else None
+    fisher = {name: np.full_like(array, site.number) for name, array in made.items()}
+    answer = correction.answer(made, num_steps=site.number, learning_rate=0.5, fisher=fisher, state=own)
+    private = {PRIVATE: task.weights[PRIVATE] + 1} if scenario.has_private else {}
     return {
-        "weights": made,
+        **answer,
+        "weights": NamedArrays({**made, **private}, dict.fromkeys(private, Role.PRIVATE)),
         "num_examples": 10 * site.number,
         "metrics": {"loss": 1.0 / site.number},
-        "num_steps": site.number if scenario.has_drift else None,
-        "channels": {"drift": drift} if scenario.has_drift else None,
-        "state": {"count": np.array(count + 1)} if scenario.keeps_state else None,
+        **({"channels": {"drift": drift}} if scenario.has_drift else {}),
     }
 
 
@@ -177,7 +187,7 @@ async def _take_part(agent: SimAgent, scenario: Scenario, site: SiteFacts, recor
             assert task.task_id not in record.stored, f"{task.task_id} is trained though it was stored"
             record.trained.append(task.task_id)
             await asyncio.sleep(work_s(site, derive_seed(task.seed, len(record.trained))))
-            made = train(scenario, site, task.weights, task.seed, task.state)
+            made = train(scenario, site, task)
             record.wanted[task.task_id] = {
                 name: array.astype(float) - task.weights[name] for name, array in made["weights"].items()
             }

@@ -124,6 +124,21 @@ def test_a_database_that_is_made_anew_does_not_meet_what_sites_kept_in_the_old_o
     assert_equal(models[0][0], models[1][0])
 
 
+def test_a_program_that_does_not_look_at_what_is_asked_is_told_once(
+    start_daemon: StartDaemon, start_site: Callable[..., AgentThread], caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = start_daemon(run_of(strategy="fedprox", strategy_options={"mu": 0.5}))
+
+    def train(task: TrainingTask) -> TrainResult:
+        return TrainResult(task.weights, 1)
+
+    for agent in [start_site(daemon.url, 1, train), start_site(daemon.url, 2)]:
+        agent.join()
+    told = [record.message for record in caplog.records if "has not looked" in record.message]
+    assert len(told) == 1  # of three rounds, and not to the site that does
+    assert "asks the training for {'name': 'fedprox', 'mu': 0.5}" in told[0]
+
+
 def test_an_update_without_what_the_strategy_needs_is_rejected_with_the_reason(
     start_daemon: StartDaemon, start_site: Callable[..., AgentThread]
 ) -> None:
