@@ -18,7 +18,8 @@ The laws that every strategy must keep (tests hold each one of the table to them
 - updates scale, and may be moved: a model and its updates times a number, or plus another model,
   give the same result times that, or plus that, but for rounding;
 - blocks do not matter: one block gives the same bits as many. What is measured does not depend on
-  them either: measuring passes always cut a model in the same way;
+  them either: measuring passes always cut a model in the same way. (Where products of whole updates
+  are measured, as by Krum, bits may differ from machine to machine: see `strategies.geometry`);
 - a restart does not matter: what a strategy knows of the rounds before is in its state.
 
 Where a law is not one of a rule's paper, the rule says so in `exceptions`.
@@ -214,6 +215,10 @@ class Strategy:
     def bears(self, updates: int) -> int:
         """Return how many of so many updates may be whatever they want, by the paper; 0 for a mean."""
         return 0
+
+    def leaves(self, updates: int) -> int:
+        """Return how many of so many updates a rule that selects leaves to the one behind it, at least."""
+        return updates
 
     def shares(self) -> Sequence[float]:
         """Return each update's part of the new model, in order; empty where that has no meaning.

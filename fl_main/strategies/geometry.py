@@ -2,6 +2,12 @@
 
 Rules that look at whole updates (Krum, the geometric median, clipping) need nothing else of
 them than these numbers: a mean of updates is known by its weights, and so are its distances.
+
+The products are those of a BLAS, which are eight times as fast as sums in a fixed order
+(`fl_main.strategies.scalars`), and whose last bits differ from one library, processor or number of
+threads to another. So do the weights that follow from them: a fold that is done again gives the
+same bits on the same machine with the same settings (`OPENBLAS_NUM_THREADS`), elsewhere the same
+model but for rounding.
 """
 
 from collections.abc import Sequence

@@ -121,6 +121,9 @@ class Krum(Selection):
         squares = self._seen.squares
         return ranked(squares, krum_scores(squares, self._f))[:1]
 
+    def leaves(self, updates: int) -> int:  # noqa: D102 - see Strategy
+        return 1
+
     def weight(self, update: Contribution) -> float:  # noqa: D102 - see Selection
         return 1.0
 
@@ -155,7 +158,10 @@ class MultiKrum(Selection):
 
     def selected(self) -> list[int]:  # noqa: D102 - see Selection
         squares = self._seen.squares
-        return ranked(squares, krum_scores(squares, self._f))[: self._m or len(squares) - self._f]
+        return ranked(squares, krum_scores(squares, self._f))[: self.leaves(len(squares))]
+
+    def leaves(self, updates: int) -> int:  # noqa: D102 - see Strategy
+        return self._m or updates - self._f
 
     def weight(self, update: Contribution) -> float:  # noqa: D102 - see Selection
         return weight_of(update, self._weighting)

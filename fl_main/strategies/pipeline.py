@@ -23,6 +23,8 @@ from fl_main.strategies.base import Block, Contribution, Strategy, Values
 from fl_main.strategies.fedavg import FedAvg
 
 Form = Literal["models", "deltas"]
+MOST_UPDATES = 10_000  # of one fold, up to which steps must have enough
+
 Named = tuple[str, Strategy]  # a step, and what the settings call it
 
 _ORDER = ("scaling", "rule", "optimizer", "noise")
@@ -54,9 +56,12 @@ class Pipeline(Strategy):
         self._measuring = [stage for stage in stages if stage.step in ("scaling", "rule")]
         self._following = [stage for stage in stages if stage.step in ("optimizer", "noise")]
         self._rule = self._measuring[-1]
+        self._selector = next((stage for stage in self._measuring[:-1] if stage.step == "rule"), None)
         taking = [at for at, stage in enumerate(self._measuring) if stage.takes_buffers]
         self._of_buffers = max(taking, default=None)  # a mean of what a selecting rule left takes its word
         self._facts: Sequence[Contribution] = ()
+        self._shadowed = _shadowed(self._measuring)
+        self._names = [name for name, stage in named if stage in self._measuring]
         self._left: list[dict[int, float]] = []  # to each measuring stage begun: updates and their factors
         self._declare(stages)
 
@@ -74,9 +79,20 @@ class Pipeline(Strategy):
         self.stacks = any(stage.stacks for stage in stages)
         most_asked = max(stages, key=lambda stage: stage.min_updates)
         self.min_updates, self.why_least = most_asked.min_updates, most_asked.why_least
+        if self._selector and (enough := _enough(self._selector, self._rule) or 0) > self.min_updates:
+            selecting, combining = self._names[-2:]
+            self.min_updates = enough
+            self.why_least = f"{selecting} leaves {self._selector.leaves(enough)} of them to {combining}"
+            self.why_least += f": {self._rule.why_least}" if self._rule.why_least else ""
         self.requires = tuple(dict.fromkeys(name for stage in stages for name in stage.requires))
         self.one_each = any(stage.one_each for stage in stages)
-        self.measures = tuple(dict.fromkeys(name for stage in stages for name in stage.measures))
+        facts = dict.fromkeys(name for stage in stages for name in stage.measures)
+        shadowed = [
+            f"{name}.{fact}"
+            for name, hidden in zip(self._names, self._shadowed, strict=True)
+            for fact in hidden
+        ]
+        self.measures = (*facts, *shadowed)
         self.takes_buffers = self._of_buffers is not None
         self.in_turn = self._rule.in_turn
         self.exceptions = {law: why for stage in stages for law, why in stage.exceptions.items()}
@@ -116,7 +132,9 @@ class Pipeline(Strategy):
         return [left[place] for place in self._measuring[at].integers_of()] or left
 
     def bears(self, updates: int) -> int:  # noqa: D102 - see Strategy
-        return max(stage.bears(updates) for stage in self._measuring)
+        if self._selector is None:
+            return self._rule.bears(updates)
+        return max(self._selector.bears(updates), self._rule.bears(self._selector.leaves(updates)))
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         self._reach(len(self._measuring) - 1)
@@ -134,9 +152,11 @@ class Pipeline(Strategy):
 
     def notes(self) -> Sequence[Mapping[str, float]]:  # noqa: D102 - see Strategy
         notes: list[dict[str, float]] = [{} for _ in self._facts]
-        for stage, left in zip(self._measuring, self._left, strict=True):
+        steps = zip(self._measuring, self._left, self._names, self._shadowed, strict=True)
+        for stage, left, name, hidden in steps:
             for index, note in zip(left, stage.notes() or [{}] * len(left), strict=True):
                 notes[index].update(note)
+                notes[index].update({f"{name}.{fact}": note[fact] for fact in hidden})
         return notes
 
     def _reach(self, at: int) -> None:
@@ -159,6 +179,14 @@ class Pipeline(Strategy):
         if wants == self.wants and len(left) == len(self._facts) and set(left.values()) == {1.0}:
             return block
         return _Seen(block, left, self.wants, wants)
+
+
+def _shadowed(stages: Sequence[Strategy]) -> list[tuple[str, ...]]:
+    """Return, for each stage, which of its measures a later one has, too: they are kept by its name."""
+    return [
+        tuple(fact for fact in stage.measures if any(fact in later.measures for later in stages[at + 1 :]))
+        for at, stage in enumerate(stages)
+    ]
 
 
 def _left_by(stage: Strategy, left: Mapping[int, float]) -> dict[int, float]:
@@ -265,7 +293,7 @@ def _check(steps: Sequence[Named]) -> None:
 def _check_rules(rules: Sequence[Named]) -> None:
     if len(rules) < 2:
         return
-    (first, rule), (second, _), *more = rules
+    (first, rule), (second, following), *more = rules
     if not rule.selects:
         raise SettingsError(
             f"strategy: {first} and {second} both combine the updates: leave one of them out; "
@@ -275,6 +303,23 @@ def _check_rules(rules: Sequence[Named]) -> None:
         raise SettingsError(
             f"strategy: {first}, {second} and {more[0][0]}: one rule may select updates, and one combine them"
         )
+    if following.requires:
+        raise SettingsError(
+            f"strategy: {first} before {second}: it may leave out the update of {following.requires[0]}, "
+            f"without which {second} combines nothing"
+        )
+    if _enough(rule, following) is None:
+        left = rule.leaves(MOST_UPDATES)
+        raise SettingsError(
+            f"strategy: {first} before {second}: {left} update{'s are' if left > 1 else ' is'} left, but "
+            f"{second} needs {following.min_updates}: {following.why_least}"
+        )
+
+
+def _enough(selector: Strategy, rule: Strategy) -> int | None:
+    """Return the fewest updates of which a selecting rule leaves enough to the rule behind it; None: none."""
+    tried = range(max(selector.min_updates, rule.min_updates), MOST_UPDATES + 1)
+    return next((updates for updates in tried if selector.leaves(updates) >= rule.min_updates), None)
 
 
 def _check_contracts(steps: Sequence[Named]) -> None:

@@ -205,6 +205,21 @@ def test_steps_want_and_need_what_each_of_them_does() -> None:
             f"{HERE}:Nearest, {HERE}:Nearest and fedavg: one rule may select updates, and one combine them",
         ),
         (
+            ["krum", "median"],
+            "krum before median: 1 update is left, but median needs 3: the median of fewer bears no faulty "
+            "one",
+        ),
+        (
+            [{"multi_krum": {"m": 2}}, "bulyan"],
+            "multi_krum before bulyan: 2 updates are left, but bulyan needs 7: f = 1 faulty ones are borne "
+            "by n ≥ 4f + 3",
+        ),
+        (
+            ["multi_krum", {"fltrust": {"root": "st-mary"}}],
+            "multi_krum before fltrust: it may leave out the update of st-mary, without which fltrust "
+            "combines nothing",
+        ),
+        (
             [{"norm_bound": {"bound": 1}}, "fedasync"],
             "norm_bound does not go with fedasync: it takes updates one by one, so there is no one result, "
             "nor one base, for other steps",
@@ -224,6 +239,70 @@ def test_what_makes_no_sense_is_refused_with_the_reason(steps: list[Any], reason
     with pytest.raises(SettingsError) as caught:
         compose(steps)
     assert str(caught.value) == f"strategy: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "least"),
+    [
+        (["multi_krum", "median"], 5),  # 4 of 5 are left, 3 needed
+        (["multi_krum", "trimmed_mean"], 6),  # 5 of 6
+        ([{"multi_krum": {"f": 2}}, "bulyan"], 9),  # 7 of 9
+        ([{"multi_krum": {"m": 4}}, {"trimmed_mean": {"beta": 0.3}}], 5),  # 4 of 5, 4 needed
+        (["krum", "fedadam"], 5),
+    ],
+)
+def test_as_many_are_needed_as_leave_enough_to_the_rule(steps: list[Any], least: int) -> None:
+    made = compose(steps)
+    assert made.min_updates == least
+    models = [{"w": np.array([float(i)])} for i in range(least)]
+    assert np.isfinite(folded(made, models, base={"w": np.zeros(1)}).arrays["w"]).all()
+
+
+def test_why_so_many_is_said_with_the_settings() -> None:
+    with pytest.raises(SettingsError) as caught:
+        strategy_of(
+            settings(strategy=["multi_krum", "trimmed_mean"], round={"min_agents": 5, "min_updates": 5})
+        )
+    assert str(caught.value) == (
+        "round.min_updates: 5, but the strategy multi_krum > trimmed_mean needs 6: multi_krum leaves 5 of "
+        "them to trimmed_mean: of fewer, beta = 0.2 drops none; give round.min_updates: 6 and as many "
+        "round.min_agents"
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "updates", "borne"),
+    [
+        (["multi_krum", "median"], 5, 1),  # of 4 that are left a median bears 1, wherever they come from
+        (["multi_krum", "median"], 10, 4),  # of 9
+        ([{"multi_krum": {"f": 3}}, {"trimmed_mean": {"beta": 0.1}}], 13, 3),  # of 10 it bears 1
+        (["multi_krum", "fedadam"], 10, 1),
+        ([{"norm_bound": {"bound": 1}}, "median"], 5, 2),
+        ([{"norm_bound": {"bound": 1}}, "fedavg"], 5, 0),
+    ],
+)
+def test_steps_bear_as_many_as_the_selecting_rule_or_the_one_behind_it(
+    steps: list[Any], updates: int, borne: int
+) -> None:
+    assert compose(steps).bears(updates) == borne
+
+
+def test_what_two_steps_measure_is_kept_of_both() -> None:
+    made = compose([{"norm_bound": {"bound": 5.0}}, {"centred_clipping": {"tau": 2.0}}])
+    models = [{"w": np.array([10.0])}] + [{"w": np.array([1.0])}] * 9
+    notes = folded(made, models, base={"w": np.zeros(1)}).folded.notes
+    # 10 is bounded to 5, and that is clipped to 2
+    assert (notes[0]["norm_bound.factor"], notes[0]["factor"]) == (0.5, 0.4)
+    assert all(set(note) == set(made.measures) for note in notes)
+
+
+def test_who_was_left_out_is_measured_by_the_rule_that_did_so() -> None:
+    models = [{"w": np.array([place])} for place in (0.0, 1.0, 2.0, 3.0, 100.0)]
+    made = compose(["multi_krum", "median"])
+    notes = folded(made, models, base={"w": np.zeros(1)}).folded.notes
+    # the mean of those kept is 1.5, and so is their median
+    assert [note["distance"] for note in notes] == [1.5, 0.5, 0.5, 1.5, 98.5]
+    assert [note["multi_krum.distance"] for note in notes] == pytest.approx([1.5, 0.5, 0.5, 1.5, 98.5])
 
 
 def test_noise_goes_with_every_rule() -> None:
