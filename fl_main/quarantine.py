@@ -1,9 +1,10 @@
 """Who is left out: agents whose updates lie far from what came of all, round after round.
 
-A robust rule measures how far each update is from its result. An update that is `factor` times as
-far as the median of its round is an *outlier*; an agent whose updates are outliers in so many rounds
-in a row gets no tasks any more until an operator releases it. All of it is kept in the records: what
-was measured with each update, and with each agent how it stands.
+A robust rule measures how far each update is from its result. An update that is more than `factor`
+times as far as the median of its round, or as long before a norm bound made it shorter, is an
+*outlier*; an agent whose updates are outliers in so many rounds in a row gets no tasks any more until
+an operator releases it. All of it is kept in the records: what was measured with each update, and
+with each agent how it stands.
 """
 
 import math
@@ -25,12 +26,23 @@ def with_outliers(notes: Sequence[Notes], factor: float) -> Sequence[Notes]:
     Args:
         notes: What the strategy measured of each.
         factor: Times the median distance from which on an update is an outlier.
+
+    Behind a norm bound all updates look alike: there an update is one by its norm before it was
+    scaled, too.
     """
     if not notes or any("distance" not in note for note in notes):
         return notes
-    known = [note["distance"] for note in notes if math.isfinite(note["distance"])]
-    limit = factor * statistics.median(known) if known else math.inf
-    return [{**note, "outlier": float(not note["distance"] <= limit)} for note in notes]  # NaN, too
+    facts = [fact for fact in ("distance", "norm") if all(fact in note for note in notes)]
+    limits = {fact: factor * _median([note[fact] for note in notes]) for fact in facts}
+    return [
+        {**note, "outlier": float(not all(note[fact] <= limits[fact] for fact in facts))}  # NaN, too
+        for note in notes
+    ]
+
+
+def _median(values: Sequence[float]) -> float:
+    """Return the median of those that are finite; infinite if none is."""
+    return statistics.median([value for value in values if math.isfinite(value)] or [math.inf])
 
 
 class Quarantine(Answers):

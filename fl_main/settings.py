@@ -211,7 +211,7 @@ class QuarantineSettings(Section):
     factor: Annotated[float, Field(gt=1, le=1000)] = Field(
         default=2.0,
         description="an update is an outlier if its distance to what came of all is more than this many "
-        "times the median distance of its round",
+        "times the median distance of its round, or its norm, before norm_bound scaled it, the median norm",
     )
 
 

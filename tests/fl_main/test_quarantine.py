@@ -61,6 +61,11 @@ def test_a_distance_that_is_not_finite_is_an_outlier_and_no_part_of_the_median()
     assert [note["outlier"] for note in notes] == [0, 1, 0, 1, 1]  # the median of 1, 2 and 4.1 is 2
 
 
+def test_behind_a_norm_bound_an_update_is_an_outlier_by_its_norm_too() -> None:
+    notes = [{"distance": 1.0, "norm": norm} for norm in (1.0, 0.5, 1.5, 2.6, float("inf"))]
+    assert [note["outlier"] for note in with_outliers(notes, 2.0)] == [0, 0, 0, 1, 1]  # median 1.25
+
+
 def test_nothing_is_said_of_updates_that_were_not_measured() -> None:
     assert with_outliers([], 2.0) == []
     assert with_outliers([{"norm": 1.0}, {"norm": 9.0}], 2.0) == [{"norm": 1.0}, {"norm": 9.0}]
