@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_main.errors import WeightsError
+from fl_main.weights import dtype_of
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -139,7 +140,7 @@ def _moved(
     """Return base plus what is forged of the models' differences from it, array by array."""
     found: dict[str, NDArray[Any]] = {}
     for name, array in models[0].items():
-        if array.dtype.kind != "f":
+        if not dtype_of(array).is_float:
             found[name] = array
             continue
         start = np.asarray(base[name], np.float64)

@@ -73,6 +73,13 @@ def test_the_inner_product_with_the_honest_mean_is_negative() -> None:
     assert inner_product(BASE, HONEST, epsilon=0.5)["w"].tolist() == [9.0, 20.0]
 
 
+def test_values_of_16_bits_are_forged_too() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        found = sign_flip({"w": BASE["w"].astype(dtype)}, {"w": OWN["w"].astype(dtype)})["w"]
+        assert (found.dtype, found.astype(float).tolist()) == (np.dtype(dtype), [9.0, 22.0])
+
+
 def test_other_arrays_are_left_as_honest_training_made_them() -> None:
     assert sign_flip(BASE, OWN)["n"].tolist() == [9]
     assert inner_product(BASE, HONEST)["n"].tolist() == [9]
