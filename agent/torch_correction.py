@@ -8,7 +8,7 @@ loss = loss_of(net(x), y) + correction.term()      # a term of the loss
 task.submit(get_weights(net), n, **correction.answer(get_weights(net), num_steps=…, learning_rate=0.1))
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from fl_main.weights import Array
 from .torch import tensor_of, torch
 
 __all__ = ["TorchCorrection", "fisher_of"]
+
+# Where torch.compile, (Distributed)DataParallel and Opacus keep the module that they wrap.
+_WRAPPED = ("_orig_mod", "module", "_module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +53,26 @@ class TorchCorrection:
     something it corrects nothing.
 
     Args:
-        net: The module, on its device; also what `torch.compile` made of one.
+        net: The module, on its device; also what `torch.compile`, `DataParallel` or Opacus made of one.
         task: The training task.
         correction: What to add instead of what the run's strategy asks for: `fl_main.personal.Ditto`.
 
     Raises:
         SettingsError: If the task asks for something that cannot be.
-        LayoutMismatchError: If a parameter has another shape than the run's model.
+        LayoutMismatchError: If the module lacks an array that is to be corrected, or has it in another
+            shape than the run's model.
     """
 
     def __init__(
         self, net: torch.nn.Module, task: TrainingTask, correction: Correction | None = None
     ) -> None:
         self._correction = correction or correction_of(task)
-        parameters = _trained(net)
-        pulls = self._correction.pulls.items()
+        pulls = self._correction.pulls
+        parameters = _trained(_unwrapped(net, pulls.keys()))
         self._pulls = [
             _on(parameters[name], name, pull, task.weights[name].shape)
-            for name, pull in pulls
-            if name in parameters
+            for name, pull in pulls.items()
+            if name in parameters  # else it does not require a gradient, or is a buffer
         ]
 
     @property
@@ -152,6 +156,26 @@ def _trained(net: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Return the parameters that require a gradient, each once, by the names of `get_weights`."""
     module = getattr(net, "_orig_mod", net)  # torch.compile puts a prefix before every name
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _unwrapped(net: torch.nn.Module, names: Set[str]) -> torch.nn.Module:
+    """Return the module itself, or the one within its wrappers, that has arrays of all these names.
+
+    Raises:
+        LayoutMismatchError: If there is none: a correction of other names would silently do nothing.
+    """
+    module: torch.nn.Module | None = net
+    while module is not None:
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers())
+        if names <= {name for name, _ in named}:
+            return module
+        children = dict(module.named_children())
+        module = next((children[name] for name in _WRAPPED if name in children), None)
+    own = {name for name, _ in net.named_parameters()}
+    raise LayoutMismatchError(
+        f"array {min(names - own)!r} is to be corrected, but the module has none of this name; it has "
+        f"{', '.join(sorted(own)[:4]) or 'no parameters'}: give the module that get_weights was given"
+    )
 
 
 def _on(parameter: torch.nn.Parameter, name: str, pull: Pull, shape: tuple[int, ...]) -> _TensorPull:

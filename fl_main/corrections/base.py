@@ -58,6 +58,7 @@ class Correction:
 
     Attributes:
         name: As the strategy calls it; empty for none.
+        is_silent: Whether nothing of it is sent, so that only this agent can tell that it was heeded.
         pulls: What is added, by the name of the array; an array that is not there is left alone.
 
     Raises:
@@ -65,6 +66,7 @@ class Correction:
     """
 
     name: ClassVar[str] = ""
+    is_silent: ClassVar[bool] = False
 
     def __init__(self, task: TrainingTask) -> None:
         self.pulls: Mapping[str, Pull] = {}
@@ -76,12 +78,29 @@ class Correction:
         """Add the correction's gradient to those of the loss, in place.
 
         Args:
-            gradients: Of the loss, by array name; arrays without a correction stay as they are.
+            gradients: Of the loss, by array name: of each that the run trains, zeros where the loss does
+                not depend on it; arrays without a correction stay as they are.
             weights: Where they were computed.
+
+        Raises:
+            LocalProtocolError: If one is missing, or is no array: the training would not be what the
+                run asks for, and nobody would know.
         """
-        for name, gradient in gradients.items():
-            if name in self.pulls:
-                gradient += self.pulls[name].gradient(weights[name])
+        for name in self.pulls:
+            if not isinstance(gradients.get(name), np.ndarray | np.generic | float):
+                said = (
+                    f"is a {type(gradients[name]).__name__}, not an array"
+                    if name in gradients
+                    else "is missing"
+                )
+                raise LocalProtocolError(
+                    f"correction.add_to: the gradient of {name!r} {said}, and the run asks for {self.name}; "
+                    f"name gradients as task.weights does{_there(gradients)}"
+                )
+        for name, pull in self.pulls.items():
+            gradient = gradients[name]
+            gradient += pull.gradient(weights[name])
+            gradients[name] = gradient  # a number, as of an array without dimensions, is not changed in place
 
     def gradient(self, weights: Mapping[str, Array]) -> dict[str, Array]:
         """Return the gradient of `term` at these weights, by array name."""
@@ -114,7 +133,7 @@ class Correction:
             learning_rate: Of plain gradient descent, the same in all steps.
             gradient: Of the local loss at `task.weights`, over all local data.
             fisher: Diagonal of the Fisher information at `weights`; see `fisher_of`.
-            state: Arrays of your own to keep for the next task.
+            state: Arrays of your own to keep for the next task; None for those that were kept before.
 
         Returns:
             Arguments of `submit` and `TrainResult`: `num_steps`, `channels` and `state`.
@@ -126,11 +145,17 @@ class Correction:
         given = Given(self.name, base, weights, num_steps, learning_rate, gradient, fisher)
         found = self._outcome(given)
         kept = {f"{self._prefix}{name}": array for name, array in found.kept.items()}
+        own = self._others_state() if state is None else state
         return {
             "num_steps": num_steps,
             "channels": dict(found.channels),
-            "state": {**(state or {}), **kept} if kept or state is not None else None,
+            "state": {**own, **kept} if kept or state is not None else None,
         }
+
+    def _others_state(self) -> dict[str, Array]:
+        """Return what was kept, but for what corrections of this name kept in this or another run."""
+        kept = self._task.state
+        return {name: array for name, array in kept.items() if not name.startswith(f"{self.name} ")}
 
     def _outcome(self, given: "Given") -> "Outcome":
         """Return what comes of a training beside the weights."""
@@ -240,6 +265,10 @@ class Given:
 
     def _missing(self, what: str) -> LocalProtocolError:
         return LocalProtocolError(f"the run's strategy {self.asker} needs {what} in correction.answer(…)")
+
+
+def _there(gradients: Mapping[str, Any]) -> str:
+    return f" (given: {', '.join(sorted(gradients)[:4])})" if gradients else ""
 
 
 def as_computed(array: Array) -> Array:

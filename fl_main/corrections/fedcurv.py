@@ -12,6 +12,7 @@ from fl_main.corrections.base import Correction, Given, Outcome, Pull
 from fl_main.training import TrainingTask
 from fl_main.weights import Array
 
+ROUNDING = 256  # times the last place of a sum: what is less than that is what rounding has left of it
 FISHER, WEIGHTED = "fisher", "weighted"  # channels, both ways: I_k and I_k w_k; down, sums over agents
 
 
@@ -20,20 +21,22 @@ class FedCurv(Correction):
 
     With A = Σ I_j and B = Σ I_j w_j its gradient is 2 λ (A w - B). The run sends the sums over all
     agents of the round that made the global model; this agent takes its own part out if it was in it.
+    Where next to nothing is left then, as far as it can be told from rounding, both are 0: the others
+    do not care, and with A = 0 alone nothing would hold against the slope of B.
     """
 
     name: ClassVar[str] = "fedcurv"
 
     def __init__(self, task: TrainingTask) -> None:
         super().__init__(task)
-        strength = self._option("lam")
+        strength, pulls = self._option("lam"), dict[str, Pull]()
         fisher, weighted = self._others(FISHER), self._others(WEIGHTED)
-        if fisher:  # else nobody has told what matters yet
-            self.pulls = {
-                # A sum less a part of it may miss 0 by rounding: a negative curvature would push away.
-                name: Pull(2 * strength * np.maximum(fisher[name], 0), slope=-2 * strength * weighted[name])
-                for name in task.trained
-            }
+        for name in task.trained if fisher else ():  # else nobody has told what matters yet
+            total = np.abs(task.channels[FISHER][name])
+            told = fisher[name] > ROUNDING * np.finfo(total.dtype).eps * total
+            curvature, slope = (np.where(told, part[name], 0) for part in (fisher, weighted))
+            pulls[name] = Pull(2 * strength * curvature, slope=-2 * strength * slope)
+        self.pulls = pulls
 
     def _others(self, channel: str) -> dict[str, Array]:
         """Return the sums without this agent's own part."""

@@ -18,6 +18,7 @@ class FedDyn(Correction):
     """
 
     name: ClassVar[str] = "feddyn"
+    is_silent: ClassVar[bool] = True
 
     def __init__(self, task: TrainingTask) -> None:
         super().__init__(task)

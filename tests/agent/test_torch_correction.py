@@ -189,6 +189,28 @@ def test_names_are_those_of_the_module_that_was_compiled() -> None:
     assert correction.term().requires_grad
 
 
+def test_a_module_in_a_wrapper_is_corrected_under_its_own_names() -> None:
+    class Private(nn.Module):  # type: ignore[misc] # as Opacus does it
+        def __init__(self, module: Any) -> None:
+            super().__init__()
+            self._module = module
+
+    net = network()
+    task = in_the_middle("fedprox", net)
+    expected = TorchCorrection(moved(net), task).term().item()
+    assert expected > 0
+    for wrapped in (nn.DataParallel(net), Private(net), Private(nn.DataParallel(net))):
+        assert TorchCorrection(wrapped, task).term().item() == expected
+
+
+def test_a_module_of_other_names_is_refused() -> None:
+    task = in_the_middle("fedprox", network())
+    other = nn.ModuleDict({"body": network()})
+    with pytest.raises(LayoutMismatchError, match=r"'0.bias' is to be corrected, .* it has body.0.bias"):
+        TorchCorrection(other, task)
+    TorchCorrection(other, task_of({}, task.weights))  # where nothing is asked for, names do not matter
+
+
 def test_a_personal_model_is_pulled_to_the_global_one() -> None:
     net = network()
     task = in_the_middle("scaffold", net)  # whatever the run's strategy asks for

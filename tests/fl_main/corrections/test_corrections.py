@@ -148,6 +148,23 @@ def test_fedcurv_has_no_negative_curvature_where_sums_are_rounded() -> None:
     assert np.min(found.pulls["w"].curvature) == 0
 
 
+def test_fedcurv_does_not_push_where_rounding_has_left_nothing_of_the_others() -> None:
+    own, other = np.array([1e6], "f4"), np.array([0.02], "f4")  # 0.02 is less than the last place of 1e6
+    sums = {"fisher": {"w": own + other}, "weighted": {"w": own * np.float32(0.3) + other * np.float32(5)}}
+    kept = {"fisher/w": own, "weighted/w": own * np.float32(0.3), "round/": np.array(7)}
+    found = correction_of(
+        task_of(
+            {"name": "fedcurv", "lam": 1.0},
+            {"w": np.zeros(1, "f4")},
+            channels=sums,
+            state={f"fedcurv run {name}": array for name, array in kept.items()},
+            base_round=7,
+        )
+    )
+    assert sums["weighted"]["w"] - kept["weighted/w"] > 0  # what it would push by, however far
+    assert found.gradient({"w": np.array([1e6], "f4")})["w"] == 0
+
+
 @pytest.mark.parametrize("name", ["scaffold", "fedcurv"])
 def test_the_first_round_has_nothing_to_correct(name: str) -> None:
     found = correction_of(task_of(ASKED[name], X))
@@ -190,6 +207,16 @@ def test_what_is_not_wanted_is_not_computed_and_ones_own_state_is_kept_beside(na
     assert int(answer["state"]["mine"]) == 4
 
 
+@pytest.mark.parametrize("name", ["scaffold", "feddyn", "fedcurv"])
+def test_what_a_program_kept_before_stays_unless_it_says_otherwise(name: str) -> None:
+    state = {"mine": np.array(3), "ditto run w": np.ones(2), f"{name} another-run control/w": np.ones(2)}
+    found = correction_of(task_of(ASKED[name], X, state=state))
+    given: dict[str, Any] = {"num_steps": 1, "learning_rate": 1.0, "fisher": {"w": np.ones(2)}}
+    kept = found.answer(W, **given)["state"]
+    assert {key for key in kept if not key.startswith(f"{name} run ")} == {"mine", "ditto run w"}
+    assert all(key.startswith(f"{name} run ") for key in found.answer(W, state={}, **given)["state"])
+
+
 def test_only_arrays_that_are_trained_together_are_corrected() -> None:
     weights = {**X, "mean": np.array([1.0]), "head": np.array([1.0])}
     for name, asked in ASKED.items():
@@ -220,6 +247,20 @@ def test_gradients_keep_their_type_and_what_is_kept_is_exact_enough(name: str, d
     sent = [array for channel in answer["channels"].values() for array in channel.values()]
     kept = [array for key, array in (answer["state"] or {}).items() if not key.endswith("round/")]
     assert all(array.dtype == np.float32 for array in sent + kept)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradients_of_arrays_without_dimensions_are_corrected(name: str) -> None:
+    weights = {"w": np.array(2.0)}
+    kept = {f"feddyn run gradient/{key}": np.array(-3.0) for key in weights}
+    sums = {key: {"w": np.array(3.0)} for key in ("control", "fisher", "weighted")}
+    found = correction_of(task_of(ASKED[name], {"w": np.array(1.0)}, channels=sums, state=kept))
+    added = found.gradient(weights)["w"]
+    assert added != 0
+    for gradient in (np.array(5.0), np.float64(5.0), 5.0):  # as `error.mean()` returns them
+        gradients: dict[str, Any] = {"w": gradient}
+        found.add_to(gradients, weights)
+        assert gradients["w"] == 5.0 + added
 
 
 # --- what cannot be ----------------------------------------------------------------------------
@@ -265,6 +306,21 @@ def test_options_that_cannot_be_are_refused(asked: dict[str, Any]) -> None:
 def test_what_the_strategy_needs_is_named(name: str, given_too: dict[str, Any], missing: str) -> None:
     with pytest.raises(LocalProtocolError, match=f"strategy {name} needs {missing}"):
         correction_of(task_of(ASKED[name], X)).answer(W, **given_too)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradients_of_other_names_are_refused_before_any_is_changed(name: str) -> None:
+    task = in_the_middle(name)
+    found, gradients = correction_of(task), {"matrix": np.zeros((2, 3)), "vec": np.zeros(4)}
+    with pytest.raises(LocalProtocolError) as caught:
+        found.add_to(gradients, task.weights)
+    assert str(caught.value) == (
+        f"correction.add_to: the gradient of 'vector' is missing, and the run asks for {name}; "
+        "name gradients as task.weights does (given: matrix, vec)"
+    )
+    assert not gradients["matrix"].any()
+    with pytest.raises(LocalProtocolError, match="the gradient of 'vector' is a list, not an array"):
+        found.add_to({"matrix": np.zeros((2, 3)), "vector": [0.0] * 4}, task.weights)  # type: ignore[dict-item]
 
 
 def test_arrays_that_do_not_fit_the_model_are_named() -> None:
