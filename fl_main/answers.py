@@ -43,6 +43,7 @@ from fl_main.store import (
     UpdateRecord,
     Verdict,
 )
+from fl_main.strategies.base import Contribution
 from fl_main.strategies.fold import state_layout
 from fl_main.training import Kind
 from fl_main.weights import FiniteCheck, Layout
@@ -345,7 +346,13 @@ class Answers(Ledger):
             known = offer.num_steps if need == "num_steps" else offer.metrics.get(need)
             if known is None:
                 return f"the strategy {self.settings.strategy_name} needs {need!r} with every update"
-        return ""
+        facts = Contribution(offer.agent_id, offer.num_examples, offer.num_steps, metrics=offer.metrics)
+        try:
+            return self.strategy.fault(facts)
+        except Exception as error:  # noqa: BLE001 - a strategy of the user's own may raise anything
+            return (
+                f"the strategy {self.settings.strategy_name} cannot judge it: {type(error).__name__}: {error}"
+            )
 
     def _lateness(self, task: TaskRecord) -> str:
         """Return why an answer to this task comes too late, or an empty text."""

@@ -116,6 +116,7 @@ def strategy_of(settings: RunSettings) -> Strategy:
     _check_least(settings, strategy)
     _check_turns(settings, strategy)
     _check_required(settings, strategy)
+    _check_exact(settings, strategy)
     if settings.quarantine.rounds and "distance" not in strategy.measures:
         raise SettingsError(
             f"quarantine.rounds: {settings.quarantine.rounds}: the strategy {settings.strategy_name} "
@@ -169,6 +170,15 @@ def _check_turns(settings: RunSettings, strategy: Strategy) -> None:
         raise SettingsError(
             f"round.min_updates: {least}, but in the strategy {settings.strategy_name} every global model is "
             "one site's: give round.min_updates: 1 if it may go to the others"
+        )
+
+
+def _check_exact(settings: RunSettings, strategy: Strategy) -> None:
+    """Refuse codecs, which all leave something out, where updates must come as they were made."""
+    if strategy.exact and (codec := settings.compression.codec) != "none":
+        raise SettingsError(
+            f"compression.codec: {codec}: it does not go with the strategy {settings.strategy_name}: "
+            f"{strategy.exact}; give compression.codec: none"
         )
 
 

@@ -136,6 +136,8 @@ class Strategy:
         measures: Names of what its `notes` say of each update. `distance` is that to what came of
             all; by it a run can tell outliers, see `fl_main.quarantine`.
         in_turn: Whether a round is the turn of one agent.
+        exact: Why its updates must come as they were made, in half a sentence; then settings whose codec
+            leaves something out are refused.
         takes_buffers: Whether it combines float buffers, too, by `combine_buffer`; of integers and booleans
             each is then the median, see `integers_of`.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
@@ -163,6 +165,7 @@ class Strategy:
     one_each: bool = False
     measures: tuple[str, ...] = ()
     in_turn: bool = False
+    exact: str = ""
     takes_buffers: bool = False
     takes_free: bool = False
     exceptions: Mapping[str, str] = MappingProxyType({})
@@ -174,6 +177,14 @@ class Strategy:
         agents train as they like.
         """
         return {}
+
+    def fault(self, update: Contribution) -> str:
+        """Return what is wrong with the facts of one update, in a sentence, or an empty text.
+
+        Asked of every update that is offered, which is rejected then; so a round does not fail for one
+        of its agents. `needs` are there.
+        """
+        return ""
 
     def begin(self, contributions: Sequence[Contribution]) -> None:
         """Look at the facts before the first block; keep what the blocks will need.

@@ -22,7 +22,7 @@ class FedDyn(Strategy):
 
     Use it where sites differ and train long, with whatever optimizer: it goes to the optimum, where
     FedAvg goes to another point, and sends no more than FedAvg. It needs agents that come back with
-    their state folders, updates that are not encoded at a loss, and an α that fits: too small lets
+    their state folders, no `compression.codec`, and an α that fits: too small lets
     the first rounds overshoot.
 
     Cost: nothing more on the wire, one more array set of the model's size in the database.
@@ -37,6 +37,7 @@ class FedDyn(Strategy):
     alone = "what its agents keep must follow from the same updates as the model"
     exceptions: Mapping[str, str] = {"equal": "it takes a step from the model that is there"}
     wants = "deltas"
+    exact = "what an agent keeps follows from its update as it made it, and the two must agree"
 
     def __init__(self, alpha: float = 0.1) -> None:
         self._alpha = positive("alpha", alpha)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fl_main.errors import SettingsError, UpdateRejectedError
+from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import one_of, ratio
 
@@ -24,7 +24,10 @@ class FedNova(Strategy):
 
     Use it where sites make unequal numbers of steps, for their data or their speed: with fedavg those
     of many steps pull the model to an optimum of their own, with this it goes to that of all examples,
-    the nearer the smaller the learning rate. Where all make the same steps it is fedavg.
+    the nearer the smaller the learning rate. Where all make τ plain steps it is fedavg; with momentum
+    or a proximal term it moves τ / a times as far, unless `tau_eff` is `a`. Steps are what agents
+    state themselves, and one that claims 10⁹ of them makes τ_eff, and the step of all, as much
+    longer: not where some may lie.
 
     Cost: no pass over the updates before they are averaged; every update reports `num_steps`.
 
@@ -63,6 +66,13 @@ class FedNova(Strategy):
         self._parts: list[float] = []
         self._factors: list[float] = []
 
+    def fault(self, update: Contribution) -> str:  # noqa: D102 - see Strategy
+        if (steps := update.num_steps or 0) < 1:
+            return f"num_steps is {steps}; it must be at least 1"
+        if self._reported and not 0 < (said := update.metrics[REPORTED]) < math.inf:
+            return f"{REPORTED} is {said}; it must be a number of more than 0"
+        return ""
+
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
         examples = sum(update.num_examples for update in contributions)
         self._parts = [update.num_examples / examples for update in contributions]
@@ -76,8 +86,7 @@ class FedNova(Strategy):
         """Return a_k."""
         steps = update.num_steps or 0
         if self._reported:
-            return _checked(update, REPORTED, update.metrics.get(REPORTED, 0.0))
-        _checked(update, "num_steps", steps)
+            return update.metrics[REPORTED]
         if (alpha := self._proximal) > 0:
             return (1 - (1 - alpha) ** steps) / alpha
         rho = self._momentum
@@ -93,9 +102,3 @@ class FedNova(Strategy):
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         return self._parts
-
-
-def _checked(update: Contribution, name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise UpdateRejectedError(f"{update.agent} reports {name} = {value}, which must be more than 0")
-    return value

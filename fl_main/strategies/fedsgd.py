@@ -4,9 +4,6 @@ Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficien
 Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), section 2.
 """
 
-from collections.abc import Sequence
-
-from fl_main.errors import UpdateRejectedError
 from fl_main.strategies.base import Contribution
 from fl_main.strategies.fedavg import FedAvg
 
@@ -16,8 +13,8 @@ class FedSGD(FedAvg):
 
     Use it to get exactly what gradient descent on all data in one place gives, to rounding: as a
     yardstick, or where a model is convex and small. It needs many more rounds than fedavg. Agents
-    make one step on all of their data and report `num_steps=1`; a round with an update of more steps
-    fails, as it would not be this any more.
+    make one step on all of their data and report `num_steps=1`; an update of more steps is rejected,
+    as it would not be this any more.
 
     Cost: no pass over the updates before they are averaged, nothing more on the wire.
     """
@@ -29,11 +26,10 @@ class FedSGD(FedAvg):
     def __init__(self) -> None:
         super().__init__()
 
-    def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
-        for update in contributions:
-            if update.num_steps != 1:
-                raise UpdateRejectedError(
-                    f"{update.agent} made {update.num_steps} steps, and fedsgd is of one on all data: "
-                    "mend its training, or take fedavg"
-                )
-        super().begin(contributions)
+    def fault(self, update: Contribution) -> str:  # noqa: D102 - see Strategy
+        if update.num_steps == 1:
+            return ""
+        return (
+            f"num_steps is {update.num_steps}, but fedsgd is of one step on all data: "
+            "mend the training, or take fedavg"
+        )

@@ -122,7 +122,7 @@ def _folded(
     state_sinks: Mapping[str, Sink],
     block_bytes: int,
 ) -> Folded:
-    strategy.begin([answer.facts for answer in answers])
+    _begin(strategy, answers)
     most = STACK_BYTES // len(answers) if strategy.stacks else max(block_bytes, MEASURE_BYTES)
     for number in range(strategy.passes):
         for block in cursor.blocks(min(MEASURE_BYTES, most)):
@@ -148,6 +148,18 @@ def _folded(
     return Folded(shares or (None,) * len(answers), notes)
 
 
+def _begin(strategy: Strategy, answers: Sequence[Answer]) -> None:
+    """Begin with updates without a fault: those in a database may be older than the check for it.
+
+    Raises:
+        UpdateRejectedError: If one has one.
+    """
+    for answer in answers:
+        if said := strategy.fault(answer.facts):
+            raise UpdateRejectedError(f"{answer.facts.agent}: {said}")
+    strategy.begin([answer.facts for answer in answers])
+
+
 def too_few(updates: int, strategy: Strategy) -> str:
     """Say that a strategy cannot combine so few updates."""
     text = f"{updates} updates, but the strategy needs {strategy.min_updates}"
@@ -162,7 +174,7 @@ def fold_free(strategy: Strategy, answers: Sequence[Answer]) -> bytes:
     """
     if len(answers) < strategy.min_updates:
         raise UpdateRejectedError(too_few(len(answers), strategy))
-    strategy.begin([answer.facts for answer in answers])
+    _begin(strategy, answers)
     payloads = []
     for source in (answer.payloads["weights"] for answer in answers):
         data = bytearray(source.layout.nbytes)

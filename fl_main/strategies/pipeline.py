@@ -53,6 +53,7 @@ class Pipeline(Strategy):
         named = _with_rule(steps)
         _check(named)
         stages = [strategy for _, strategy in named]
+        self._stages = stages
         self._measuring = [stage for stage in stages if stage.step in ("scaling", "rule")]
         self._following = [stage for stage in stages if stage.step in ("optimizer", "noise")]
         self._rule = self._measuring[-1]
@@ -95,10 +96,14 @@ class Pipeline(Strategy):
         self.measures = (*facts, *shadowed)
         self.takes_buffers = self._of_buffers is not None
         self.in_turn = self._rule.in_turn
+        self.exact = self._rule.exact
         self.exceptions = {law: why for stage in stages for law, why in stage.exceptions.items()}
 
     def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy
         return self._rule.correction()
+
+    def fault(self, update: Contribution) -> str:  # noqa: D102 - see Strategy
+        return next(filter(None, (stage.fault(update) for stage in self._stages)), "")
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
         self._facts = contributions

@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_main.errors import UpdateRejectedError
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.options import not_negative, positive
 from fl_main.strategies.scalars import squared_norm
@@ -55,13 +54,12 @@ class QFedAvg(Strategy):
         self._losses: NDArray[np.float64] = np.zeros(0)
         self._squares: NDArray[np.float64] = np.zeros(0)
 
+    def fault(self, update: Contribution) -> str:  # noqa: D102 - see Strategy
+        if not 0 <= (loss := update.metrics[self._metric]) < math.inf:
+            return f"{self._metric} is {loss}; it must be a number of at least 0"
+        return ""
+
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
-        for update in contributions:
-            loss = update.metrics[self._metric]
-            if not 0 <= loss < math.inf:
-                raise UpdateRejectedError(
-                    f"{update.agent} reports {self._metric} = {loss}, which must be a number of at least 0"
-                )
         self._losses = TINY + np.array([update.metrics[self._metric] for update in contributions])
         self._squares = np.zeros(len(contributions))
 
@@ -72,9 +70,10 @@ class QFedAvg(Strategy):
     @cached_property
     def _factors(self) -> list[float]:
         """What each difference is multiplied by."""
-        q, weights = self._q, self._losses**self._q
+        # Of losses divided by the largest: the formula's value, and no power of a large loss is infinite.
+        weights = (self._losses / self._losses.max()) ** self._q
         lengths = self._inverse**2 * self._squares
-        below = q * self._losses ** (q - 1) * lengths + self._inverse * weights
+        below = weights * (self._q * lengths / self._losses + self._inverse)
         factors: list[float] = (self._inverse * weights / below.sum()).tolist()
         return factors
 

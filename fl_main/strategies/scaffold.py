@@ -25,7 +25,8 @@ class Scaffold(Strategy):
     send its change. N is the number of agents that may train, here or not. The sum of all changes is
     kept, and c is made of it with the N of the day, so that c stays the mean of all c_k when agents
     join later. Every update counts once, whatever its examples: the optimum is that of the mean of
-    the F_k. With `weighting: examples` the means are weighted by n_k, as in FLamby: that of all data.
+    the F_k. With `weighting: examples` the means are weighted by n_k, as in FLamby: that of all data;
+    Σ n_k c_k is kept, and divided by N times the mean of the round's n_k.
 
     Use it where sites differ and do several local steps of plain gradient descent: it goes to the
     optimum, where FedAvg goes to another point. It needs agents that come back with their state
@@ -39,7 +40,7 @@ class Scaffold(Strategy):
         option: How agents renew c_k: 1: the gradient of all their data at x, which they compute;
             2: from their steps, for nothing.
         weighting: `uniform` counts every update once (the paper); `examples` weighs by them, which is
-            right where the same agents take part in every round.
+            right where an agent has as many in every round, and c exact where all agents take part.
     """
 
     state = ("total", "control")
@@ -58,29 +59,32 @@ class Scaffold(Strategy):
         if type(option) is not int or option not in (1, 2):
             raise SettingsError(f"strategy_options.option: {option!r} is not 1 or 2")
         one_of("weighting", weighting, ("uniform", "examples"))
+        if weighting == "examples":
+            self.exceptions = {**self.exceptions, "examples": "the sum that is kept grows with them"}
         self._option = option
         self._weighting = weighting
-        self._parts: list[float] = []
+        self._counts: list[int] = []
 
     def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy
         return {"name": "scaffold", "option": self._option}
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
         is_uniform = self._weighting == "uniform"
-        counts = [1 if is_uniform else update.num_examples for update in contributions]
-        self._parts = [count / sum(counts) for count in counts]
+        self._counts = [1 if is_uniform else update.num_examples for update in contributions]
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         out, total = block.out, block.state["total"]
         out[:] = 0
-        for delta, part in zip(block.updates(), self._parts, strict=True):
+        for delta, part in zip(block.updates(), self.shares(), strict=True):
             delta *= out.dtype.type(self._eta * part)
             out += delta
         out += block.base
-        for change, part in zip(block.updates("control"), self._parts, strict=True):
-            change *= out.dtype.type(len(self._parts) * part)
+        for change, count in zip(block.updates("control"), self._counts, strict=True):
+            change *= out.dtype.type(count)
             total += change
-        np.multiply(total, total.dtype.type(1 / block.agents), out=block.state["control"])
+        everybody = block.agents * sum(self._counts) / len(self._counts)
+        np.multiply(total, total.dtype.type(1 / everybody), out=block.state["control"])
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
-        return self._parts
+        total = sum(self._counts)
+        return [count / total for count in self._counts]

@@ -26,7 +26,16 @@ from fl_main.events import (
 from fl_main.phases import TRANSITIONS, next_phase
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RoundRecord, RunStatus, TaskStatus, Verdict
-from fl_main.strategies import FedAvg
+from fl_main.strategies import (
+    Contribution,
+    FedAdam,
+    FedAvg,
+    FedNova,
+    FedSGD,
+    Pipeline,
+    QFedAvg,
+    Strategy,
+)
 from fl_main.strategies.fold import state_layout
 from fl_main.training import Kind
 from fl_main.weights import ArraySpec, DType, Layout
@@ -554,6 +563,39 @@ def test_channels_and_facts_that_the_strategy_needs_are_demanded() -> None:
     story.join("a", "b")
     good = story.offer("a", payloads=both, num_steps=3, metrics={"base_loss": 0.5})
     assert story.send(good).verdict is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("strategy", "facts", "reason"),
+    [
+        (FedSGD(), {"num_steps": 2}, "num_steps is 2, but fedsgd is of one step on all data"),
+        (FedNova(), {"num_steps": 0}, "num_steps is 0; it must be at least 1"),
+        (QFedAvg(0.1), {"metrics": {"loss": -1.0}}, "loss is -1.0; it must be a number of at least 0"),
+        (
+            Pipeline([("fednova", FedNova()), ("fedadam", FedAdam())]),
+            {"num_steps": 0},
+            "num_steps is 0; it must be at least 1",
+        ),
+    ],
+)
+def test_an_update_of_facts_that_cannot_be_is_rejected_and_the_round_goes_on(
+    strategy: Strategy, facts: dict[str, Any], reason: str
+) -> None:
+    story = Story(run_settings(round={"min_updates": 1}), lambda: strategy)
+    story.gather("a", "b")
+    assert rejected(story, **facts).startswith(reason)
+    story.answer("b", num_steps=1, metrics={"loss": 1.0})
+    assert [update.agent_id for update in story.folds[-1].updates] == ["b"]
+
+
+def test_a_strategy_that_fails_to_judge_an_update_harms_nobody_else() -> None:
+    class Broken(FedAvg):
+        def fault(self, update: Contribution) -> str:
+            raise ZeroDivisionError("division by zero")
+
+    story = Story(run_settings(strategy="x:Broken"), Broken)
+    story.gather("a", "b")
+    assert rejected(story) == "the strategy x:Broken cannot judge it: ZeroDivisionError: division by zero"
 
 
 def test_spoiled_bytes_are_rejected() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fl_main.errors import SettingsError
-from fl_main.strategies import Contribution, FedDyn, make_strategy
+from fl_main.settings import RunSettings
+from fl_main.strategies import Contribution, FedDyn, make_strategy, strategy_of
 from fl_main.strategies.fold import Answer, fold, state_layout
 from tests.fl_main.strategies.arrays import Memory, folded, memory
 
@@ -42,3 +43,20 @@ def test_agents_are_told_alpha() -> None:
 def test_options_that_it_does_not_take_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="strategy_options"):
         make_strategy("feddyn", options)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "top-k", "random-k"])
+def test_codecs_that_leave_something_out_are_refused(codec: str) -> None:
+    def settings(strategy: object) -> RunSettings:
+        given = {"name": "r", "strategy": strategy, "compression": {"codec": codec}}
+        return RunSettings.model_validate(given)
+
+    with pytest.raises(SettingsError) as caught:
+        strategy_of(settings("feddyn"))
+    assert str(caught.value) == (
+        f"compression.codec: {codec}: it does not go with the strategy feddyn: what an agent keeps follows "
+        "from its update as it made it, and the two must agree; give compression.codec: none"
+    )
+    with pytest.raises(SettingsError, match="does not go with the strategy feddyn > noise"):
+        strategy_of(settings(["feddyn", {"noise": {"std": 0.1}}]))
+    strategy_of(settings("scaffold"))

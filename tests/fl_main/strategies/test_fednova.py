@@ -40,6 +40,13 @@ def test_momentum_makes_later_steps_count_more() -> None:
     assert moved(FedNova(momentum=0.5, tau_eff="a"), (2, 1)) == pytest.approx(by_a, rel=1e-15)
 
 
+@pytest.mark.parametrize(("options", "a"), [({"momentum": 0.5}, 2.5), ({"proximal": 0.5}, 1.5)])
+def test_equal_steps_are_the_mean_times_tau_by_a(options: dict[str, Any], a: float) -> None:
+    mean = (4 + 3 * 1) / 4
+    assert moved(FedNova(**options), (2, 2)) == pytest.approx(mean * 2 / a, rel=1e-15)
+    assert moved(FedNova(**options, tau_eff="a"), (2, 2)) == pytest.approx(mean, rel=1e-15)
+
+
 def test_a_proximal_term_makes_earlier_steps_count_less() -> None:
     # alpha = 1/2: after 2 steps gradients count 1/2 and 1: a = 1.5
     expected = 1.25 * (4 / 1.5 / 4 + 3 / 4)
@@ -89,16 +96,18 @@ def test_unequal_steps_lead_to_the_optimum_of_all_examples_as_the_rate_falls() -
 
 @pytest.mark.parametrize("steps", [0, None])
 def test_updates_without_steps_are_refused(steps: int | None) -> None:
-    with pytest.raises(
-        UpdateRejectedError, match=r"^agent-1 reports num_steps = 0, which must be more than 0$"
-    ):
+    with pytest.raises(UpdateRejectedError, match=r"^agent-1: num_steps is 0; it must be at least 1$"):
         moved(FedNova(), (4, steps))
 
 
 @pytest.mark.parametrize("a", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_report_that_cannot_be_is_refused(a: float) -> None:
-    with pytest.raises(UpdateRejectedError, match=r"^agent-0 reports a_k = "):
+    with pytest.raises(
+        UpdateRejectedError, match=r"^agent-0: a_k is .*; it must be a number of more than 0$"
+    ):
         moved(FedNova(reported=True), a0=a, a1=1.0)
+    with pytest.raises(UpdateRejectedError, match=r"^agent-0: num_steps is 0"):
+        moved(FedNova(reported=True), (0, 1), a0=1.0, a1=1.0)  # of no steps in all, nothing would move
 
 
 @pytest.mark.parametrize(

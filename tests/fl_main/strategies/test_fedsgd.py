@@ -10,6 +10,7 @@ from sklearn.datasets import load_breast_cancer
 from fl_main import run_local
 from fl_main.agent import TrainResult
 from fl_main.errors import RunFailedError
+from fl_main.strategies import Contribution, FedSGD
 
 ROUNDS, RATE = 30, 0.5
 SIZES = (11, 48, 170, 340)  # 569 records, dealt out unevenly, those of one label first
@@ -60,7 +61,9 @@ def test_rounds_are_steps_on_all_records() -> None:
 
 def test_updates_of_several_steps_are_refused() -> None:
     features, labels = records()
-    with pytest.raises(RunFailedError, match="site made 2 steps, and fedsgd is of one on all data"):
+    fault = FedSGD().fault(Contribution("site", 10, 2))
+    assert fault == "num_steps is 2, but fedsgd is of one step on all data: mend the training, or take fedavg"
+    with pytest.raises(RunFailedError, match=fault):
         run_local(
             step,
             {"site": (features, labels)},

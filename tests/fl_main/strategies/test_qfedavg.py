@@ -40,6 +40,14 @@ def test_a_loss_of_0_is_no_division_by_0() -> None:
     assert found.folded.shares == pytest.approx(tuple(weights / below))
 
 
+@pytest.mark.parametrize(("q", "loss"), [(2.0, 1e300), (15.0, 1e25), (100.0, 1e-3), (1.0, 1e308)])
+def test_the_power_of_a_large_loss_is_not_infinite(q: float, loss: float) -> None:
+    # Next to F^q of the first the other is nothing: F^q L d / (q F^(q-1) |L d|^2 + L F^q), divided by F^q
+    found = fair(q, (loss, loss * 1e-9))
+    assert found.folded.shares[0] == pytest.approx(2 / (q / (loss + TINY) * 4 * 25 + 2), rel=1e-6)
+    assert found.folded.shares[1] == pytest.approx(0, abs=1e-6)
+
+
 CENTRES = {"few": -1.0, "many-1": 1.0, "many-2": 1.0, "many-3": 1.0}  # F_k(w) = (w - centre)^2 / 2
 
 
@@ -67,7 +75,7 @@ def test_losses_come_closer_the_larger_q_is(q: float) -> None:
 @pytest.mark.parametrize("loss", [-0.1, float("nan"), float("inf")])
 def test_a_loss_that_cannot_be_is_refused(loss: float) -> None:
     with pytest.raises(
-        UpdateRejectedError, match=r"^agent-1 reports loss = .*, which must be a number of at least 0$"
+        UpdateRejectedError, match=r"^agent-1: loss is .*; it must be a number of at least 0$"
     ):
         fair(1.0, (1.0, loss))
 

@@ -32,6 +32,15 @@ def test_weighted_by_examples_as_in_flamby() -> None:
     assert found.folded.shares == (0.25, 0.75)
 
 
+def test_weighted_by_examples_it_is_the_mean_of_all_that_are_there_once_a_large_one_has_joined() -> None:
+    first = round_of(agents=2, before={}, counts=(1, 3))
+    np.testing.assert_array_equal(first.state["total"].arrays["w"], [10.0, -6.0])  # 1 [1, 0] + 3 [3, -2]
+    np.testing.assert_array_equal(first.state["control"].arrays["w"], [2.5, -1.5])
+    late = round_of(agents=3, before=first.state, counts=(1, 3, 6), changes=(0.0, 0.0, 1.0))
+    # (1 [1, 0] + 3 [3, -2] + 6 [1, 1]) / (1 + 3 + 6)
+    np.testing.assert_allclose(late.state["control"].arrays["w"], [1.6, 0.0], atol=1e-15)
+
+
 def test_the_control_variate_is_the_mean_over_all_agents_that_may_train() -> None:
     found = round_of(agents=8, before={})
     np.testing.assert_array_equal(found.state["total"].arrays["w"], [4.0, -2.0])
@@ -46,12 +55,24 @@ def test_agents_that_come_later_lower_it_as_if_they_had_always_been_there() -> N
     np.testing.assert_array_equal(second.state["control"].arrays["w"], [2.0, -1.0])
 
 
-def round_of(agents: int, before: dict[str, Memory]) -> Result:
+def round_of(
+    agents: int,
+    before: dict[str, Memory],
+    counts: tuple[int, ...] = (),
+    changes: tuple[float, ...] = (),
+) -> Result:
+    """Fold a round: of `CHANGES`, or of control variates that all change by so much."""
     start = memory(BASE)
-    strategy, sink = Scaffold(), Memory(start.layout)
+    strategy = Scaffold(weighting="examples" if counts else "uniform")
+    controls = [{"control": memory({"w": np.full(2, change)})} for change in changes] or CHANGES
+    sink = Memory(start.layout)
     answers = [
-        Answer(Contribution(f"agent-{number}", 1), {"weights": memory(model), **change}, start)
-        for number, (model, change) in enumerate(zip(MODELS, CHANGES, strict=True))
+        Answer(
+            Contribution(f"agent-{number}", counts[number] if counts else 1),
+            {"weights": memory(MODELS[number % 2]), **control},
+            start,
+        )
+        for number, control in enumerate(controls)
     ]
     after = {name: Memory(state_layout(start.layout)) for name in strategy.state}
     done = fold(strategy, answers, start, before, sink, after, agents=agents)
