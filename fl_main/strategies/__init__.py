@@ -67,6 +67,7 @@ __all__ = [
     "TrimmedMean",
     "compose",
     "make_strategy",
+    "options_of",
     "strategy_of",
 ]
 
@@ -166,6 +167,11 @@ def _check_turns(settings: RunSettings, strategy: Strategy) -> None:
             f"cohort: in the strategy {settings.strategy_name} a round is the turn of one agent: give "
             "cohort: {rule: number, number: 1, choose: in_turn}, or a rule of your own that chooses one"
         )
+    if strategy.in_turn and cohort.over_selection > 1:
+        raise SettingsError(
+            f"cohort.over_selection: {cohort.over_selection:g}, but in the strategy {settings.strategy_name} "
+            "a round is the turn of one agent: leave it out"
+        )
     if strategy.in_turn and least > 1:
         raise SettingsError(
             f"round.min_updates: {least}, but in the strategy {settings.strategy_name} every global model is "
@@ -234,11 +240,7 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     Raises:
         SettingsError: If there is no such strategy or it does not take these options.
     """
-    factory = imported(name, "strategy") if ":" in name else STRATEGIES.get(name)
-    if factory is None:
-        known = ", ".join(sorted(STRATEGIES))
-        raise SettingsError(f"strategy: {name!r} is not one of {known}, nor package.module:Class")
-    strategy = _made(name, factory, options)
+    strategy = _made(name, _factory(name), options)
     if not isinstance(strategy, Strategy):
         raise StrategyError(f"strategy: {name} gives {type(strategy).__name__}, not a Strategy")
     if not set(strategy.down) <= set(strategy.state):
@@ -248,6 +250,23 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     return strategy
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """Return the names of a strategy's options.
+
+    Raises:
+        SettingsError: If there is no such strategy.
+    """
+    return tuple(inspect.signature(_factory(name)).parameters)
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    factory = imported(name, "strategy") if ":" in name else STRATEGIES.get(name)
+    if factory is None:
+        known = ", ".join(sorted(STRATEGIES))
+        raise SettingsError(f"strategy: {name!r} is not one of {known}, nor package.module:Class")
+    return factory
+
+
 def _made(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
         return factory(**options)
@@ -255,5 +274,5 @@ def _made(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) ->
         raise
     except Exception as error:  # a constructor of the user's own may raise anything
         said = " ".join(str(error).rpartition("() ")[2].split()) or type(error).__name__
-        taken = ", ".join(inspect.signature(factory).parameters) or "none"
+        taken = ", ".join(options_of(name)) or "none"
         raise SettingsError(f"strategy_options: {name}: {said}; its options: {taken}") from error

@@ -9,7 +9,7 @@ It folds small models with every kind of array, as the daemon does, and compares
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from fl_main.deltas import subtract
 from fl_main.errors import StrategyError
 from fl_main.sources import Memory, Source
-from fl_main.strategies import Contribution, Strategy, compose
+from fl_main.steps import steps_of
+from fl_main.strategies import Contribution, Strategy, compose, options_of
 from fl_main.strategies.fold import Answer, fold, state_layout
 from fl_main.weights import Array, Layout, Role, pack, views
 
@@ -37,12 +38,22 @@ class Cohort:
     Attributes:
         seeds: From which each local model follows, from 0 to 999, no two alike.
         counts: `num_examples` of each, at least 1.
-        chance: What else the laws draw: a factor, how blocks are cut.
+        chance: What else the laws draw: a factor, how blocks are cut, an order.
     """
 
     seeds: tuple[int, ...]
     counts: tuple[int, ...]
     chance: int = 0
+
+    @property
+    def absent(self) -> int:
+        """How many agents of the run may train, and send no update this time."""
+        return self.chance % 3
+
+    @property
+    def random(self) -> np.random.Generator:
+        """What an order is drawn from: the same for every fold of this cohort."""
+        return np.random.default_rng(self.chance)
 
     @classmethod
     def drawn(cls, number: int, strategy: Strategy, least: int = 1) -> "Cohort":
@@ -142,6 +153,7 @@ class Trial:
             sink,
             after,
             version=version,
+            agents=len(cohort.seeds) + cohort.absent,
             block_bytes=block_bytes,
         )
         return Outcome(sink, after)
@@ -205,8 +217,12 @@ def _channel(layout: Layout, seed: int, value: float | None) -> Memory:
 
 def _order(trial: Trial, cohort: Cohort) -> None:
     """The order in which updates stand changes nothing but the last bits."""
-    turned = Cohort(cohort.seeds[::-1], cohort.counts[::-1])
-    _check_close(trial.fold(cohort, wide=True), trial.fold(turned, wide=True).arrays["f8"])
+    plain, places = trial.fold(cohort, wide=True), np.arange(len(cohort.seeds))
+    # Turned around, what stands in the middle stays there: a rule that takes it needs another order.
+    for order in (places[::-1], np.roll(places, 1), cohort.random.permutation(places)):
+        seeds, counts = (tuple(of[place] for place in order) for of in (cohort.seeds, cohort.counts))
+        turned = Cohort(seeds, counts, cohort.chance)
+        _check_close(plain, trial.fold(turned, wide=True).arrays["f8"])
 
 
 def _unchanged(trial: Trial, cohort: Cohort) -> None:
@@ -231,7 +247,7 @@ def _form(trial: Trial, cohort: Cohort) -> None:
 def _examples(trial: Trial, cohort: Cohort) -> None:
     """So many times the examples behind every update change nothing, bit for bit."""
     factor = 2 + cohort.chance % 999
-    more = Cohort(cohort.seeds, tuple(count * factor for count in cohort.counts))
+    more = replace(cohort, counts=tuple(count * factor for count in cohort.counts))
     _check_equal(trial.fold(cohort).bits, trial.fold(more).bits)
 
 
@@ -280,7 +296,7 @@ def _restart(trial: Trial, cohort: Cohort) -> None:
 
 
 def _next(trial: Trial, cohort: Cohort, before: Outcome, version: int) -> Outcome:
-    other = Cohort(tuple((seed + 100 * version) % BASE for seed in cohort.seeds), cohort.counts)
+    other = replace(cohort, seeds=tuple((seed + 100 * version) % BASE for seed in cohort.seeds))
     return trial.fold(other, base=before.arrays, state=before.state, version=version)
 
 
@@ -324,7 +340,8 @@ def check_strategy(
 
     Args:
         strategy: As in a run's settings: a name, `package.module:Class`, or a list of steps.
-        options: Those of one name.
+        options: Those of one name. Where a strategy has an option `seed` that is not given, it gets one:
+            what is drawn anew in every fold can be held against no law.
         least: Fewest updates to try it with; never fewer than it says in `min_updates`.
         num_steps: What the updates report, in turn.
         metrics: What every update reports; what is needed and not here is 1.
@@ -339,13 +356,27 @@ def check_strategy(
         SettingsError: If there is no such strategy, or it does not take these options.
         UpdateRejectedError: If it combines none of these updates: say `least`, or what they report.
     """
-    made = compose(strategy, options)
-    trial = Trial(partial(compose, strategy, options), num_steps, metrics or {}, agent)
+    make = _maker(strategy, options or {})
+    made, trial = make(), Trial(make, num_steps, metrics or {}, agent)
     for law in LAWS:
         if law in ALWAYS or law not in made.exceptions:
             for number in range(trials):
                 check_law(law, trial, Cohort.drawn(number, made, least))
     return dict(made.exceptions)
+
+
+def _maker(strategy: str | list[Any], options: Mapping[str, Any]) -> Callable[[], Strategy]:
+    """Return what makes the strategy, drawing from a seed if it draws."""
+    if isinstance(strategy, str):
+        return partial(compose, strategy, _seeded(strategy, options))
+    return partial(compose, [{name: _seeded(name, own)} for name, own in steps_of(strategy)])
+
+
+def _seeded(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step's options with a seed, where it takes one."""
+    if options.get("seed") is None and "seed" in options_of(name):
+        return {**options, "seed": BASE}
+    return dict(options)
 
 
 def check_law(law: str, trial: Trial, cohort: Cohort) -> None:

@@ -69,6 +69,11 @@ def test_two_updates_are_no_turn() -> None:
             "round.min_updates: 1 if it may go to the others",
         ),
         (
+            {**SETTINGS, "cohort": {**TURNS, "over_selection": 3.0}},
+            "cohort.over_selection: 3, but in the strategy cyclic a round is the turn of one agent: "
+            "leave it out",
+        ),
+        (
             {"mode": "async", **SETTINGS},
             "mode: async: the strategy cyclic is not valid in it: one agent at a time is at work; give mode: "
             "sync, or another strategy",

@@ -73,6 +73,18 @@ def test_the_bias_of_the_first_rounds_may_be_corrected(variant: str, power: int)
     assert found == pytest.approx(plain * math.sqrt(1 - 0.75**power) / (1 - 0.5**power), rel=1e-12)
 
 
+@pytest.mark.parametrize(("variant", "later"), [("adam", 0), ("flower", 1)])
+def test_the_correction_of_the_bias_fades_with_the_rounds(variant: str, later: int) -> None:
+    # beta1 = 1/4: m = 3/4 x 2 = 1.5, then 1.5 / 4 - 3/4 = -0.375
+    # beta2 = 3/4, v from 1/4: v = 0.1875 + 4/4 = 1.1875, then 0.890625 + 1/4 = 1.140625
+    model, expected = BASE, []
+    for power, m, v in ((1 + later, 1.5, 1.1875), (2 + later, -0.375, 1.140625)):
+        model += math.sqrt(1 - 0.75**power) / (1 - 0.25**power) * m / (math.sqrt(v) + 0.5)
+        expected.append(model)
+    found = rounds("fedadam", eta=1.0, beta1=0.25, beta2=0.75, tau=0.5, bias_correction=variant)
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
 def test_the_first_step_of_a_corrected_adam_is_the_sign_of_delta() -> None:
     # m / (1 - beta1) = delta and sqrt(v / (1 - beta2)) = |delta|: what the correction is for
     found = rounds("fedadam", eta=0.1, initial_v=0.0, tau=1e-12, bias_correction="adam")[0]

@@ -43,6 +43,26 @@ class First(FedAvg):
         block.out[:] = next(block.updates())
 
 
+class Middle(FedAvg):
+    """Takes the model of the update that stands in the middle."""
+
+    def combine(self, block: Block) -> None:
+        models = list(map(np.copy, block.updates()))
+        block.out[:] = models[len(models) // 2]
+
+
+class Absent(FedAvg):
+    """Moves the model only where all agents of the run are there, and counts them twice if not."""
+
+    def begin(self, contributions: Sequence[Contribution]) -> None:
+        super().begin(contributions)
+        self.here = len(contributions)
+
+    def combine(self, block: Block) -> None:
+        super().combine(block)
+        block.out[:] *= block.agents / self.here
+
+
 class Decay(FedAvg):
     def combine(self, block: Block) -> None:
         super().combine(block)
@@ -120,6 +140,8 @@ class Remembers(Strategy):
     ("broken", "law"),
     [
         (First, "order"),
+        (Middle, "order"),
+        (Absent, "unchanged"),
         (Decay, "unchanged"),
         (Rounded, "equal"),
         (Large, "examples"),
@@ -135,6 +157,11 @@ def test_what_breaks_a_law_is_told_which_and_with_what(broken: type[Strategy], l
         StrategyError, match=rf"^the law '{law}' is broken with Cohort\(seeds=\(.*\): \w.*\. But "
     ):
         check_strategy(f"{HERE}:{broken.__name__}")
+
+
+def test_what_draws_is_checked_with_a_seed() -> None:
+    assert check_strategy("noise", {"std": 1.0}, trials=2).keys() == {"unchanged", "equal", "scale"}
+    assert check_strategy(["median", {"noise": {"std": 1.0, "seed": None}}], trials=2)["scale"]
 
 
 def test_there_is_no_exception_from_bits_that_are_the_same() -> None:
