@@ -15,6 +15,7 @@ EXTRAS_bench := test
 EXTRAS_bench-full := test,fast,figures
 EXTRAS_soak := test
 EXTRAS_flower := test
+EXTRAS_records := sklearn
 EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
 EXTRAS_codecs := sklearn,figures
@@ -27,7 +28,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies flower soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies records flower soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +78,9 @@ codecs: $(VENV)/.codecs     ## measure what codecs save, cost and do to accuracy
 strategies: $(VENV)/.strategies ## train with each under label skew, about a minute: writes docs/strategies.md, from docstrings too
 	@$(PY) -m bench.strategies measure --json docs/records/strategies.json
 	@$(PY) -m bench.strategies report
+
+records: $(VENV)/.records   ## download the heart-disease records that tests train with, and check their digests
+	@$(PY) examples/heart_disease/main.py --fetch
 
 flower: $(VENV)/.flower     ## install Flower in an environment of its own, for tests that compare strategies with its own
 	@$(PY) -c 'from bench.rounds.flower_grpc import FLOWER; print(FLOWER.program("python"))'

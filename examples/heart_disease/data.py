@@ -40,7 +40,11 @@ class Hospital(NamedTuple):
 
 
 class DataError(Exception):
-    """The records cannot be had, or are not those that are meant."""
+    """The records are not those that are meant, or cannot be had."""
+
+
+class UnreachableError(DataError):
+    """The archive does not answer, as without a network."""
 
 
 def default_folder() -> Path:
@@ -54,21 +58,27 @@ def fetch(folder: Path) -> None:
     for name, digest in FILES.items():
         file = folder / f"processed.{name}.data"
         if not file.exists():
-            _download(SOURCE + file.name, file)
-        if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != digest:
-            raise DataError(
-                f"{file} has the SHA-256 {found[:12]}…, not {digest[:12]}…: delete it, and try again"
-            )
+            _download(SOURCE + file.name, file, digest)
+        _check(file, file, digest, "delete it, and try again")
 
 
-def _download(url: str, file: Path) -> None:
+def _download(url: str, file: Path, digest: str) -> None:
     part = file.with_name(f"{file.name}.part")
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             part.write_bytes(answer.read(1 << 20))
     except OSError as error:
-        raise DataError(f"{url}: {error}; or give a folder that has the files: --data FOLDER") from error
+        raise UnreachableError(
+            f"{url}: {error}: is there a network? Or give a folder that has the files: --data FOLDER"
+        ) from error
+    _check(part, url, digest, f"look into {part}")
     part.replace(file)
+
+
+def _check(file: Path, source: object, digest: str, advice: str) -> None:
+    """Refuse a file of another digest."""
+    if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != digest:
+        raise DataError(f"{source} has the SHA-256 {found[:12]}…, not {digest[:12]}…: {advice}")
 
 
 def hospitals(folder: Path) -> dict[str, Hospital]:

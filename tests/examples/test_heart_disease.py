@@ -213,6 +213,39 @@ def test_downloads_are_checked(example: ModuleType, tmp_path: Path, monkeypatch:
     (tmp_path / "cache" / "processed.va.data").write_text("other records\n")
     with pytest.raises(example.data.DataError, match=r"SHA-256 .*: delete it, and try again"):
         example.data.fetch(tmp_path / "cache")
-    (archive / "processed.hungarian.data").unlink()
-    with pytest.raises(example.data.DataError, match="--data FOLDER"):
+    (archive / "processed.cleveland.data").write_text("a page that says: log in first\n")
+    with pytest.raises(example.data.DataError, match=r"processed.cleveland.data has the SHA-256 .* not "):
         example.data.fetch(tmp_path / "another")
+    assert not (tmp_path / "another" / "processed.cleveland.data").exists()
+    (archive / "processed.cleveland.data").unlink()
+    with pytest.raises(example.data.UnreachableError, match=r"is there a network\? .* --data FOLDER"):
+        example.data.fetch(tmp_path / "another")
+
+
+@pytest.mark.parametrize(("reaches", "code"), [(True, 0), (False, 3)])
+def test_records_are_fetched_by_a_command_that_says_when_there_is_no_network(
+    example: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reaches: bool,
+    code: int,
+) -> None:
+    for name in example.data.FILES if reaches else ():
+        (tmp_path / f"processed.{name}.data").write_text(name)
+    monkeypatch.setattr(example.data, "SOURCE", tmp_path.as_uri() + "/")
+    monkeypatch.setattr(
+        example.data,
+        "FILES",
+        {name: hashlib.sha256(name.encode()).hexdigest() for name in example.data.FILES},
+    )
+    monkeypatch.setattr(sys, "argv", ["main.py", "--fetch", "--data", str(tmp_path / "records")])
+    assert example.main() == code
+    said = capsys.readouterr()
+    if reaches:
+        assert (
+            said.out == f"{tmp_path / 'records'} has the records of cleveland, hungarian, switzerland, va\n"
+        )
+    else:
+        assert said.err.startswith("error: file:")
+        assert "is there a network?" in said.err
