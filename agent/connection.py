@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from fl_main.corrections import check_heeded
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
@@ -288,11 +287,9 @@ class Connection:
         Raises:
             WeightsError: If its arrays cannot be sent, or not be encoded.
             StateFolderError: If there is no room.
-            LocalProtocolError: If it comes without what the run's strategy asks to be kept with it.
         """
         assign = work.assign
         self.client.model.check_trained(result.weights)
-        check_heeded(assign.correction, result.state)
         arrays = {"weights": self._in_form(work, *self._sendable(result.weights))} | {
             channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }

@@ -15,7 +15,6 @@ from typing import Any
 
 from fl_main.compression import Codec, Signal, chance_of, left_of
 from fl_main.compression.words import from_words
-from fl_main.corrections import check_heeded
 from fl_main.deltas import subtract
 from fl_main.digests import DigestAlgorithm, file_digest, tagged
 from fl_main.errors import FLError, RunFailedError, SettingsError, WeightsError
@@ -479,7 +478,6 @@ class _LocalDriver:
         if not isinstance(result, TrainResult):
             self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
-        check_heeded(self._machine.strategy.correction(), result.state)
         self._keep_own(task, result)
         trained = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
         local, base = self._keep(trained, roles=self._roles), self._source(task.model_id)

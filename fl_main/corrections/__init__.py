@@ -9,14 +9,13 @@ task.submit(weights, n, **correction.answer(weights, num_steps=…, learning_rat
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from fl_main.corrections.base import Correction, Pull, fisher_of
 from fl_main.corrections.fedcurv import FedCurv
 from fl_main.corrections.feddyn import FedDyn
 from fl_main.corrections.fedprox import FedProx
 from fl_main.corrections.scaffold import Scaffold
-from fl_main.errors import LocalProtocolError, SettingsError
+from fl_main.errors import SettingsError
 from fl_main.training import TrainingTask
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "FedProx",
     "Pull",
     "Scaffold",
-    "check_heeded",
     "correction_of",
     "fisher_of",
 ]
@@ -55,27 +53,3 @@ def correction_of(task: TrainingTask) -> Correction:
             f"the run asks for the correction {name!r}, which this agent does not know: {known}"
         )
     return make(task)
-
-
-def check_heeded(asked: Mapping[str, Any], kept: Mapping[str, Any] | None) -> None:
-    """Refuse an update that comes without what its correction has to keep, where only the agent can tell.
-
-    Its program did not look at what it was asked for, and the run would go where no formula leads,
-    without a word. Of others the aggregator misses what they send.
-
-    Args:
-        asked: What the run's strategy asks for, as in `task.correction`.
-        kept: What the program keeps with its update.
-
-    Raises:
-        LocalProtocolError: If nothing of the correction's own is kept.
-    """
-    name = asked.get("name", "")
-    correction = CORRECTIONS.get(name) if isinstance(name, str) else None
-    if correction is None or not correction.is_silent:
-        return
-    if not any(key.startswith(f"{name} ") for key in kept or ()):
-        raise LocalProtocolError(
-            f"the run's strategy asks for {name}, and this update comes without what is kept for it: train "
-            "with correction_of(task), and submit(weights, num_examples, **correction.answer(weights, …))"
-        )

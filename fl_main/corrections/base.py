@@ -58,7 +58,6 @@ class Correction:
 
     Attributes:
         name: As the strategy calls it; empty for none.
-        is_silent: Whether nothing of it is sent, so that only this agent can tell that it was heeded.
         pulls: What is added, by the name of the array; an array that is not there is left alone.
 
     Raises:
@@ -66,7 +65,6 @@ class Correction:
     """
 
     name: ClassVar[str] = ""
-    is_silent: ClassVar[bool] = False
 
     def __init__(self, task: TrainingTask) -> None:
         self.pulls: Mapping[str, Pull] = {}

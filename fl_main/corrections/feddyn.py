@@ -18,7 +18,6 @@ class FedDyn(Correction):
     """
 
     name: ClassVar[str] = "feddyn"
-    is_silent: ClassVar[bool] = True
 
     def __init__(self, task: TrainingTask) -> None:
         super().__init__(task)

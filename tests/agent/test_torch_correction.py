@@ -224,8 +224,9 @@ def test_a_personal_model_is_pulled_to_the_global_one() -> None:
 def test_another_shape_is_refused() -> None:
     net = network()
     task = in_the_middle("fedprox", net)
+    wide = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 1)).double()
     with pytest.raises(LayoutMismatchError, match=r"'0.weight' has shape \[4, 3\], but .* \[5, 3\]"):
-        TorchCorrection(nn.Sequential(nn.Linear(3, 5)).double(), task)
+        TorchCorrection(wide, task)
 
 
 def test_fisher_is_the_mean_of_squared_gradients_of_the_examples() -> None:

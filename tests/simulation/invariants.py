@@ -251,9 +251,7 @@ def _of_own_arrays(run: Run, ended: Ended) -> Iterator[str]:
 def _total(run: Run, ended: Ended) -> Iterator[tuple[str, Array]]:
     """Yield the strategy's sums of what all sites keep, by the name under which they keep it."""
     strategy = ended.scenario.run["strategy"]
-    compression = RunSettings.model_validate(ended.scenario.run).compression
-    is_exact = compression.codec == compression.download == "none"
-    part = {"scaffold": "control", "feddyn": "gradient" if is_exact else ""}.get(strategy, "")
+    part = {"scaffold": "control", "feddyn": "gradient"}.get(strategy, "")
     with run._db.connect() as connection:
         [(text,)] = connection.execute("SELECT state_ids FROM runs").fetchall()
     if part and (total := json.loads(text).get("total")):

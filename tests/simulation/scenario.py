@@ -144,9 +144,12 @@ def draw_scenario(seed: int) -> Scenario:
     run = _run(random, mode, sites, is_strict, has_drift)
     quarantine = _quarantine(seed, run, sites)
     correction = {} if has_drift or quarantine else _correction(seed, mode)
+    compression = _compression(seed)
+    if correction.get("strategy") == "feddyn":  # which takes no codec
+        compression = {key: compression[key] for key in ("lossless", "download") if key in compression}
     return Scenario(
         seed,
-        run | {"compression": _compression(seed)} | quarantine | correction,
+        run | {"compression": compression} | quarantine | correction,
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),

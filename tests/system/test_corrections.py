@@ -150,12 +150,3 @@ def test_an_update_without_what_the_strategy_needs_is_rejected_with_the_reason(
     agents = [start_site(daemon.url, number, train) for number in SITES]
     for agent in agents:
         assert "the payload 'control' is missing" in str(agent.failed())
-
-
-def test_an_update_that_ignores_feddyn_is_refused_where_it_was_made(
-    start_daemon: StartDaemon, start_site: Callable[..., AgentThread]
-) -> None:
-    daemon = start_daemon(run_of(strategy="feddyn"))
-    agents = [start_site(daemon.url, number, lambda task: TrainResult(task.weights, 1)) for number in SITES]
-    for agent in agents:
-        assert "asks for feddyn, and this update comes without what is kept" in str(agent.failed())
