@@ -20,6 +20,7 @@ EXTRAS_docs := docs
 EXTRAS_modes := sklearn,figures
 EXTRAS_codecs := sklearn,figures
 EXTRAS_strategies := sklearn,figures
+EXTRAS_attacks := sklearn
 EXTRAS_fuzz := fuzz
 
 # Where the Python of .venv was removed or replaced, nothing counts as installed.
@@ -28,7 +29,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies records flower soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies attacks records flower soak docs typings clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +85,10 @@ records: $(VENV)/.records   ## download the heart-disease records that tests tra
 
 flower: $(VENV)/.flower     ## install Flower in an environment of its own, for tests that compare strategies with its own
 	@$(PY) -c 'from bench.rounds.flower_grpc import FLOWER; print(FLOWER.program("python"))'
+
+attacks: $(VENV)/.attacks   ## train by every robust strategy under every attack, half an hour: writes docs/robustness.md
+	@$(PY) -m bench.attacks measure --json docs/records/attacks.json
+	@$(PY) -m bench.attacks report
 
 soak: $(VENV)/.soak         ## let many real agents come and go at a real daemon: AGENTS MINUTES MODE POLL CHURN OUTPUT FIGURE
 	@$(PY) -m bench.soak $(if $(AGENTS),--agents $(AGENTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
