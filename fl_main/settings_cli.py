@@ -49,7 +49,7 @@ def check(files: tuple[Path, ...], kind: str | None) -> None:
     mistakes = []
     for file in files:
         try:
-            click.echo(f"{file}: {_check(file, kind)} settings, no mistakes")
+            click.echo(f"{file}: {_check(file, kind)}")
         except SettingsError as exc:
             mistakes.append(str(exc))
     if mistakes:
@@ -57,7 +57,7 @@ def check(files: tuple[Path, ...], kind: str | None) -> None:
 
 
 def _check(file: Path, kind: str | None) -> str:
-    """Load a file and what it names; return its kind."""
+    """Load a file and what it names; return what it is, and how many faulty agents its runs bear."""
     kind = kind or detect_kind(file, read_mapping(file))
     loaded = _load(kind, file)
     if isinstance(loaded, AggregatorSettings | AgentSettings):
@@ -65,18 +65,23 @@ def _check(file: Path, kind: str | None) -> str:
     runs = {file: loaded} if isinstance(loaded, RunSettings) else {}
     if isinstance(loaded, AggregatorSettings):
         runs = {path: load_run(path) for path in loaded.runs}
-    for path, run in runs.items():
-        _check_code(path, run)
-    return kind
+    borne = [_check_code(path, run) for path, run in runs.items()]
+    return "; ".join([f"{kind} settings, no mistakes", *filter(None, borne)])
 
 
-def _check_code(file: Path, run: RunSettings) -> None:
-    """See to it that what a run's settings name in Python is there, and goes with the rest of them."""
+def _check_code(file: Path, run: RunSettings) -> str:
+    """See to it that what a run's settings name in Python is there, and goes with the rest of them.
+
+    Returns:
+        How many faulty updates its strategy bears; empty if none.
+    """
     try:
-        strategy_of(run)
+        strategy, least = strategy_of(run), run.round.min_updates
         check_rule(run.cohort)
     except (SettingsError, StrategyError) as exc:
         raise SettingsError(f"{file}: {exc}") from exc
+    borne = strategy.bears(least)
+    return f"{run.strategy_name} bears {borne} faulty of {least} updates" if borne else ""
 
 
 def _load(kind: str, file: Path) -> Section:

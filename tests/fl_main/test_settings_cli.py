@@ -95,6 +95,15 @@ def test_check_looks_at_the_code_that_a_run_names(
         assert (result.exit_code, result.stderr) == (2, f"error: run.yaml: {mistake}\n")
 
 
+def test_check_says_how_many_faulty_updates_are_borne() -> None:
+    rounds = "round: {min_agents: 8, min_updates: 7}"
+    Path("run.yaml").write_text(f"name: a\nstrategy: krum\nstrategy_options: {{f: 2}}\n{rounds}")
+    said = "settings, no mistakes; krum bears 2 faulty of 7 updates\n"
+    assert invoke("check", "run.yaml").stdout == f"run.yaml: run {said}"
+    Path("aggregator.yaml").write_text("runs: [run.yaml]")
+    assert invoke("check", "aggregator.yaml").stdout == f"aggregator.yaml: aggregator {said}"
+
+
 def test_kind_can_be_said() -> None:
     Path("x.yaml").write_text("name: a")
     assert "say --kind" in invoke("check", "x.yaml").stderr

@@ -20,6 +20,7 @@ from fl_main.aggregator import host
 from fl_main.aggregator.door import Door
 from fl_main.aggregator.host import RunHost
 from fl_main.aggregator.uploads import Upload
+from fl_main.answers import Answers
 from fl_main.assignments import Assignments
 from fl_main.db import ModelStore, retention
 from fl_main.db.files import StagedFile
@@ -218,6 +219,12 @@ def late_counted_twice(stack: ExitStack) -> None:
             index(self, update)
 
     stack.enter_context(patch.object(Ledger, "_index", kept))
+
+
+@bug
+def two_votes(stack: ExitStack) -> None:
+    """An agent's late update counts beside its new one, also in a median."""
+    stack.enter_context(patch.object(Answers, "_supersede", lambda self, task: None))
 
 
 @bug

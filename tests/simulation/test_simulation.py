@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUND_MISTAKES = [62, 67, 78, 5339]
 
 # Of each mode with agents that stay and that poll, with many faults and with few; and crowds.
-QUARANTINES = [13, 120, 175]
+QUARANTINES = [13, 120, 175, 629]
 CORRECTED = [22, 46, 55, 86]  # strategies whose agents keep a part of them, and many kills
 SYNC, SEMI_SYNC, ASYNC, CROWDS = [6, 19, 23, 33], [3, 14, 48, 50], [1, 2, 15, 24, 28, 32, 58], [95, 449]
 PINNED = [*FOUND_MISTAKES, *SYNC, *SEMI_SYNC, *ASYNC, *CROWDS, *QUARANTINES, *CORRECTED]
