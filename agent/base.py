@@ -137,13 +137,9 @@ class AgentBase:
 
     def _tell_ignored(self, answering: Answering) -> None:
         """Tell once that a strategy gets less than it asks for: it becomes another one, or worse."""
-        if answering.ignored and not self._has_told:
+        if (said := answering.warning) and not self._has_told:
             self._has_told = True
-            logger.warning(
-                "the run's strategy asks the training for %s, and the program has not looked: make its "
-                "correction_of(task), or a TorchCorrection, and add it to the gradients",
-                answering.ignored,
-            )
+            logger.warning("%s", said)
 
     def _facts_of(self, work: Work) -> dict[str, Any]:
         """Return what a training task says."""

@@ -85,9 +85,9 @@ class Answering:
         return TrainResult(weights, num_examples, metrics or {}, num_steps, channels or {}, state)
 
     @property
-    def ignored(self) -> str:
-        """What the run's strategy asks for and the program has not looked at; empty if there is nothing."""
-        return "" if not self._asked or self._asked.was_read else str(dict(self._asked))
+    def warning(self) -> str:
+        """What the program is to be told if it has not looked at what is asked for; else empty."""
+        return self._asked.warning
 
     @property
     def seconds(self) -> float:

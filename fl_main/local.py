@@ -6,6 +6,7 @@ are told how long they take, time is virtual: a fleet of slow and fast ones is t
 """
 
 import heapq
+import logging
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -63,8 +64,10 @@ from fl_main.store import (
 from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
 from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
-from fl_main.training import Evaluation, Kind, NamedArrays, TrainResult, as_metrics, evaluation_of
+from fl_main.training import Asked, Evaluation, Kind, NamedArrays, TrainResult, as_metrics, evaluation_of
 from fl_main.weights import Array, Layout, Role, as_arrays, pack, views
+
+logger = logging.getLogger("fl_main.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,7 @@ class _LocalDriver:
         self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
         self._frozen = FrozenArrays({})  # what the run does not train
         self._complaint = ""  # why an update did not count
+        self._has_told = False  # of something that is asked for and that nobody looks at
         self._left: dict[str, Memory] = {}  # by site: what codecs left out of its updates so far
         self._left_then: dict[str, Memory] = {}  # by site: the same, if its open update is accepted
         self._traffic = _Traffic()
@@ -454,6 +458,7 @@ class _LocalDriver:
         return {**self._whole(task.model_id), **private}
 
     def _trained(self, task: TaskRecord, data: Any) -> Offered | TaskDeclined:
+        asked = Asked(self._machine.strategy.correction())
         result = self._train(
             LocalTask(
                 task.agent_id,
@@ -464,7 +469,7 @@ class _LocalDriver:
                 self._fetched(task),
                 self._machine.layout.trained if self._machine.layout else (),
                 {**self._settings.config, **task.config},
-                self._machine.strategy.correction(),
+                asked,
                 task.seed,
                 self._arrays_of(self._machine.run.statistics_id),
                 {
@@ -475,6 +480,9 @@ class _LocalDriver:
                 self._private.others(self._states.current(task.agent_id)),
             )
         )
+        if (said := asked.warning) and not self._has_told:
+            self._has_told = True
+            logger.warning("%s", said)
         if not isinstance(result, TrainResult):
             self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)

@@ -59,6 +59,16 @@ class Asked(dict[str, Any]):
         self.was_read = True
         return super().get(name, default)
 
+    @property
+    def warning(self) -> str:
+        """What a program is to be told that has not looked; empty if it has, or nothing is asked."""
+        if not self or self.was_read:
+            return ""
+        return (
+            f"the run's strategy asks the training for {dict(self)}, and the program has not looked: make "
+            "its correction_of(task), or a TorchCorrection, and add it to the gradients"
+        )
+
 
 @dataclass(slots=True)
 class TrainResult:

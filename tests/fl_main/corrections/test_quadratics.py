@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_main.local import LocalRound, run_local
+from fl_main.local import LocalRound, LocalTask, run_local
+from fl_main.training import TrainResult
 from tests.fl_main.corrections.tasks import Site, descend, optimum
 
 SITES: dict[str, Site] = {"one": (1.0, 0.0), "two": (4.0, 1.0), "three": (2.0, -3.0)}
@@ -42,6 +43,26 @@ def test_fedavg_goes_to_its_drift_point_which_is_not_the_optimum() -> None:
     drift = weighted_mean({name: 1 - (1 - RATE * a) ** STEPS for name, (a, _) in SITES.items()})
     assert settled("fedavg") == pytest.approx(drift, abs=1e-12)
     assert abs(drift - optimum(SITES)) > 0.2
+
+
+def test_a_program_that_does_not_look_at_feddyn_is_told_that_it_goes_to_the_drift_point(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def unaware(task: LocalTask) -> TrainResult:
+        a, b = task.data
+        weights = task.weights["w"].copy()
+        for _ in range(STEPS):
+            weights -= RATE * a * (weights - b)
+        return TrainResult({"w": weights}, 1)
+
+    run = run_local(unaware, SITES, {"w": np.zeros(1)}, rounds=100, strategy="feddyn")
+    drift = weighted_mean({name: 1 - (1 - RATE * a) ** STEPS for name, (a, _) in SITES.items()})
+    assert run.weights["w"][0] == pytest.approx(drift, abs=1e-3)
+    [said] = [record.getMessage() for record in caplog.records]  # once, not of every site and round
+    assert said.startswith("the run's strategy asks the training for {'name': 'feddyn', 'alpha': 0.1}")
+    caplog.clear()
+    settled("feddyn", rounds=1)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 3.0])
