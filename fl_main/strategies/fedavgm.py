@@ -19,7 +19,7 @@ class FedAvgM(Strategy):
     differ between sites: v remembers about 1 / (1 - β) rounds. The model moves by so many times
     as much, too: take η smaller by that, or shorter local training.
 
-    Cost: no pass; one array of the model's size is kept.
+    Cost: no pass; about 2 ns of a processor per value; one array of the model's size is kept.
 
     Args:
         eta: η, the server's learning rate, more than 0.

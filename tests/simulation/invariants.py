@@ -166,7 +166,9 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
                 yield f"task {update.task_id} is {late} versions late, not {update.staleness}"
             if most is not None and late > most:
                 yield f"task {update.task_id} counts though it is {late} versions late"
-        if scenario.run["strategy"] in FORMULAS and scenario.database["retention"]["keep"] == "all":
+        strategy = scenario.run["strategy"]  # of several steps it is a list
+        is_known = isinstance(strategy, str) and strategy in FORMULAS
+        if is_known and scenario.database["retention"]["keep"] == "all":
             yield from _recomputed(run, scenario, round_, parts)
 
 

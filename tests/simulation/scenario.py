@@ -149,7 +149,7 @@ def draw_scenario(seed: int) -> Scenario:
         compression = {key: compression[key] for key in ("lossless", "download") if key in compression}
     return Scenario(
         seed,
-        run | {"compression": compression} | quarantine | correction,
+        run | {"compression": compression} | (quarantine or correction or _steps(seed, run)),
         {
             "durability": random.choice(["process", "power"]),
             "retention": random.choice(RETENTION),
@@ -287,6 +287,16 @@ def _strategy(random: Random, mode: str, has_drift: bool) -> dict[str, Any]:
         "fedasync": {"alpha": random.choice([0.6, 1.0])},
     }
     return {"strategy": name, "strategy_options": options.get(name, {})}
+
+
+def _steps(seed: int, run: dict[str, Any]) -> dict[str, Any]:
+    """Return steps around a run's rule, in a third of those that have one: an optimizer keeps state."""
+    random = Random(f"{seed} steps")  # of its own: what else is drawn stays as it was
+    if run["strategy"] not in ("fedavg", "fedbuff") or random.random() < 0.67:
+        return {}
+    optimizer = random.choice(["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+    rule, noise = {run["strategy"]: run["strategy_options"]}, {"noise": {"std": 0.1, "seed": seed}}
+    return {"strategy": [{"norm_bound": {"bound": 5.0}}, rule, optimizer, noise], "strategy_options": {}}
 
 
 def _quarantine(seed: int, run: dict[str, Any], sites: Sequence[SiteFacts]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl_main import run_local
+from fl_main.agent import TrainResult
 from fl_main.errors import SettingsError, StrategyError, UpdateRejectedError
 from fl_main.settings import RunSettings
 from fl_main.settings_files import load_run, parse_run
@@ -162,6 +164,24 @@ def test_steps_want_and_need_what_each_of_them_does() -> None:
         "async",
     )
     assert compose([{"norm_bound": {"bound": 1.0}}, "fedavg"]).modes == ("sync", "semi-sync")
+
+
+def test_steps_work_in_mode_async() -> None:
+    def towards(task: Any) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + 0.5 * (task.data - task.weights["w"])}, 1)
+
+    run = run_local(
+        towards,
+        {"quick": np.array([1.0, 0.0]), "slow": np.array([3.0, 2.0])},
+        {"w": np.zeros(2)},
+        rounds=400,
+        strategy=[{"norm_bound": {"bound": 10.0}}, "fedbuff", {"fedavgm": {"eta": 0.1, "beta": 0.5}}],
+        settings={"mode": "async", "round": {"buffer": 1}},
+        seconds=lambda site, number: 1.0 if site == "quick" else 3.0,
+    )
+    assert run.rounds == 400
+    # Between the two, nearer to the one that answers three times as often.
+    assert np.linalg.norm(run.weights["w"] - [1.0, 0.0]) < np.linalg.norm(run.weights["w"] - [3.0, 2.0])
 
 
 # --- what goes together ------------------------------------------------------------------
