@@ -14,6 +14,7 @@ from fl_main.db import Model, ModelDB, ModelStore, Round, Run
 from fl_main.db.verify import verify_database
 from fl_main.disk import REAL_DISK
 from fl_main.settings import RunSettings
+from fl_main.steps import strategy_in_words
 from fl_main.store import ModelKind
 from fl_main.strategies import compose
 from fl_main.weights import Array
@@ -166,9 +167,8 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
                 yield f"task {update.task_id} is {late} versions late, not {update.staleness}"
             if most is not None and late > most:
                 yield f"task {update.task_id} counts though it is {late} versions late"
-        strategy = scenario.run["strategy"]  # of several steps it is a list
-        is_known = isinstance(strategy, str) and strategy in FORMULAS
-        if is_known and scenario.database["retention"]["keep"] == "all":
+        strategy = strategy_in_words(scenario.run["strategy"])  # of several steps it is a list
+        if strategy in FORMULAS and scenario.database["retention"]["keep"] == "all":
             yield from _recomputed(run, scenario, round_, parts)
 
 
@@ -252,7 +252,7 @@ def _of_own_arrays(run: Run, ended: Ended) -> Iterator[str]:
 
 def _total(run: Run, ended: Ended) -> Iterator[tuple[str, Array]]:
     """Yield the strategy's sums of what all sites keep, by the name under which they keep it."""
-    strategy = ended.scenario.run["strategy"]
+    strategy = strategy_in_words(ended.scenario.run["strategy"])
     part = {"scaffold": "control", "feddyn": "gradient"}.get(strategy, "")
     with run._db.connect() as connection:
         [(text,)] = connection.execute("SELECT state_ids FROM runs").fetchall()
