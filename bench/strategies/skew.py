@@ -31,14 +31,15 @@ CASES: dict[str, Any] = {
     "fedprox": [{"fedprox": {"mu": 0.1}}],
     "scaffold": ["scaffold"],
     "feddyn": [{"feddyn": {"alpha": 0.1}}],
+    "fedcurv": [{"fedcurv": {"lam": 10.0}}],
+    "fednova": ["fednova"],
+    "qfedavg": [{"qfedavg": {"learning_rate": 0.1, "q": 0.01}}],
 }
-COLOURS = dict(
-    zip(
-        CASES,
-        ("#444444", "#3f6fa8", "#2f8f9d", "#2a8c55", "#8aa63a", "#c77d1e", "#b5392f", "#5b3a8e"),
-        strict=True,
-    )
+_SHADES = (
+    *("#444444", "#3f6fa8", "#2f8f9d", "#2a8c55", "#8aa63a", "#c77d1e", "#b5392f", "#5b3a8e"),
+    *("#9b6b43", "#3f6fa8", "#2a8c55"),
 )
+COLOURS = dict(zip(CASES, _SHADES, strict=True))
 
 Numbers = NDArray[np.float64]
 Model = dict[str, Numbers]
@@ -133,8 +134,25 @@ def train(task: LocalTask) -> TrainResult:
     correction, chance, steps = correction_of(task), np.random.default_rng(task.seed), 0
     for _ in range(CONFIG["epochs"]):
         steps += descend(model, task.data, chance, lambda gradients: correction.add_to(gradients, model))
-    answer = correction.answer(model, num_steps=steps, learning_rate=CONFIG["rate"])
-    return TrainResult(model, num_examples=len(task.data[1]), **answer)
+    answer = correction.answer(
+        model, num_steps=steps, learning_rate=CONFIG["rate"], fisher=lambda: fisher(model, task.data)
+    )
+    before = loss(task.weights, task.data)
+    return TrainResult(model, num_examples=len(task.data[1]), metrics={"loss": before}, **answer)
+
+
+def loss(model: Mapping[str, Numbers], examples: Examples) -> float:
+    """Return the mean log loss."""
+    pixels, labels = examples
+    return float(-np.log(probabilities(model, pixels)[np.arange(len(labels)), labels]).mean())
+
+
+def fisher(model: Model, examples: Examples) -> Model:
+    """Return the diagonal of the empirical Fisher information."""
+    pixels, labels = examples
+    error = probabilities(model, pixels)
+    error[np.arange(len(labels)), labels] -= 1
+    return {"w": np.square(pixels).T @ np.square(error) / len(labels), "b": np.square(error).mean(axis=0)}
 
 
 def descend(
@@ -196,7 +214,7 @@ def draw(record: Record, file: Path) -> None:
 
     groups = (
         ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"),
-        ("fedavg", "fedprox", "scaffold", "feddyn"),
+        ("fedavg", "fednova", "qfedavg", "fedprox", "fedcurv", "scaffold", "feddyn"),
     )
     figure, places = pyplot.subplots(1, 2, figsize=(9.2, 3.6), sharey=True)
     for place, cases in zip(places, groups, strict=True):
@@ -212,7 +230,7 @@ def draw(record: Record, file: Path) -> None:
         place.set(xlabel="rounds", ylim=(0.4, 1.0))
         place.legend(frameon=False, loc="lower right", fontsize=8)
     places[0].set(ylabel="accuracy on unseen digits", title="server optimizers")
-    places[1].set(title="corrections of local training")
+    places[1].set(title="rules, and corrections of local training")
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
