@@ -161,7 +161,21 @@ def _machine(record: Record) -> str:
         if versions and name in ("ours", "ours-uvloop", "flower-grpc", "flare"):
             told = ", ".join(f"{package} {version}" for package, version in versions.items())
             lines.append(f"- {CONTESTANTS[name].title}: {told}")
-    return "\n".join([*lines, f"- measured {record.began} UTC"])
+    return "\n".join([*lines, f"- turns: {_turns(record.runs)}", f"- measured {record.began} UTC"])
+
+
+def _turns(runs: Sequence[Run]) -> str:
+    """Tell how many turns were made over each network, and of which sizes other ones."""
+    told = []
+    for network in dict.fromkeys(run.network for run in runs):
+        made: dict[Size, int] = {}
+        for run in runs:
+            if run.network == network:
+                made[size_of(run)] = max(made.get(size_of(run), 0), run.repeat + 1)
+        usual = max(made.values())
+        others = ", ".join(f"{size}: {turns}" for size, turns in sorted(made.items()) if turns != usual)
+        told.append(f"{network} {usual}" + (f" ({others})" if others else ""))
+    return "; ".join(told) or "none"
 
 
 def _problems(runs: Sequence[Run]) -> str:

@@ -62,6 +62,13 @@ def test_processor_time_is_told_where_it_is_known() -> None:
     assert cpu_s_per_mb(OURS, "ours", SMALL, "loopback") is None
 
 
+def test_turns_are_told_by_network_and_where_a_size_had_others() -> None:
+    runs = [*OURS, *runs_of("ours", [1.0] * 3, Size(1, 10)), *runs_of("ours", [1.0], Size(500, 2))]
+    runs += runs_of("ours", [1.0], network="tls")
+    told = sections(Record({}, "2026-01-01 00:00", runs=runs))["machine"]
+    assert "- turns: loopback 3 (500 × 2: 1); tls 1\n" in told
+
+
 def test_run_with_a_problem_has_no_figures_and_is_named() -> None:
     broken = Run("flare", *SMALL, rounds=3, network="loopback", repeat=0, problem="no `wheel` in /home/me/x")
     assert round_s([broken], "flare", SMALL, "loopback") is None
