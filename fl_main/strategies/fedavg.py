@@ -40,6 +40,21 @@ def fold_mean(values: Iterable[Values], steps: Sequence[float], out: Values) -> 
             out += value
 
 
+def fold_deltas(block: Block, factors: Iterable[float]) -> None:
+    """Write x + Σ_k factor_k Δ_k to the block's `out`: the base, moved by differences that the rule weighs.
+
+    Args:
+        block: Of a rule that wants deltas.
+        factors: One for each update.
+    """
+    out = block.out
+    out[:] = 0
+    for delta, factor in zip(block.updates(), factors, strict=True):
+        delta *= out.dtype.type(factor)
+        out += delta
+    out += block.base
+
+
 class FedAvg(Strategy):
     """x ← Σ_k (n_k / n) y_k over the updates y_k of those who answered.
 

@@ -7,6 +7,7 @@ Asynchronous Aggregation, AISTATS 2022 (arXiv:2106.06639), Algorithm 1.
 from collections.abc import Mapping, Sequence
 
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import positive
 
 
@@ -36,12 +37,7 @@ class FedBuff(Strategy):
         self._discounts = [update.discount for update in contributions]
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
-        out = block.out
-        out[:] = 0
-        for delta, discount in zip(block.updates(), self._discounts, strict=True):
-            delta *= out.dtype.type(self._eta * discount / len(self._discounts))
-            out += delta
-        out += block.base
+        fold_deltas(block, [self._eta * discount / len(self._discounts) for discount in self._discounts])
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         total = sum(self._discounts)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import one_of, ratio
 
 REPORTED = "a_k"  # the metric by which agents say it
@@ -93,12 +94,7 @@ class FedNova(Strategy):
         return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
-        out = block.out
-        out[:] = 0
-        for delta, factor in zip(block.updates(), self._factors, strict=True):
-            delta *= out.dtype.type(factor)
-            out += delta
-        out += block.base
+        fold_deltas(block, self._factors)
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         return self._parts

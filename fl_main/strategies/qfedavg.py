@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import not_negative, positive
 from fl_main.strategies.scalars import squared_norm
 
@@ -78,12 +79,7 @@ class QFedAvg(Strategy):
         return factors
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
-        out = block.out
-        out[:] = 0
-        for delta, factor in zip(block.updates(), self._factors, strict=True):
-            delta *= out.dtype.type(factor)
-            out += delta
-        out += block.base
+        fold_deltas(block, self._factors)
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         return self._factors  # what they miss of 1 is the base's part

@@ -11,6 +11,7 @@ import numpy as np
 
 from fl_main.errors import SettingsError
 from fl_main.strategies.base import Block, Contribution, Strategy
+from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import one_of, positive
 
 ONLY_SYNC = (
@@ -74,11 +75,7 @@ class Scaffold(Strategy):
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         out, total = block.out, block.state["total"]
-        out[:] = 0
-        for delta, part in zip(block.updates(), self.shares(), strict=True):
-            delta *= out.dtype.type(self._eta * part)
-            out += delta
-        out += block.base
+        fold_deltas(block, [self._eta * part for part in self.shares()])
         for change, count in zip(block.updates("control"), self._counts, strict=True):
             change *= out.dtype.type(count)
             total += change
