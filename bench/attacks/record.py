@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rounds.record import begun as begun_rounds
+from bench.rounds.record import write_by_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,7 @@ class Record:
 
     def write(self, file: Path) -> None:
         """Write it as JSON, a line for each training."""
-        head = asdict(self)
-        rows = head.pop("trainings")
-        text = json.dumps(head, indent=1).removesuffix("\n}")
-        text += ',\n "trainings": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]\n}\n"
-        file.write_text(text, "utf-8")
+        write_by_line(file, asdict(self), "trainings")
 
 
 def begun() -> Record:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.codecs.tasks import Outcome
 from bench.rounds.record import begun as begun_rounds
+from bench.rounds.record import write_by_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,7 @@ class Record:
 
     def write(self, file: Path) -> None:
         """Write it as JSON, a line for each figure."""
-        head = asdict(self)
-        lists = {name: head.pop(name) for name in ("costs", "trainings")}
-        text = json.dumps(head, indent=1).removesuffix("\n}")
-        for name, rows in lists.items():
-            text += f',\n "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
-        file.write_text(text + "\n}\n", "utf-8")
+        write_by_line(file, asdict(self), "costs", "trainings")
 
 
 def begun() -> Record:

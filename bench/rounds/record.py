@@ -74,10 +74,16 @@ class Record:
 
     def write(self, file: Path) -> None:
         """Write it as JSON, a line for each run."""
-        head = asdict(self)
-        runs = ",\n".join(f"  {json.dumps(run)}" for run in head.pop("runs"))
-        text = json.dumps(head, indent=1).removesuffix("\n}")
-        file.write_text(f'{text},\n "runs": [\n{runs}\n ]\n}}\n', "utf-8")
+        write_by_line(file, asdict(self), "runs")
+
+
+def write_by_line(file: Path, record: dict[str, Any], *lists: str) -> None:
+    """Write a record as JSON, with a line for each entry of its lists, which come last."""
+    found = {name: record.pop(name) for name in lists}
+    text = json.dumps(record, indent=1).removesuffix("\n}")
+    for name, entries in found.items():
+        text += f',\n "{name}": [\n' + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n ]"
+    file.write_text(text + "\n}\n", "utf-8")
 
 
 def begun() -> Record:
