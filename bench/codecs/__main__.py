@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import click
-
 from bench.codecs.measure import measure
 from bench.codecs.record import read
 from bench.codecs.report import draw, sections, write_page
+from bench.commands import commands
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORD, PAGE, FIGURE = (
@@ -16,31 +15,20 @@ RECORD, PAGE, FIGURE = (
 )
 
 
-@click.group()
-def main() -> None:
-    """Tell what codecs save, what they cost, and what they do to accuracy."""
-
-
-@main.command("measure")
-@click.option("--seeds", default=5, show_default=True, help="Trainings of each.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Where the record goes.")
-def measure_command(seeds: int, file: Path | None) -> None:
-    """Measure all of it, a few minutes, and print the tables."""
-    record = measure(seeds, click.echo)
-    if file:
-        record.write(file)
-    click.echo("\n\n".join(sections(record).values()))
-
-
-@main.command("report")
-@click.argument("file", type=click.Path(path_type=Path, exists=True), default=RECORD)
-def report_command(file: Path) -> None:
-    """Write the tables of the page, and the figure, from a record."""
+def _report(file: Path) -> str:
     record = read(file)
     write_page(record, PAGE)
     draw(record, FIGURE)
-    click.echo(f"{PAGE} and {FIGURE} are written")
+    return f"{PAGE} and {FIGURE} are"
 
+
+main = commands(
+    "Tell what codecs save, what they cost, and what they do to accuracy.",
+    RECORD,
+    measure=("Measure all of it, a few minutes, and print the tables.", measure),
+    tables=lambda record: "\n\n".join(sections(record).values()),
+    report=("Write the tables of the page, and the figure, from a record.", _report),
+)
 
 if __name__ == "__main__":
     main()
