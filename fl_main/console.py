@@ -8,8 +8,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal, NoReturn, TypeVar
 
 import click
@@ -38,6 +40,43 @@ class CommandGroup(click.Group):
         """Run the command named by the arguments; see `click.Command.main`."""
         run = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         return sys.exit(_exit_code(run)) if standalone_mode else run()
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A command that is imported when it is used; its line of help is known before."""
+
+    target: str  # module:name
+    help: str
+
+
+class LazyGroup(CommandGroup):
+    """A group whose commands are imported when they are used.
+
+    Args:
+        lazy: Its commands by name, in the order in which help lists them.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of that name."""
+        if cmd_name not in self.lazy:
+            return None
+        module, _, name = self.lazy[cmd_name].target.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for `--help`, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.lazy.items()])
 
 
 def run_command(

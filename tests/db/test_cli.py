@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from fl_main.db import ModelDB, ModelStore
-from fl_main.db.cli import db
+from fl_main.db.cli import COMMANDS, db
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from fl_main.store import Verdict
 from tests.db.building import (
@@ -50,6 +52,15 @@ def fl_db(*args: object, **options: Any) -> Result:
 def lines(result: Result) -> list[list[str]]:
     assert result.exit_code == 0, result.output
     return [line.split() for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_where_the_table_says(name: str) -> None:
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    command = getattr(import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert f"  {name} " in fl_db("--help").stdout
 
 
 def test_runs(trained: Path) -> None:

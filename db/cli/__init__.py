@@ -1,0 +1,35 @@
+"""`fl db`: look into a model database from the command line, a module for each topic."""
+
+from pathlib import Path
+
+import click
+
+from fl_main.console import Lazy, LazyGroup
+
+from .common import folder_option
+
+COMMANDS = {
+    "runs": Lazy("fl_main.db.cli.listing:runs", "List runs."),
+    "rounds": Lazy("fl_main.db.cli.listing:rounds", "List the rounds of RUN with what came of them."),
+    "models": Lazy("fl_main.db.cli.models:models", "List the models of RUN."),
+    "updates": Lazy(
+        "fl_main.db.cli.models:updates", "List the training updates of RUN: what became of each."
+    ),
+    "show": Lazy("fl_main.db.cli.show:show", "Show a model or a run with all that is known of it."),
+    "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
+    "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
+}
+
+
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, name="db", context_settings={"help_option_names": ["-h", "--help"]}
+)
+@folder_option
+@click.pass_context
+def db(ctx: click.Context, folder: Path | None) -> None:
+    """Look into a model database.
+
+    A RUN is its name; it may be left out where there is only one. A MODEL is its id, the
+    beginning of its id or digest, or RUN:12 (round 12), RUN:best, RUN:final, RUN:last.
+    """
+    ctx.obj = folder
