@@ -9,7 +9,7 @@ BENCH_ARGS = $(CONTESTANTS:%=--contestant %) $(SIZES:%=--size %) $(NETWORK:%=--n
 
 # What each target installs besides the core: extras of pyproject.toml.
 EXTRAS_demo := sklearn
-EXTRAS_test := test,sklearn
+EXTRAS_test := test,sklearn,web
 EXTRAS_check := dev
 EXTRAS_bench := test
 EXTRAS_bench-full := test,fast,figures

@@ -17,5 +17,5 @@ setup(
         for package, folder in FOLDERS.items()
         for name in [package, *(f"{package}.{sub}" for sub in find_packages(folder))]
     ],
-    package_data={"fl_main": ["py.typed"]},
+    package_data={"fl_main": ["py.typed"], "fl_main.db.web": ["templates/**", "static/**"]},
 )

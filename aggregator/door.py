@@ -16,10 +16,11 @@ from fl_main.frozen import arrays_setting
 from fl_main.messages import Ask, Join, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.ports import GuestLink, Link, LinkClosedError
 from fl_main.session import Session, Side, State
+from fl_main.tally import Tally, is_told, network_of
 from fl_main.weights import Layout
 from fl_main.why import findings
 
-from .guesses import Guesses, Tally, is_told, network_of
+from .guesses import Guesses
 from .host import RunHost
 from .pace import Turns
 from .runs import Runs

@@ -20,12 +20,12 @@ from fl_main.links import CLOSE_S
 from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
 from fl_main.ports import GuestLink
 from fl_main.settings import AggregatorSettings
+from fl_main.tally import Tally, is_told, network_of
 
 from .acceptor import Acceptor, room_for
 from .door import SOFTWARE
 from .downloads import SEND_BYTES
 from .gate import Gate
-from .guesses import Tally, is_told, network_of
 from .guest import Guest, ServedLink
 
 logger = logging.getLogger("fl_main.aggregator")

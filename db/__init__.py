@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING
 
 from fl_main.errors import (
+    NotFoundError,
     StoreDamagedError,
     StoreError,
     StoreFullError,
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "ModelDB",
     "ModelStore",
+    "NotFoundError",
     "Parent",
     "Round",
     "Run",

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING
 
-from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.errors import NotFoundError, StoreDamagedError, StoreError
 from fl_main.store import ModelKind, Phase, RunStatus
 
 from . import migrations, queries, references, rows, sqlite
@@ -131,7 +131,7 @@ class ModelDB:
             name: May be left out where the database has exactly one run.
 
         Raises:
-            StoreError: If there is no such run; the message lists those that there are.
+            NotFoundError: If there is no such run; the message lists those that there are.
         """
         with self.connect() as connection:
             names = queries.run_names(connection)
@@ -141,7 +141,7 @@ class ModelDB:
         if found is not None:
             return Run(self, found)
         what = "name a run" if name is None else f"there is no run {name!r}"
-        raise StoreError(f"{what}; the runs in {self.folder} are: {_listed(sorted(set(names)))}")
+        raise NotFoundError(f"{what}; the runs in {self.folder} are: {_listed(sorted(set(names)))}")
 
     def find_run(self, name: str) -> "Run | None":
         """Return a run by its name or id as `run` does, or None."""
@@ -158,7 +158,7 @@ class ModelDB:
                 where there is only one (`best`).
 
         Raises:
-            StoreError: If it names no model, or several.
+            NotFoundError: If it names no model, or several.
         """
         with self.connect() as connection:
             model_id = references.resolve(connection, reference, self)
@@ -168,12 +168,12 @@ class ModelDB:
         """Return a model by its whole id.
 
         Raises:
-            StoreError: If there is none.
+            NotFoundError: If there is none.
         """
         with self.connect() as connection:
             row = queries.model(connection, model_id)
         if row is None:
-            raise StoreError(f"there is no model {model_id!r} in {self.folder}")
+            raise NotFoundError(f"there is no model {model_id!r} in {self.folder}")
         return _model(self, row)
 
     def layout(self, digest: str) -> "Layout":

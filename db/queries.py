@@ -37,6 +37,14 @@ def run_names(connection: Connection) -> list[str]:
     return [row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY rowid")]
 
 
+def heads(connection: Connection) -> dict[str, int]:
+    """Return by the id of each run how far its chain is."""
+    query = """
+        SELECT run_id, (SELECT max(seq) FROM events WHERE events.run_id = runs.run_id) FROM runs
+    """
+    return {run_id: seq or 0 for run_id, seq in connection.execute(query)}
+
+
 def _run(row: rows.Row) -> RunFacts:
     run = rows.RUN.read(row)
     return RunFacts(

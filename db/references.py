@@ -5,7 +5,7 @@ from sqlite3 import Connection
 from typing import Protocol
 
 from fl_main.digests import DigestAlgorithm
-from fl_main.errors import StoreError
+from fl_main.errors import NotFoundError
 
 from . import queries
 from .records import RunFacts
@@ -30,7 +30,7 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
         runs: Finds a run by its name.
 
     Raises:
-        StoreError: If it names no model, or several.
+        NotFoundError: If it names no model, or several.
     """
     if queries.model(connection, reference) is not None:
         return reference
@@ -38,7 +38,7 @@ def resolve(connection: Connection, reference: str, runs: _Runs) -> str:
         return found
     name, colon, place = reference.rpartition(":")
     if not colon and len(queries.run_names(connection)) != 1:
-        raise StoreError(f"there is no model {reference!r}; {_WAYS}")
+        raise NotFoundError(f"there is no model {reference!r}; {_WAYS}")
     return _of_run(connection, runs.run(name if colon else None).facts, place)
 
 
@@ -47,7 +47,7 @@ def _by_beginning(connection: Connection, start: str) -> str | None:
     for column, text in (("model_id", start), *(("digest", tag + start) for tag in tags)):
         found = _starting(connection, column, text)
         if len({digest for _, digest in found}) > 1:
-            raise StoreError(f"{start!r} is the beginning of several models; give more digits of one")
+            raise NotFoundError(f"{start!r} is the beginning of several models; give more digits of one")
         if found:
             return found[0][0]
     return None
@@ -69,7 +69,7 @@ def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
         row = connection.execute(query, (run.run_id, int(place))).fetchone()
         found = row and row["model_id"]
     if found is None:
-        raise StoreError(_why_not(run, place))
+        raise NotFoundError(_why_not(run, place))
     return found
 
 

@@ -15,7 +15,8 @@ FLError
 │   ├── StoreLockedError     another process writes to this folder
 │   ├── StoreVersionError    made by a newer version of this project
 │   ├── StoreFullError       no room, or a read-only disk
-│   └── StoreDamagedError    a file or row that should be there is missing or altered
+│   ├── StoreDamagedError    a file or row that should be there is missing or altered
+│   └── NotFoundError        a name that nothing in it has, or that several things have
 ├── ConnectionFailedError    the aggregator cannot be reached; says why and what to do
 ├── RefusedError             the aggregator refused this agent or operator; `code` says why
 │   └── FencedError          a newer process took over this agent's identity
@@ -104,6 +105,10 @@ class StoreFullError(StoreError):
 
 class StoreDamagedError(StoreError):
     """A file or row that should be there is missing or altered."""
+
+
+class NotFoundError(StoreError):
+    """A name that no run or model of a database has, or that several have."""
 
 
 class ConnectionFailedError(FLError):
