@@ -7,7 +7,7 @@ their way are `models/.staging/<name>`.
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -307,8 +307,8 @@ class ModelFiles:
     def place(self, moves: Iterable[tuple[str | None, str]]) -> None:
         """Move staged files into their places; what is in its place already is fine.
 
-        A staged file replaces an equal one, which heals it should it be damaged. A file that is
-        not staged any more was moved by a commit that failed afterwards.
+        Where an equal file is in its place, that one stays; one that differs was damaged, and is
+        replaced. A file that is not staged any more was moved by a commit that failed afterwards.
 
         Args:
             moves: Names of staging files (None: it must be there) and the digests of their content.
@@ -324,7 +324,7 @@ class ModelFiles:
                 changed |= {self.folder, target.parent}
             try:
                 if name is not None:
-                    self._disk.move(self._staged(name), target)
+                    self._put(self._staged(name), target)
                     changed.add(target.parent)
                     continue
             except FileNotFoundError:
@@ -335,6 +335,27 @@ class ModelFiles:
             for folder in sorted(changed):
                 self._disk.sync_folder(folder)
         self._lasting |= changed
+
+    def _put(self, staged: Path, target: Path) -> None:
+        """Move a staged file; not upon an equal one, as ext4 then writes it to the disk at once."""
+        if self._disk.has(target) and self._are_equal(staged, target):
+            self._disk.remove(staged)
+        else:
+            self._disk.move(staged, target)
+
+    def _are_equal(self, one: Path, other: Path) -> bool:
+        with closing(self._disk.open(one)) as first, closing(self._disk.open(other)) as second:
+            size = first.size()
+            if second.size() != size:
+                return False
+            for place in range(0, size, _READ_BYTES):
+                length = min(_READ_BYTES, size - place)
+                left, right = bytearray(length), bytearray(length)  # compared as they lie in memory
+                first.read_at(place, memoryview(left))
+                second.read_at(place, memoryview(right))
+                if left != right:
+                    return False
+        return True
 
     def remove(self, digest: str) -> None:
         """Delete a file; it may be gone already."""

@@ -179,6 +179,22 @@ def test_an_equal_file_heals_a_damaged_one(files: ModelFiles) -> None:
     files.open(DIGEST, LAYOUT).close()
 
 
+def test_a_file_with_a_flipped_bit_is_replaced_by_its_equal(files: ModelFiles) -> None:
+    path = placed(files)
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    placed(files)
+    assert path.read_bytes() == good
+
+
+def test_an_equal_file_stays_and_the_staged_one_goes(files: ModelFiles) -> None:
+    path = placed(files)
+    before = path.stat().st_ino
+    placed(files)
+    assert path.stat().st_ino == before
+    assert list(files.staging.iterdir()) == []
+
+
 def test_a_file_that_is_not_what_its_layout_says_is_not_read(files: ModelFiles) -> None:
     path = placed(files)
     good = path.read_bytes()
