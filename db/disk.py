@@ -58,7 +58,8 @@ def lock(folder: Path, on: Disk) -> Lock:
         except BlockingIOError:
             raise StoreLockedError(
                 f"the model database {folder} is in use by another aggregator; "
-                "stop that one, or give this one another folder (database.folder)"
+                "stop that one, or give this one another folder (database.folder); "
+                "a command that writes to it, as fl db prune, is over soon"
             ) from None
 
 

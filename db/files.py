@@ -357,10 +357,6 @@ class ModelFiles:
                     return False
         return True
 
-    def remove(self, digest: str) -> None:
-        """Delete a file; it may be gone already."""
-        self._disk.remove(self.path(digest))
-
     def set_aside(self, digest: str) -> str:
         """Make a staging file of a stored one, if it is there, and return its name."""
         name = f"pruned.{digest}"

@@ -16,11 +16,14 @@ from .snapshots import UNANSWERED
 logger = logging.getLogger("fl_main.db")
 
 
-def sweep(connection: Connection, files: ModelFiles) -> list[str]:
-    """Delete what no row knows; return in words what rows know and the disk does not have.
+def sweep(connection: Connection, files: ModelFiles) -> tuple[list[str], list[str]]:
+    """Delete what was staged for nothing, and compare the files with the rows.
 
     Staged answers to tasks that are still open stay: their transfer can go on. Everything else
     that is staged was not stored and will be made or sent again.
+
+    Returns:
+        In words, what rows know and the disk does not have; and the digests of files that no row knows.
     """
     with translated(files.folder, "look through the models"):
         _sweep_staging(connection, files)
@@ -36,18 +39,16 @@ def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
             files.unstage(name)
 
 
-def _sweep_stored(connection: Connection, files: ModelFiles) -> list[str]:
+def _sweep_stored(connection: Connection, files: ModelFiles) -> tuple[list[str], list[str]]:
     query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
     known = set(connection.execute(query).scalars())
     found = list(files.digests())
     _require_records(connection, files, len(found))
-    for digest in found:
-        if digest in known:
-            known.discard(digest)
-        else:
-            logger.info("deleted a model file that no record names digest=%s", digest)
-            files.remove(digest)
-    return [f"model file {files.path(digest)} is missing" for digest in sorted(known)]
+    unnamed = [digest for digest in found if digest not in known]
+    for digest in unnamed:
+        logger.info("found a model file that no record names digest=%s: it is deleted", digest)
+    missing = sorted(known.difference(found))
+    return [f"model file {files.path(digest)} is missing" for digest in missing], unnamed
 
 
 def _require_records(connection: Connection, files: ModelFiles, found: int) -> None:

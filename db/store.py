@@ -1,13 +1,17 @@
-"""The model database as the daemon uses it: SQLite for facts, one file per model."""
+"""The model database as the daemon uses it: SQLite for facts, one file per model.
+
+Others may write to it, too (`upkeep.writing`): whatever depends on rows that are there already is
+looked up within a transaction, which SQLite gives to one writer at a time, and files are moved into
+and out of their places only within one.
+"""
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from sqlite3 import Connection as PlainConnection
 from typing import Any, Self
 
 from sqlalchemy import Connection, Table, select
@@ -15,7 +19,7 @@ from sqlalchemy import Connection, Table, select
 from fl_main.digests import DigestAlgorithm
 from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError
-from fl_main.ports import Disk
+from fl_main.ports import Disk, Lock
 from fl_main.settings import DatabaseSettings
 from fl_main.store import ModelRecord, PastEvent, Record, RunSnapshot, TaskRecord, UpdateRecord
 from fl_main.weights import Layout
@@ -71,31 +75,48 @@ class ModelStore:
         self._heads: dict[str, Head] = {}
         self._layouts: dict[str, Layout] = {}
         self._let_go: dict[str, None] = {}  # digests of files that are to be deleted
+        self._seen_version = 0  # of SQLite's for this connection: another one when others have written
         self._is_open = False
-        disk.prepare(self.folder)
-        self._lock = disk.lock(self.folder, files_on)
+        self._lock = self._locked()
         try:
             self._open()
         except BaseException:
-            self._lock.release()
+            self._unlock()
             raise
+
+    def _locked(self) -> Lock | None:
+        """Make the folder ready and take its lock."""
+        disk.prepare(self.folder)
+        return disk.lock(self.folder, self._files_on)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _open(self) -> None:
         self._readers = engine.reading(sqlite.reading_uri(self._file))
         try:
             with translated(self._file, "open the model database"):
                 self._writer = sqlite.writing(self._file, self._settings.durability)
-                self._files = self._migrated()
+                self._migrate()
+                self._files = self._files_named()
+            self._is_open = True
             self._files.make()
-            with self._read() as connection:
-                self.damages = recovery.sweep(connection, self._files)
+            self._look_through()
         except BaseException:
+            self._is_open = False
             self._dispose()
             raise
-        self._is_open = True
 
-    def _migrated(self) -> ModelFiles:
-        """Make the database, or bring it up to date; return its files, named as it says."""
+    def _look_through(self) -> None:
+        """Delete what a crash left, and note what is missing."""
+        with self._read() as connection:
+            self.damages, unnamed = recovery.sweep(connection, self._files)
+        self._let_go |= dict.fromkeys(unnamed)
+        self._delete_files()
+
+    def _migrate(self) -> None:
+        """Make the database, or bring it up to date."""
         wanted, place = DigestAlgorithm(self._settings.digest), str(self._file)
         opened = engine.writing(self._file, self._settings.durability)
         try:
@@ -103,10 +124,14 @@ class ModelStore:
                 migrate(connection, place, self._clock(), algorithm=wanted)
         finally:
             opened.dispose()
+
+    def _files_named(self) -> ModelFiles:
+        """Return the model files, named as the database says."""
         with self._read() as connection:
-            found = algorithm_of(engine.plain(connection), place)
-        if found is not wanted:
-            logger.info("%s names model files by %s for good; database.digest is for new ones", place, found)
+            found = algorithm_of(engine.plain(connection), str(self._file))
+        if found is not DigestAlgorithm(self._settings.digest):
+            text = "%s names model files by %s for good; database.digest is for new ones"
+            logger.info(text, self._file, found)
         durable = self._settings.durability == "power"
         return ModelFiles(self.folder, found, self._files_on, durable=durable)
 
@@ -123,17 +148,22 @@ class ModelStore:
         Raises:
             StoreError: If nothing was stored; staged files are still there for another try.
         """
-        with self._writing:
-            with self._transaction("store records"):
-                batch = Batch(at, self._head_of, self._layouts.keys())
-                batch.add_all(records)
-                self._insert(batch)
-                self._files.place(batch.moves)
-            self._committed(batch)
+        with self._writing, self._change("store records", at) as batch:
+            batch.add_all(records)
 
     @contextmanager
-    def _transaction(self, doing: str) -> Iterator[PlainConnection]:
-        """One transaction of the only writer; the caller holds the lock of this process.
+    def _change(self, doing: str, at: float) -> Iterator[Batch]:
+        """One transaction, and what is stored at its end; the caller holds the lock of this process."""
+        with self._transaction(doing):
+            batch = Batch(at, self._head_of, self._layouts.keys())
+            yield batch
+            self._insert(batch)
+            self._files.place(batch.moves)
+        self._committed(batch)
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        """One transaction, in which nobody else writes; the caller holds the lock of this process.
 
         It goes past SQLAlchemy, which takes as long for its beginning as SQLite for all of it.
         """
@@ -142,7 +172,8 @@ class ModelStore:
         with translated(self._file, doing):
             self._execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
+                self._notice_others()
+                yield
                 self._execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:  # also where SQLite could not commit
@@ -151,6 +182,13 @@ class ModelStore:
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> None:
         self._writer.execute(statement, values).close()
+
+    def _notice_others(self) -> None:
+        """Forget the ends of the chains, if another process has written since our last transaction."""
+        version = self._writer.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._seen_version = version
+            self._heads.clear()
 
     def _committed(self, batch: Batch) -> None:
         self._heads.update(batch.heads)
@@ -177,22 +215,16 @@ class ModelStore:
         """
         if self._settings.retention.keep == "all" or not (self._let_go or self._may_prune()):
             return 0
-        with self._writing:  # until the files are aside: a commit may bring an equal one meanwhile
-            with self._read() as connection:  # nobody else writes meanwhile
-                stored = retention.stored_models(connection, self._settings.retention)
-            chosen = retention.choose(stored, self._settings.retention)
-            batch = Batch(self._clock(), self._head_of, self._layouts.keys())
-            with self._transaction("prune the model database"):
+        with self._writing:
+            with self._change("prune the model database", self._clock()) as batch:
+                with self._read() as connection:  # it sees the same: nobody else writes meanwhile
+                    stored = retention.stored_models(connection, self._settings.retention)
+                chosen = retention.choose(stored, self._settings.retention)
                 if chosen:
                     gone = [model.model_id for group in chosen.values() for model in group]
-                    self._mark_removed(batch, gone, list(chosen))
-                self._insert(batch)
-            self._committed(batch)
+                    self._mark_removed(batch, gone, PRUNED)
             self._let_go |= dict.fromkeys(chosen)
-            aside = self._set_aside()
-        with translated(self._files.folder, "delete model files"):
-            for name in aside:
-                self._files.unstage(name)
+            self._delete_files()
         return sum(group[0].size for group in chosen.values())
 
     def _may_prune(self) -> bool:
@@ -200,31 +232,61 @@ class ModelStore:
         with self._read() as connection:
             return bool(retention.candidates(connection, self._settings.retention))
 
-    def _set_aside(self) -> list[str]:
-        """Move files that no row needs any more out of their places; what fails is tried the next time."""
+    def _delete_files(self) -> None:
+        """Delete the files that were let go, unless somebody needs them again.
+
+        They are set aside within a transaction, as an equal model may be on its way, here or in another
+        process; what fails is tried the next time. A process that ends before leaves them to the next
+        start, which finds them without a row.
+        """
+        if not self._let_go:
+            return
         aside: list[str] = []
         with translated(self._files.folder, "delete model files"):
-            for digest in list(self._let_go):
-                aside.append(self._files.set_aside(digest))
-                del self._let_go[digest]
-        return aside
+            with self._transaction("delete model files"):
+                needed = self._stored_among(self._let_go)
+                for digest in list(self._let_go):
+                    if digest not in needed:
+                        aside.append(self._files.set_aside(digest))
+                    del self._let_go[digest]
+            for name in aside:
+                self._files.unstage(name)
 
-    def _mark_removed(self, batch: Batch, model_ids: list[str], digests: list[str]) -> None:
+    def _stored_among(self, digests: Iterable[str]) -> set[str]:
+        """Return those whose files some model needs."""
+        query = "SELECT digest FROM files WHERE is_stored AND digest IN (SELECT value FROM json_each(?))"
+        return {row["digest"] for row in self._writer.execute(query, (json.dumps(list(digests)),))}
+
+    def _mark_removed(self, batch: Batch, model_ids: Sequence[str], reason: str) -> list[str]:
+        """Let rows say that models are not stored any more; return the digests that no model needs now."""
         ids = json.dumps(model_ids)  # one statement for however many there are, see `schema.among`
         self._execute(
             "UPDATE models SET is_stored = 0, not_stored_reason = ?, changed_at = ? "
             "WHERE model_id IN (SELECT value FROM json_each(?))",
-            (PRUNED, batch.at, ids),
-        )
-        self._execute(
-            "UPDATE files SET is_stored = 0 WHERE digest IN (SELECT value FROM json_each(?))",
-            (json.dumps(digests),),
+            (reason, batch.at, ids),
         )
         parents = queries.parents_of(self._writer, model_ids)
         query = "SELECT * FROM models WHERE model_id IN (SELECT value FROM json_each(?))"
+        touched: dict[str, None] = {}
         for row in self._writer.execute(query, (ids,)):
+            touched[row["digest"]] = None
             facts = rows.model_facts(row, parents[row["model_id"]])
             batch.add_facts(row["run_id"], rows.MODEL.word, row["model_id"], facts)
+        return self._mark_files(list(touched))
+
+    def _mark_files(self, digests: list[str]) -> list[str]:
+        """Let rows say that files are not stored any more, but those that a stored model is in."""
+        query = (
+            "SELECT DISTINCT digest FROM models "
+            "WHERE is_stored AND digest IN (SELECT value FROM json_each(?))"
+        )
+        held = {row["digest"] for row in self._writer.execute(query, (json.dumps(digests),))}
+        gone = [digest for digest in digests if digest not in held]
+        self._execute(
+            "UPDATE files SET is_stored = 0 WHERE digest IN (SELECT value FROM json_each(?))",
+            (json.dumps(gone),),
+        )
+        return gone
 
     # --- reading --------------------------------------------------------------------------
 
@@ -305,7 +367,7 @@ class ModelStore:
             if row is None:
                 raise StoreError(f"no model in {self.folder} has the digest {digest}")
             if not row.is_stored:
-                raise StoreError(f"model {digest} is not stored any more: {PRUNED}")
+                raise StoreError(f"model {digest} is not stored any more: {_why_gone(connection, digest)}")
             return self._layout(connection, row.layout_digest)
 
     def free_bytes(self) -> int:
@@ -319,7 +381,7 @@ class ModelStore:
                 return
             self._is_open = False
             self._dispose()
-            self._lock.release()
+            self._unlock()
 
     def _dispose(self) -> None:
         """Close all connections, the writer last: it brings the journal into the database file."""
@@ -332,3 +394,9 @@ class ModelStore:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _why_gone(connection: Connection, digest: str) -> str:
+    """Return why the models of a file are not stored: the first one's reason."""
+    reason = select(schema.models.c.not_stored_reason).where(schema.models.c.digest == digest).limit(1)
+    return str(connection.execute(reason).scalar_one())

@@ -82,7 +82,7 @@ def rename_before_transaction(stack: ExitStack) -> None:
                 commit(self, records, at)
         except StoreError:
             for _, digest in moves:
-                self._files.remove(digest)
+                self._files.set_aside(digest)
             raise
 
     stack.enter_context(patch.object(ModelStore, "commit", moved_first))
@@ -108,10 +108,11 @@ def unlink_before_transaction(stack: ExitStack) -> None:
     """Files that retention lets go are deleted before the rows say so."""
     mark = ModelStore._mark_removed
 
-    def deleted_first(self: ModelStore, batch: Any, gone: Any, digests: list[str]) -> None:
+    def deleted_first(self: ModelStore, batch: Any, gone: Any, reason: str) -> list[str]:
+        digests = mark(self, batch, gone, reason)
         for digest in digests:
             self._files.set_aside(digest)
-        mark(self, batch, gone, digests)
+        return digests
 
     stack.enter_context(patch.object(ModelStore, "_mark_removed", deleted_first))
 

@@ -1,0 +1,1 @@
+"""What changes a database beside a daemon, or without one."""

@@ -1,0 +1,122 @@
+"""A second writer of a model database: beside a daemon that has it open, or without one.
+
+SQLite lets one writer at a time through, who holds the database for milliseconds; whoever else wants
+to write waits. A daemon notices with its next transaction that somebody else has written.
+
+Where no daemon has the folder, the second writer locks it, so that none begins in the middle. A
+database is made and brought up to date by daemons only.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import Connection
+
+from fl_main.errors import StoreError, StoreLockedError
+from fl_main.ports import Lock
+from fl_main.settings import DatabaseSettings
+from fl_main.store import Record
+
+from .. import migrations, sqlite
+from ..batch import Batch
+from ..engine import plain
+from ..store import ModelStore
+
+_LASTING = DatabaseSettings(durability="power")  # what it says was done is done, whatever a daemon risks
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One transaction of a second writer, which is stored as a whole or not at all.
+
+    Attributes:
+        connection: To ask what is there: until the transaction ends, nobody else changes it. Its rows
+            know their columns' names.
+        at: Wall time that its records get, Unix seconds.
+    """
+
+    connection: Connection
+    at: float
+    _batch: Batch
+    _remove: Callable[[Sequence[str], str], None]
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Take records in order; staged files that they name are moved into their places."""
+        self._batch.add_all(records)
+
+    def remove(self, model_ids: Sequence[str], reason: str) -> None:
+        """Let rows say that models are not stored any more, and why.
+
+        Their files are deleted after the transaction, but those that another stored model is in.
+        """
+        if model_ids:
+            self._remove(model_ids, reason)
+
+
+class SecondWriter(ModelStore):
+    """A store of a database that is there already, whoever else has it open.
+
+    It offers what a daemon's store does (`commit`, `stage`, `read`, …) and transactions that ask before
+    they change. May be used as a context manager.
+
+    Args:
+        folder: The database's folder.
+        clock: Wall time in Unix seconds.
+
+    Attributes:
+        is_alone: Whether no daemon has the folder, nor can open it meanwhile.
+
+    Raises:
+        StoreVersionError: If the database is older or newer than this code.
+        StoreError: If there is none, or it cannot be opened.
+    """
+
+    def __init__(self, folder: Path | str, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(folder, _LASTING, clock)
+
+    @property
+    def is_alone(self) -> bool:
+        """See the class."""
+        return self._lock is not None
+
+    def _locked(self) -> Lock | None:
+        if not self._file.is_file():
+            raise StoreError(f"{self.folder} has no model database in it ({sqlite.FILE} is missing)")
+        try:
+            return super()._locked()
+        except StoreLockedError:
+            return None
+
+    def _migrate(self) -> None:
+        with self._read() as connection:
+            version = migrations.version_of(plain(connection), str(self._file))
+        migrations.require_readable(version, str(self._file))
+
+    def _look_through(self) -> None:
+        """Leave what a crash left to the next start of a daemon: others may be at work here."""
+
+    @contextmanager
+    def changing(self, doing: str) -> Iterator[Change]:
+        """Do one transaction.
+
+        It waits for its turn as long as SQLite does (`sqlite.BUSY_S`).
+
+        Args:
+            doing: What is tried, for errors, e.g. "prune the model database".
+
+        Raises:
+            StoreLockedError: If it waited in vain; nothing was changed.
+            StoreError: If it cannot be done; nothing was changed.
+        """
+        with self._writing:
+            let_go: dict[str, None] = {}
+            with self._change(doing, self._clock()) as batch:
+
+                def remove(model_ids: Sequence[str], reason: str) -> None:
+                    let_go.update(dict.fromkeys(self._mark_removed(batch, model_ids, reason)))
+
+                yield Change(self._writer, batch.at, batch, remove)
+            self._let_go |= let_go
+            self._delete_files()
