@@ -12,7 +12,7 @@ from typing import Any
 from fl_main.errors import WeightsError
 from fl_main.weights import Layout
 
-from . import chain, migrations, rows
+from . import chain, migrations, rows, structure
 from .rows import Facts, Form
 
 
@@ -21,7 +21,9 @@ class Fault(StrEnum):
 
     DATABASE = "database"  # SQLite's own check failed
     REFERENCE = "reference"  # a row names another that is not there
+    STRUCTURE = "structure"  # a table, index or view is not as this version makes it
     CHAIN = "chain"  # the history of a run was altered
+    HISTORY = "history"  # it does not lead on from a head that was noted elsewhere
     ROW_ALTERED = "row_altered"
     ROW_MISSING = "row_missing"
     ROW_UNKNOWN = "row_unknown"  # it was never committed
@@ -51,11 +53,12 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class _Latest:
-    """What the chain says last of a row: a digest of its facts, and when."""
+    """What the chain says last of a row: a digest of its facts, when, and which event was the first."""
 
     facts: bytes
     first_at: float
     last_at: float
+    event_id: int
 
 
 class Audit:
@@ -77,10 +80,14 @@ class Audit:
         yield from broken
         if any(damage.fault is Fault.DATABASE for damage in broken):
             return
+        for where, what in structure.differences(self._connection):
+            yield Damage(Fault.STRUCTURE, where, what)
         yield from self._check_chains()
+        yield from self._check_numbers()
         yield from self._check_meta()
+        numbers = self._numbers_of_updates()
         for form in rows.FORMS.values():
-            yield from self._check_rows(form)
+            yield from self._check_rows(form, numbers if form is rows.UPDATE else None)
         yield from self._missing_rows()
         yield from self._check_files()
         yield from self._check_layouts()
@@ -101,15 +108,30 @@ class Audit:
     def _check_chains(self) -> Iterator[Damage]:
         """Recompute every chain and note what it says last of each row."""
         run_id: str | None = None
-        head, is_broken = chain.Head(), False
+        head, number, is_broken = chain.Head(), 0, False
         for row in self._connection.execute("SELECT * FROM events ORDER BY run_id, seq"):
             if row["run_id"] != run_id:
-                run_id, head, is_broken = row["run_id"], chain.Head(), False
-            if not is_broken and (what := _break(row, head)):
+                run_id, head, number, is_broken = row["run_id"], chain.Head(), 0, False
+            if not is_broken and (what := _break(row, head, number)):
                 is_broken = True  # what follows is bound to this: named once
                 yield Damage(Fault.CHAIN, f"chain of run {run_id or '(none)'} at seq {row['seq']}", what)
-            head = chain.Head(row["seq"], row["hash"])
+            head, number = chain.Head(row["seq"], row["hash"]), row["event_id"]
             self._note(row)
+
+    def _check_numbers(self) -> Iterator[Damage]:
+        """Look for gaps in the numbers of events; SQLite keeps the last one that it gave."""
+        query = "SELECT count(*), ifnull(max(event_id), 0) FROM events"
+        count, last = self._connection.execute(query).fetchone()
+        given = dict(self._connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+        if (number := given.pop("events", 0)) > max(count, last):
+            missing = number - count
+            yield Damage(
+                Fault.ROW_MISSING,
+                "events",
+                f"of {number} events that were committed, {missing} are not there",
+            )
+        elif not count == last == number or given:
+            yield Damage(Fault.ROW_ALTERED, "events", "their numbers are not those of their commits")
 
     def _note(self, row: Row) -> None:
         run_id, at, record, key, facts = (row[name] for name in ("run_id", "at", "record", "key", "facts"))
@@ -120,12 +142,18 @@ class Audit:
         if record == rows.MODEL.word:
             self._digests.add(str(_loaded(facts).get("digest")))
         place = (run_id, record, key)
-        first_at = self._said[place].first_at if place in self._said else at
-        self._said[place] = _Latest(_short(facts), first_at, at)
+        before = self._said.get(place)
+        first_at, event_id = (before.first_at, before.event_id) if before else (at, row["event_id"])
+        self._said[place] = _Latest(_short(facts), first_at, at, event_id)
+
+    def _numbers_of_updates(self) -> dict[int, int]:
+        """Return the number that each update has, by the event that first told of it."""
+        firsts = (said.event_id for (_, word, _), said in self._said.items() if word == rows.UPDATE.word)
+        return {event_id: number for number, event_id in enumerate(sorted(firsts), 1)}
 
     # --- the rows -------------------------------------------------------------------------
 
-    def _check_rows(self, form: Form) -> Iterator[Damage]:
+    def _check_rows(self, form: Form, numbers: dict[int, int] | None = None) -> Iterator[Damage]:
         parents = self._parents() if form is rows.MODEL else {}
         for row in self._connection.execute(f"SELECT * FROM {form.table}"):  # noqa: S608
             try:
@@ -133,23 +161,30 @@ class Audit:
                     facts = rows.model_facts(row, parents.pop(row["model_id"], []))
                 else:
                     facts = form.facts_of_row(row)
+                is_canonical = form.is_canonical(row)
             except (TypeError, ValueError, KeyError, AttributeError) as error:
                 where = f"{form.table} of run {row['run_id']}"
                 yield Damage(Fault.ROW_ALTERED, where, f"not readable: {error}")
                 continue
-            if damage := self._compare(form, row, facts):
+            if damage := self._compare(form, row, facts, numbers):
                 yield damage
+            elif not is_canonical:
+                where = _where(form.table, row["run_id"], form.key_of(facts))
+                yield Damage(Fault.ROW_ALTERED, where, "it says in other words what was committed")
         for model_id in parents:
             yield Damage(Fault.ROW_UNKNOWN, f"parents of {model_id}", "there is no such model")
 
     def _parents(self) -> dict[str, list[tuple[str, float | None]]]:
         found: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
-        query = "SELECT model_id, parent_id, share FROM parents ORDER BY model_id, position"
-        for model_id, parent_id, share in self._connection.execute(query):
-            found[model_id].append((parent_id, share))
+        query = "SELECT model_id, position, parent_id, share FROM parents ORDER BY model_id, position"
+        for model_id, position, parent_id, share in self._connection.execute(query):
+            is_next = position == len(found[model_id])
+            found[model_id].append((parent_id, share) if is_next else ("", None))  # "": none was
         return found
 
-    def _compare(self, form: Form, row: rows.Row, facts: Facts) -> Damage | None:
+    def _compare(
+        self, form: Form, row: rows.Row, facts: Facts, numbers: dict[int, int] | None
+    ) -> Damage | None:
         run_id, key = row["run_id"], form.key_of(facts)
         where = _where(form.table, run_id, key)
         latest = self._said.pop((run_id, form.word, key), None)
@@ -163,6 +198,8 @@ class Audit:
             return Damage(Fault.ROW_ALTERED, where, "its times are not those of its commits")
         if form is rows.AGENT and row["left_at"] != (None if row["is_present"] else latest.last_at):
             return Damage(Fault.ROW_ALTERED, where, "left_at is not the time of its commit")
+        if numbers is not None and row["update_id"] != numbers[latest.event_id]:
+            return Damage(Fault.ROW_ALTERED, where, "its number is not that of its commit")
         return None
 
     def _missing_rows(self) -> Iterator[Damage]:
@@ -208,6 +245,8 @@ class Audit:
         said = (row["size"], row["layout_digest"])
         if any((model["size"], model["layout_digest"]) != said for model in models):
             return Damage(Fault.ROW_ALTERED, where, "it is not as its models say")
+        if row["is_stored"] not in (0, 1):
+            return Damage(Fault.ROW_ALTERED, where, "whether it is stored, it does not say")
         if models and any(model["is_stored"] for model in models) != bool(row["is_stored"]):
             what = "it does not say as its models do whether it is stored"
             return Damage(Fault.ROW_ALTERED, where, what)
@@ -217,7 +256,8 @@ class Audit:
         used = {digest for (digest,) in self._connection.execute("SELECT DISTINCT layout_digest FROM files")}
         for digest, text in self._connection.execute("SELECT digest, arrays FROM layouts"):
             try:
-                is_right = Layout.from_wire(json.loads(text)).digest == digest
+                arrays = json.loads(text)
+                is_right = Layout.from_wire(arrays).digest == digest and rows.canonical(arrays) == text
             except (ValueError, TypeError, WeightsError):
                 is_right = False
             if not is_right:
@@ -226,13 +266,15 @@ class Audit:
                 yield Damage(Fault.ROW_UNKNOWN, f"layouts {digest}", "no file has this layout")
 
 
-def _break(row: Row, head: chain.Head) -> str:
-    """Return what is wrong with a row of a chain that ends in `head` before it."""
+def _break(row: Row, head: chain.Head, number: int) -> str:
+    """Return what is wrong with a row of a chain that ends in `head`, event `number`, before it."""
     run_id, seq, at, record, key, facts = (row[name] for name in _LINKED)
     if seq != head.seq + 1:
         return f"events are missing: {head.seq} comes before it"
     if chain.link(head.hash, run_id, seq, at, record, key, facts) != row["hash"]:
         return "the chain breaks: this event was altered, or one before it replaced"
+    if row["event_id"] <= number:
+        return f"its number {row['event_id']} is not after {number}, which comes before it"
     return ""
 
 

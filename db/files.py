@@ -280,12 +280,13 @@ class ModelFiles:
         Raises:
             StoreError: If it is no digest of this database's algorithm.
         """
-        if not self._is_ours(digest):
+        if not self.has_name(digest):
             raise StoreError(f"{digest!r} is not a digest of this database, as {self.algorithm}:<64 digits>")
         name = digest.partition(":")[2]
         return self.folder / name[:2] / (name + SUFFIX)
 
-    def _is_ours(self, digest: str) -> bool:
+    def has_name(self, digest: str) -> bool:
+        """Whether a file of this digest has a name here: it is of this database's algorithm."""
         try:
             return algorithm_of(digest) is self.algorithm
         except WeightsError:

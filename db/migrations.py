@@ -58,27 +58,36 @@ def _asynchronous_modes(connection: "Connection") -> None:
         ("rounds_by_base", "rounds (base_model_id)"),
     ):
         connection.exec_driver_sql(f"CREATE INDEX {index} ON {place}")
-    _rebuild(connection, "models", "CHECK (form IN ('full'))", "CHECK (form IN ('full', 'delta'))")
+    _rebuild(connection, "models", ("CHECK (form IN ('full'))", "CHECK (form IN ('full', 'delta'))"))
 
 
 def _codecs(connection: "Connection") -> None:
     connection.exec_driver_sql("ALTER TABLE models ADD COLUMN codec TEXT DEFAULT '' NOT NULL")
     connection.exec_driver_sql("ALTER TABLE updates ADD COLUMN plain_size INTEGER DEFAULT 0 NOT NULL")
-    _rebuild(connection, "models", "'state', 'channel')", "'state', 'channel', 'download')")
+    _rebuild(connection, "models", ("'state', 'channel')", "'state', 'channel', 'download')"))
 
 
-def _rebuild(connection: "Connection", table: str, old: str, new: str) -> None:
+def _rebuild(connection: "Connection", table: str, *changes: tuple[str, str], but_for: str = "") -> None:
     """Make a table anew with another constraint: SQLite cannot change one in its place.
 
     The steps are those of sqlite.org/lang_altertable section 7. Rows keep their numbers, which
     say in which order they came.
+
+    Args:
+        changes: What is replaced in the table's SQL, and by what.
+        but_for: The column of rows' numbers, if they are to be 1, 2, 3, … in the same order.
     """
     query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type DESC"
     create, *indexes = connection.exec_driver_sql(query, (table,)).scalars().all()
-    body = create[create.index("(") :].replace(old, new)
+    body = create[create.index("(") :]
+    for old, new in changes:
+        body = body.replace(old, new)
     made = f"CREATE TABLE new_{table} {body}"
-    columns = ", ".join(row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})"))
-    copy = f"INSERT INTO new_{table} (rowid, {columns}) SELECT rowid, {columns} FROM {table} ORDER BY rowid"  # noqa: S608
+    names = [row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")]
+    columns = ", ".join(f'"{name}"' for name in names if name != but_for)
+    if not but_for:
+        columns = f"rowid, {columns}"
+    copy = f"INSERT INTO new_{table} ({columns}) SELECT {columns} FROM {table} ORDER BY rowid"  # noqa: S608
     rename = f"ALTER TABLE new_{table} RENAME TO {table}"
     for statement in (made, copy, f"DROP TABLE {table}", rename, *indexes):
         connection.exec_driver_sql(statement)
@@ -128,12 +137,22 @@ _EVIDENCE: Mapping[str, Facts] = {
 }
 
 
+def _numbered_history(connection: "Connection") -> None:
+    """Let every number be found again: those of updates without gaps, of events with the last one kept."""
+    counted = "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT"
+    plain = ("UNIQUE (task_id,", "PRIMARY KEY (update_id), UNIQUE (task_id,")
+    _rebuild(connection, "updates", (counted, "INTEGER NOT NULL"), plain, but_for="update_id")
+    kept = ("event_id INTEGER NOT NULL", f"event_id {counted}")
+    _rebuild(connection, "events", kept, ("PRIMARY KEY (event_id),", ""))
+
+
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
     Migration("codecs", _codecs, _CODECS),
     Migration("fewer bytes", _fewer_bytes, _FEWER_BYTES),
     Migration("what may go", _what_may_go),
     Migration("evidence", _evidence, _EVIDENCE),
+    Migration("numbered history", _numbered_history),
 )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fl_main.weights import Array, Layout
 
     from .files import ModelFiles, StoredFile
+    from .history import Note
 
 # What is imported within functions here is for those who look into model files: it needs numpy,
 # which takes longer to load than a question about runs and rounds takes to be answered.
@@ -116,6 +117,17 @@ class ModelDB:
 
         with self.connect() as connection:
             return ModelFiles(self.folder, migrations.algorithm_of(connection, str(self.file)))
+
+    def heads(self) -> "list[Note]":
+        """Return the head of each run's history, the oldest run first, and last that of the whole database.
+
+        Noted somewhere else (`str` of each), they tell later whether history was written anew or cut
+        off since: `verify_database(folder, against=[…])`.
+        """
+        from . import history
+
+        with self.connect() as connection:
+            return history.heads(connection)
 
     # --- runs and models ------------------------------------------------------------------
 

@@ -85,6 +85,12 @@ class _Field:
     from_fact: Callable[[Any], Any]
     is_json: bool = False
 
+    def is_canonical(self, value: Any) -> bool:
+        """Whether a value in a row is written as ours are."""
+        if self.is_json:
+            return canonical(json.loads(value)) == value
+        return self.to_fact is not bool or value in (0, 1)
+
 
 def _integer(value: Any) -> int:
     return max(-_LARGEST, min(_LARGEST, int(value)))
@@ -165,6 +171,10 @@ class Form:
                 for field in _fields(self.record)
             }
         )
+
+    def is_canonical(self, row: Row) -> bool:
+        """Whether a row that can be read is written as we write it: equal values look the same."""
+        return all(field.is_canonical(row[field.name]) for field in _fields(self.record))
 
     def facts_of_row(self, row: Row) -> Facts:
         """Return the facts that a row says, to be compared with the chain's."""
@@ -267,6 +277,9 @@ class _ModelForm(Form):
         row = {**facts, self.first_at: at, self.last_at: at}
         del row["parents"]
         return row
+
+    def is_canonical(self, row: Row) -> bool:
+        return row["is_stored"] in (0, 1)
 
 
 _MODEL_COLUMNS = (

@@ -210,7 +210,7 @@ tasks = Table(
 updates = Table(
     "updates",  # an answer to a task; a second, different one is a further row
     metadata,
-    Column("update_id", Integer, primary_key=True),
+    Column("update_id", Integer, primary_key=True),  # 1, 2, 3, … in the order in which they came
     Column("task_id", Text, nullable=False),  # may name no task: such an update is rejected
     _run(),
     Column("round_id", Integer, nullable=False),  # -1: there never was such a task
@@ -245,7 +245,6 @@ updates = Table(
     CheckConstraint("staleness >= 0"),
     Index("updates_by_round", "run_id", "round_id"),
     Index("updates_by_model", "model_id"),
-    sqlite_autoincrement=True,
 )
 Index(
     "updates_accepted_once",
@@ -353,7 +352,7 @@ metrics = Table(
 events = Table(
     "events",  # the chain: everything ever committed, each row bound to the one before it
     metadata,
-    Column("event_id", Integer, primary_key=True),
+    Column("event_id", Integer, primary_key=True),  # 1, 2, 3, … in the order of commits
     # '' for what belongs to no run. Not a foreign key: the chain outlives whatever is done to rows.
     Column("run_id", Text, nullable=False),
     Column("seq", Integer, nullable=False),  # 1, 2, 3, … within its run
@@ -365,6 +364,7 @@ events = Table(
     UniqueConstraint("run_id", "seq"),
     CheckConstraint("seq >= 1"),
     Index("events_only", "run_id", "seq", sqlite_where=Column("record") == "event"),
+    sqlite_autoincrement=True,  # SQLite keeps the last number: a row taken from the end is missed
 )
 
 ORDER = (

@@ -6,7 +6,7 @@ The chain of each run says what was committed; every row of every table must say
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.errors import StoreDamagedError, WeightsError
 from fl_main.weights import Layout
 
-from . import sqlite
+from . import history, sqlite
 from .audit import Audit, Damage, Fault
 from .files import ModelFiles
 from .model_db import ModelDB
@@ -36,19 +36,24 @@ class _Expected:
     arrays: str
 
 
-def verify_database(folder: Path | str, progress: Progress | None = None) -> list[Damage]:
+def verify_database(
+    folder: Path | str, progress: Progress | None = None, against: Sequence[str] = ()
+) -> list[Damage]:
     """Look for damage; an aggregator may be writing meanwhile.
 
     Args:
         folder: The database's folder.
         progress: Called with the bytes of model files read so far, and in all.
+        against: Heads that were noted elsewhere (`ModelDB.heads`, `fl db head`): history must lead on
+            from them.
 
     Returns:
         Every damage found; an empty list if there is none.
 
     Raises:
-        StoreError: If there is no database, or not one of this version.
+        StoreError: If there is no database, or not one of this version; or what was noted is no head.
     """
+    noted = [history.Note.parse(text) for text in against]
     try:
         db = ModelDB(folder)
     except StoreDamagedError as error:
@@ -57,6 +62,8 @@ def verify_database(folder: Path | str, progress: Progress | None = None) -> lis
         try:
             with db.connect() as connection:  # one state of the database
                 damages = list(Audit(connection).run())
+                broken = history.compare(connection, noted)
+                damages += [Damage(Fault.HISTORY, one.where, one.what) for one in broken]
             damages += _check_files(db, progress or (lambda done, total: None))
         except StoreDamagedError as error:
             return [Damage(Fault.DATABASE, sqlite.FILE, str(error))]
@@ -73,6 +80,11 @@ def _check_files(db: ModelDB, progress: Progress) -> list[Damage]:
     total, done = sum(file.size for file in expected), 0
     damages: list[Damage] = []
     for file in expected:
+        if not db.files.has_name(file.digest):  # an altered row
+            damages.append(
+                Damage(Fault.ROW_ALTERED, f"files {file.digest}", "it is no digest of this database")
+            )
+            continue
         found = list(_check_file(db.files, file))
         if found and not _was_pruned(db, file.digest):
             damages += found
@@ -143,5 +155,5 @@ def _unknown_files(db: ModelDB) -> Iterator[Damage]:
 def _unnamed(db: ModelDB, paths: list[Path]) -> list[Path]:
     with db.connect() as connection:
         stored = connection.execute("SELECT digest FROM files WHERE is_stored")
-        named = {db.files.path(digest) for (digest,) in stored}
+        named = {db.files.path(digest) for (digest,) in stored if db.files.has_name(digest)}
     return [path for path in sorted(paths) if path not in named and path.exists()]
