@@ -16,15 +16,15 @@ from fl_main.errors import (
 
 if TYPE_CHECKING:
     from .audit import Damage, Fault
-    from .export import export_model
     from .model_db import Model, ModelDB, Run
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
     from .store import ModelStore
+    from .transfer.export import export_model
     from .verify import verify_database
 
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
-    "export_model": "export",
+    "export_model": "transfer.export",
     **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),

@@ -88,7 +88,7 @@ class _Field:
     def is_canonical(self, value: Any) -> bool:
         """Whether a value in a row is written as ours are."""
         if self.is_json:
-            return canonical(json.loads(value)) == value
+            return canonical(json.loads(value)) == str(value)
         return self.to_fact is not bool or value in (0, 1)
 
 

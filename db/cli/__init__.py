@@ -18,6 +18,7 @@ COMMANDS = {
     "show": Lazy("fl_main.db.cli.show:show", "Show a model or a run with all that is known of it."),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
+    "head": Lazy("fl_main.db.cli.verify:head", "Print the end of history, to be noted elsewhere."),
 }
 
 

@@ -20,7 +20,7 @@ from .common import form_of, with_database
 @with_database
 def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bool) -> None:
     """Write MODEL to FILE, a .safetensors or .npz file."""
-    from ..export import export_model
+    from ..transfer.export import export_model
 
     found = database.model(model)
     export_model(found, file, overwrite=force, as_stored=as_stored)

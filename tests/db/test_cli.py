@@ -9,15 +9,14 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from fl_main.db import ModelDB, ModelStore
-from fl_main.db.cli import COMMANDS, db
+from fl_main.db.cli import COMMANDS
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from fl_main.store import Verdict
 from tests.db.building import (
@@ -34,6 +33,7 @@ from tests.db.building import (
     train,
     update,
 )
+from tests.db.commands import fl_db
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,10 +43,6 @@ def trained(folder: Path) -> Path:
     with ModelStore(folder) as store:
         train(store)
     return folder
-
-
-def fl_db(*args: object, **options: Any) -> Result:
-    return CliRunner().invoke(db, [str(arg) for arg in args], prog_name="fl db", **options)
 
 
 def lines(result: Result) -> list[list[str]]:
@@ -316,7 +312,7 @@ def test_the_folder_may_be_given_before_the_command_or_by_the_environment(traine
     assert fl_db("runs", env={"FL_DB": str(trained)}).stdout == expected
 
 
-@pytest.mark.parametrize("command", [["runs"], ["rounds"], ["models"], ["show", "x"], ["verify"]])
+@pytest.mark.parametrize("command", [["runs"], ["rounds"], ["models"], ["show", "x"], ["verify"], ["head"]])
 def test_without_a_database_one_line_says_so(tmp_path: Path, command: list[str]) -> None:
     result = fl_db(*command, "-d", tmp_path / "none")
     assert result.exit_code == 1
@@ -358,7 +354,7 @@ def test_an_empty_database_has_no_runs(folder: Path) -> None:
     assert fl_db("rounds", "-d", folder).stderr == f"error: name a run; the runs in {folder} are: none yet\n"
 
 
-LISTS = [["runs"], ["rounds"], ["models"], ["show", "hearts"], ["rounds", "--json"]]
+LISTS = [["runs"], ["head"], ["rounds"], ["models"], ["show", "hearts"], ["rounds", "--json"]]
 
 
 @pytest.mark.parametrize("command", [*LISTS, ["rounds", "--help"]], ids=" ".join)

@@ -65,6 +65,7 @@ def scans(folder: Path, asked: Asked) -> Iterator[str]:
 COMMANDS = [
     *("runs", "rounds hearts", "models hearts", "models hearts --round 1 --kind local --agent a"),
     "models hearts --last 2",
+    *("head", "head hearts"),
     *("show hearts", "show g1", "show hearts:1", "show hearts:best", "show hearts:last", "show hearts:final"),
 ]
 

@@ -82,7 +82,7 @@ def test_each_altered_value_is_found(damaged: Path, table: str, column: str) -> 
     assert before
     one_of_each = {repr(value): row for row, value in before.items()}  # a value says what may stand for it
     tried = 0
-    for row in list(one_of_each.values())[:12]:
+    for row in list(one_of_each.values())[:6]:
         for other in dict.fromkeys(others(before[row])):
             if other == before[row] or (other is None and before[row] is None):
                 continue

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_main.db import ModelDB, verify_database
-from fl_main.db.export import export_model
+from fl_main.db.transfer.export import export_model
 from fl_main.deltas import add
 from fl_main.local import run_local
 from fl_main.store import ModelKind

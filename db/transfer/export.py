@@ -10,8 +10,8 @@ from numpy.lib.format import write_array
 from fl_main.errors import StoreError
 from fl_main.weights import DType, pieces
 
-from .faults import translated
-from .model_db import Model
+from ..faults import translated
+from ..model_db import Model
 
 
 def export_model(

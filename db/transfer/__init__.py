@@ -1,0 +1,1 @@
+"""What leaves a model database, and what enters it."""
