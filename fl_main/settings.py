@@ -615,6 +615,28 @@ class DatabaseSettings(Section):
     retention: RetentionSettings = Field(default=RetentionSettings(), description="which models stay on disk")
 
 
+class WebSettings(Section):
+    """The page over the model database, in a process of its own beside the daemon (extra `web`)."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="address; any other than this machine's own needs TLS, and then a token",
+    )
+    port: int = Field(default=8766, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*/?$",
+        description="path that a web server in front puts before every path",
+        json_schema_extra=_only("that is empty, or begins with / and has only letters, digits and / . _ ~ -"),
+    )
+    tls: TlsSettings | None = Field(default=None, description="encryption of the page")
+    token: SecretSettings | None = Field(
+        default=None,
+        description="what visitors must know; default: nothing if host is this machine's own, else a token "
+        "that is made at each start and told with the page's address",
+    )
+
+
 class AggregatorSettings(Section):
     """The daemon."""
 
@@ -627,6 +649,7 @@ class AggregatorSettings(Section):
     )
     database: DatabaseSettings = Field(default=DatabaseSettings(), description="the model database")
     limits: LimitSettings = Field(default=LimitSettings(), description="what it takes at most")
+    web: WebSettings | None = Field(default=None, description="the page over its database; null: none")
     runs: list[Path] = Field(
         default=[], description="run settings files to start with, relative to the settings file"
     )

@@ -19,7 +19,15 @@ from pydantic_core import ErrorDetails
 
 from fl_main.errors import SettingsError
 from fl_main.printable import printable
-from fl_main.settings import AgentSettings, AggregatorSettings, RunSettings, SecretSettings, Section
+from fl_main.settings import (
+    AgentSettings,
+    AggregatorSettings,
+    RunSettings,
+    SecretSettings,
+    Section,
+    TlsSettings,
+    WebSettings,
+)
 from fl_main.settings_reference import KINDS, Key, keys, one_of
 from fl_main.settings_yaml import parse_yaml, read_text
 
@@ -151,15 +159,38 @@ def check_binding(settings: AggregatorSettings, insecure: bool) -> None:
         SettingsError: If it could be reached without.
     """
     needed = [name for name in ("tls", "join_token") if getattr(settings, name) is None]
-    if insecure or not needed or _is_loopback(settings.listen.host):
-        return
-    raise SettingsError(
-        f"listen.host: {settings.listen.host!r} can be reached from other machines: "
-        f"set {' and '.join(needed)}, or say --insecure"
-    )
+    if needed:
+        _check_host("listen.host", settings.listen.host, f"set {' and '.join(needed)}", insecure)
+    if settings.web is not None:
+        check_web_binding(settings.web, insecure)
 
 
-def _is_loopback(host: str) -> bool:
+def check_web_binding(
+    settings: WebSettings, insecure: bool, name: str = "web.host", needed: str = "set web.tls"
+) -> None:
+    """Let the page be reached from other machines only with encryption; a token it then has anyway.
+
+    Args:
+        settings: The page's.
+        insecure: Whether its operator said that it may be reached without.
+        name: What its operator calls the host, and `needed`: what is to be done.
+
+    Raises:
+        SettingsError: If it could be reached without.
+    """
+    if settings.tls is None:
+        _check_host(name, settings.host, needed, insecure)
+
+
+def _check_host(name: str, host: str, needed: str, insecure: bool) -> None:
+    if not (insecure or is_loopback(host)):
+        raise SettingsError(
+            f"{name}: {host!r} can be reached from other machines: {needed}, or say --insecure"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -174,16 +205,23 @@ def check_files(settings: AggregatorSettings | AgentSettings) -> None:
     """
     if isinstance(settings, AgentSettings):
         wanted = [("ca_file", settings.ca_file, "CERTIFICATE")]
-    elif settings.tls:
-        wanted = [
-            ("tls.certificate", settings.tls.certificate, "CERTIFICATE"),
-            ("tls.key", settings.tls.key, "PRIVATE KEY"),
-        ]
     else:
-        wanted = []
+        wanted = [
+            *_of_tls("tls", settings.tls),
+            *_of_tls("web.tls", settings.web.tls if settings.web else None),
+        ]
     mistakes = [_pem_mistake(name, path, label) for name, path, label in wanted if path is not None]
     if any(mistakes):
         raise SettingsError("\n".join(filter(None, mistakes)))
+
+
+def _of_tls(section: str, tls: TlsSettings | None) -> list[tuple[str, Path | None, str]]:
+    if tls is None:
+        return []
+    return [
+        (f"{section}.certificate", tls.certificate, "CERTIFICATE"),
+        (f"{section}.key", tls.key, "PRIVATE KEY"),
+    ]
 
 
 def _pem_mistake(name: str, path: Path, label: str) -> str:

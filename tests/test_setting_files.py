@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_main.settings import Section
+from fl_main.settings import AggregatorSettings, Section, WebSettings
 from fl_main.settings_files import load_agent, load_aggregator, load_run
 from fl_main.settings_reference import KINDS, json_schema, keys, markdown_table
 
@@ -77,8 +77,15 @@ def test_commented_keys_load_and_show_the_defaults(kind: str, tmp_path: Path) ->
     before, after = (flat(settings.model_dump(mode="json")) for settings in (plain, full))
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     # These have no default that could be written: they show how a value looks.
-    examples = {"tls", "join_token", "operator_token", "token"}
+    examples = {"tls", "join_token", "operator_token", "token", "web"}
     assert {name.split(".")[0] for name in changed} <= examples
+
+
+def test_commented_section_of_the_page_shows_the_defaults(tmp_path: Path) -> None:
+    shown = load_text("aggregator", uncommented(text_of("aggregator")), tmp_path)
+    assert isinstance(shown, AggregatorSettings)
+    assert shown.web is not None
+    assert shown.web.model_copy(update={"tls": None, "token": None}) == WebSettings()
 
 
 @each_kind
@@ -94,7 +101,7 @@ def test_no_key_of_a_section_is_left_out_when_all_are_uncommented(kind: str, tmp
 @each_kind
 def test_each_key_is_explained_on_its_line(kind: str) -> None:
     lines = [line for line in uncommented(text_of(kind)).splitlines() if re.match(r" *[a-z_]+:", line)]
-    explained_above = {"tls", "join_token", "operator_token", "token", "initial"}
+    explained_above = {"tls", "join_token", "operator_token", "token", "initial", "web"}
     assert [line for line in lines if "#" not in line and line.split(":")[0] not in explained_above] == []
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
         "fl_main.db.cli.models:updates", "List the training updates of RUN: what became of each."
     ),
     "show": Lazy("fl_main.db.cli.show:show", "Show a model or a run with all that is known of it."),
+    "serve": Lazy("fl_main.db.cli.serve:serve", "Show the database on a web page, with a JSON API."),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
     "head": Lazy("fl_main.db.cli.verify:head", "Print the end of history, to be noted elsewhere."),

@@ -45,6 +45,11 @@ class Changes:
         """Whether nobody more may listen."""
         return self._is_closed or len(self._listeners) >= MAX_LISTENERS
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether the database is looked at again and again."""
+        return self._looking is not None
+
     def close(self) -> None:
         """Let every listener end, and take no more; may be called twice."""
         self._is_closed = True

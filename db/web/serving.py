@@ -1,16 +1,31 @@
-"""One server for the page: where it listens, and how it ends."""
+"""One server for the page: where it listens, what it tells, and how it ends."""
 
 import asyncio
+import logging
+import os
+import secrets
 import socket
+import ssl
+import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from fl_main.errors import SettingsError
+from fl_main.settings import TlsSettings, WebSettings
+from fl_main.settings_files import is_loopback, read_secret
+
+from .access import Access
+from .app import create_app
 
 MAX_CONNECTIONS = 300  # more are told to come again
 END_S = 1  # how long answers that are under way may take once the server is told to stop
+INTERRUPTED = 130
 
 
 class Server(uvicorn.Server):
@@ -21,40 +36,54 @@ class Server(uvicorn.Server):
 
     Args:
         app: What `create_app` made.
-        certificate: PEM file with the certificate chain, for TLS; `key`: with its private key.
+        tls: Encryption, if any.
+        told: Is called once it answers.
 
-    Attributes:
-        is_up: Set once it answers.
+    Raises:
+        SettingsError: If certificate or key cannot be used.
     """
 
-    def __init__(self, app: FastAPI, *, certificate: str | None = None, key: str | None = None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=END_S,
-                ws="none",
-            )
+    def __init__(self, app: FastAPI, tls: TlsSettings | None, told: Callable[[], object]) -> None:
+        config = uvicorn.Config(
+            app,
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else str(tls.key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=END_S,
+            ws="none",
         )
-        self.is_up = threading.Event()
-        self._app = app
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"tls: certificate and key cannot be used: {error}") from error
+        super().__init__(config)
+        self.app = app
+        self._told = told
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
         await super().startup(sockets)
-        self.is_up.set()
+        self._told()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop in order."""
-        self._app.state.changes.close()
-        await asyncio.sleep(0)  # they say their last word
+        self.app.state.changes.close()
         await super().shutdown(sockets)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is still worked out by a thread."""
+        return bool(self.server_state.tasks)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in order at the first signal, at once at the second; uvicorn would raise it once more."""
+        if self.should_exit:
+            os._exit(INTERRUPTED)
+        self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -66,5 +95,84 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+    except socket.gaierror as error:
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port (0 takes a free one)"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page is.
+
+    Attributes:
+        url: Its address.
+        token: What has to be shown there; empty: nothing.
+        is_made: Whether nobody knows the token yet but who is told now.
+    """
+
+    url: str
+    token: str
+    is_made: bool
+
+    @property
+    def link(self) -> str:
+        """The address to open: with the token where it was made just now."""
+        return f"{self.url}?token={self.token}" if self.is_made else self.url
+
+
+def serve(
+    folder: Path, settings: WebSettings, told: Callable[[Place], None], *, beside: bool = False
+) -> None:
+    """Serve the page over a database until a signal comes; may end the process itself.
+
+    Args:
+        folder: Of the database.
+        settings: Where it listens, and who may look.
+        told: Is called once it answers.
+        beside: End also when the standard input ends, as it does when the process dies that holds its
+            other end.
+
+    Raises:
+        SettingsError: If it cannot listen there.
+    """
+    token, is_made = _token(settings)
+    root = settings.root_path.rstrip("/")
+    app = create_app(folder, root_path=root, access=Access(token, is_encrypted=settings.tls is not None))
+    with bind(settings.host, settings.port) as listening:
+        place = Place(_url(settings, listening.getsockname()[1], root), token, is_made)
+        server = Server(app, settings.tls, lambda: told(place))
+        if beside:
+            threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
+        asyncio.run(_serve(server, listening))
+
+
+async def _serve(server: Server, listening: socket.socket) -> None:
+    await server.serve([listening])
+    await asyncio.sleep(0)  # whoever was cancelled ends
+    if server.is_busy:  # nobody waits for what a thread finds now
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _end_with_input(server: Server) -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    server.should_exit = True
+
+
+def _token(settings: WebSettings) -> tuple[str, bool]:
+    """Return the token that visitors must know, and whether it was made now."""
+    if settings.token is not None:
+        return read_secret(settings.token, "token"), False
+    return ("", False) if is_loopback(settings.host) else (secrets.token_urlsafe(32), True)
+
+
+def _url(settings: WebSettings, port: int, root: str) -> str:
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{own}]" if ":" in own else own
+    return f"{'https' if settings.tls else 'http'}://{host}:{port}{root}/"

@@ -60,11 +60,12 @@ class Page:
 def serving(app: FastAPI) -> Iterator[Page]:
     """Serve an application by a thread of its own, until the block ends."""
     listening = bind("127.0.0.1", 0)
-    server = Server(app)
+    up = threading.Event()
+    server = Server(app, None, up.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()
     try:
-        assert server.is_up.wait(20)
+        assert up.wait(20)
         yield Page(server, listening.getsockname()[1])
     finally:
         server.should_exit = True

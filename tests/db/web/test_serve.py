@@ -1,0 +1,133 @@
+"""`fl db serve`: a process that tells where the page is, and ends when it is told to."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fl_main.cli import fl
+from fl_main.db import ModelStore
+from tests.db import building
+
+StartPage = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_page(folder: Path) -> Iterator[StartPage]:
+    """Starts `fl db serve` with some options; what is left over is killed."""
+    started = []
+
+    def start(*options: str, **more: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fl_main", "db", "-d", str(folder), "serve", "--port", "0", *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_page_is_where_it_says_and_ctrl_c_ends_it_though_somebody_listens(
+    start_page: StartPage, store: ModelStore
+) -> None:
+    building.begin(store)
+    process = start_page()
+    found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", told(process))
+    assert found
+    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+    connection.request("GET", "/api/changes")
+    answer = connection.getresponse()
+    assert answer.readline() == b"retry: 2000\n"
+    process.send_signal(signal.SIGINT)
+    assert answer.read().endswith(b"\n\n")
+    assert process.wait(20) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    connection.close()
+
+
+def test_page_beside_a_daemon_ends_with_it(start_page: StartPage, store: ModelStore) -> None:
+    process = start_page("--beside", stdin=subprocess.PIPE)
+    assert told(process).startswith("http://127.0.0.1:")
+    assert process.stdin is not None
+    process.stdin.close()  # as the end of the process does that held it, however that came
+    assert process.wait(20) == 0
+
+
+def test_beyond_this_machine_a_token_is_made_and_told_once(start_page: StartPage, store: ModelStore) -> None:
+    process = start_page("--host", "0.0.0.0", "--insecure", "--root-path", "/fl")
+    found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/fl/\?token=([\w-]{43})", told(process))
+    assert found
+    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+    connection.request("GET", "/fl/api/runs", headers={"Authorization": f"Bearer {found[2]}"})
+    assert json.loads(connection.getresponse().read()) == []
+    connection.close()
+
+
+def test_token_of_a_file_is_not_told(start_page: StartPage, store: ModelStore, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("a word that nobody guesses\n")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", told(start_page("--token-file", str(file))))
+
+
+def refused(folder: Path, *options: str) -> str:
+    result = CliRunner().invoke(fl, ["db", "-d", str(folder), "serve", *options])
+    assert result.exit_code in (1, 2)
+    [line] = result.stderr.strip().splitlines()[-1:]
+    return line
+
+
+def test_what_hinders_it_is_one_line(folder: Path, store: ModelStore, tmp_path: Path) -> None:
+    assert refused(tmp_path / "nothing") == (
+        f"error: there is no folder {tmp_path / 'nothing'}; name the model database with --folder"
+    )
+    assert refused(folder, "--host", "0.0.0.0") == (
+        "error: --host: '0.0.0.0' can be reached from other machines: give --certificate and --key, "
+        "or say --insecure"
+    )
+    assert refused(folder, "--root-path", "fl") == (
+        "error: --root-path: 'fl' is not /, letters, digits and . _ ~ - that begin with /"
+    )
+    assert refused(folder, "--key", "key.pem") == "error: give --certificate and --key, or neither"
+    assert refused(folder, "--token-file", "nothing", "--open").startswith(
+        "error: --open would show the token"
+    )
+    assert refused(folder, "--token-file", str(folder / "nothing")).startswith("error: token: file ")
+    assert refused(folder, "--certificate", str(folder / "fl.db"), "--key", "key.pem").startswith(
+        "error: tls: certificate and key cannot be used: "
+    )
+
+
+def test_port_that_is_taken_is_told(folder: Path, store: ModelStore) -> None:
+    from fl_main.db.web.serving import bind
+
+    with bind("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        assert refused(folder, "--port", port) == (
+            f"error: cannot listen on 127.0.0.1:{port}: Address already in use; "
+            "choose another --host or --port (0 takes a free one)"
+        )
+
+
+def test_without_the_extra_it_says_what_to_install(
+    folder: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("fl_main.db.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert refused(folder) == "error: uvicorn is not installed: pip install 'fl_main[web]'"
