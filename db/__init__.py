@@ -16,6 +16,10 @@ from fl_main.errors import (
 
 if TYPE_CHECKING:
     from .audit import Damage, Fault
+    from .insight.curves import Curve
+    from .insight.heat import Heat
+    from .insight.lineage import Edge, Lineage, Node
+    from .insight.timeline import Mark, Span, Timeline
     from .model_db import Model, ModelDB, Run
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
     from .store import ModelStore
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
     "export_model": "transfer.export",
+    "Curve": "insight.curves",
+    "Heat": "insight.heat",
+    **dict.fromkeys(("Edge", "Lineage", "Node"), "insight.lineage"),
+    **dict.fromkeys(("Mark", "Span", "Timeline"), "insight.timeline"),
     **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
@@ -35,25 +43,33 @@ _HOMES = {
 __all__ = [
     "Agent",
     "ArrayFacts",
+    "Curve",
     "Damage",
+    "Edge",
     "Effort",
     "Event",
     "Fault",
+    "Heat",
+    "Lineage",
+    "Mark",
     "Mean",
     "Metric",
     "Model",
     "ModelDB",
     "ModelStore",
+    "Node",
     "NotFoundError",
     "Parent",
     "Round",
     "Run",
     "RunFacts",
+    "Span",
     "StoreDamagedError",
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
     "StoreVersionError",
+    "Timeline",
     "Update",
     "export_model",
     "verify_database",

@@ -7,7 +7,7 @@ weights = db.model("breast-cancer:best").weights()
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from .files import ModelFiles, StoredFile
     from .history import Note
+    from .insight.curves import Curve
+    from .insight.heat import Heat
+    from .insight.lineage import Lineage
+    from .insight.timeline import Timeline
 
 # What is imported within functions here is for those who look into model files: it needs numpy,
 # which takes longer to load than a question about runs and rounds takes to be answered.
@@ -51,6 +55,7 @@ class ModelDB:
         self.folder = Path(folder)
         self.file = self.folder / sqlite.FILE
         self._layouts: dict[str, Layout] = {}
+        self._distances: dict[tuple[str, ...], list[dict[str, float]]] = {}  # see `insight.distances`
         with translated(self.folder, "open the model database"):
             self._require_files()
         self._readers = self._opened()
@@ -188,6 +193,11 @@ class ModelDB:
             raise NotFoundError(f"there is no model {model_id!r} in {self.folder}")
         return _model(self, row)
 
+    def models_by_id(self, model_ids: Iterable[str]) -> "dict[str, Model]":
+        """Return models by their whole ids; those that there are not are not in it."""
+        with self.connect() as connection:
+            return {row["model_id"]: _model(self, row) for row in queries.models_by_id(connection, model_ids)}
+
     def layout(self, digest: str) -> "Layout":
         """Return a layout by its digest.
 
@@ -304,6 +314,82 @@ class Run:
         with self._db.connect() as connection:
             return queries.tags(connection, self.run_id)
 
+    def agent_names(self) -> dict[str, str]:
+        """Return the names of all who ever joined by their ids; where two are equal, with the id behind."""
+        with self._db.connect() as connection:
+            return queries.agent_names(connection, self.run_id)
+
+    # --- at a glance ----------------------------------------------------------------------
+
+    def curves(self, source: str | None = None, agents: bool = True) -> "list[Curve]":
+        """Return how each metric went over the rounds.
+
+        Args:
+            source: `train` or `evaluate`; None for both.
+            agents: Whether agents are told apart, or of more than 20 quantiles given.
+        """
+        from .insight import curves
+
+        with self._db.connect() as connection:
+            return curves.curves(connection, self.run_id, source, agents)
+
+    def timeline(self, first: int | None = None, last: int | None = None) -> "Timeline":
+        """Return when rounds began and ended, who was asked in them, and when which answer came.
+
+        Args:
+            first: The first round, `last`: the last one; None: from the beginning, to the end.
+        """
+        from .insight import timeline
+
+        with self._db.connect() as connection:
+            return timeline.timeline(connection, self.run_id, first, last)
+
+    def heat(
+        self,
+        measure: str = "distance",
+        first: int | None = None,
+        last: int | None = None,
+        most_bytes: int | None = None,
+    ) -> "Heat":
+        """Return one number of each agent's update in each round: one sees who is odd.
+
+        Args:
+            measure: One of `Heat.measures`. A `distance` or `cosine` that the run's strategy did not
+                note is computed from the stored updates: to, and with, their mean.
+            first: The first round, `last`: the last one; None: from the beginning, to the end.
+            most_bytes: Of models that are read for that, 512 MiB unless given; what was computed once
+                is known from then on.
+
+        Raises:
+            NotFoundError: If there is no such measure; the message lists those that there are.
+        """
+        from .insight import distances, heat
+
+        most = distances.MOST_BYTES if most_bytes is None else most_bytes
+        with self._db.connect() as connection:
+            measuring = distances.Measuring(connection, self._db.models_by_id, self._db._distances, most)
+            bounds = (first, last)
+            return heat.heat(connection, self.run_id, measure, *bounds, measuring, self._outlier_factor)
+
+    @property
+    def _outlier_factor(self) -> float:
+        """Times the median distance from which on an update is an outlier, by the run's settings."""
+        from fl_main.settings import QuarantineSettings
+
+        stated = self.facts.settings.get("quarantine")
+        return QuarantineSettings.model_validate(stated or {}).factor
+
+    def lineage(self, most: int | None = None) -> "Lineage":
+        """Return its models as a graph.
+
+        Args:
+            most: Models in it, 200 unless given. Where there are more, those of agents are left out.
+        """
+        from .insight import lineage
+
+        with self._db.connect() as connection:
+            return lineage.of_run(connection, self.run_id, lineage.MOST if most is None else most)
+
     @property
     def best(self) -> "Model | None":
         """The best model by the run's chosen metric, if it was measured."""
@@ -352,6 +438,25 @@ class Model:
     is_stored: bool
     not_stored_reason: str
     created_at: float
+
+    @property
+    def base(self) -> "Model | None":
+        """The model that its arrays are added to, if it is a delta."""
+        return None if self.base_id is None else self._db.model_by_id(self.base_id)
+
+    def lineage(self, up: int | None = 2, down: int | None = 2, most: int | None = None) -> "Lineage":
+        """Return what it was made from, and what was made from it, as a graph.
+
+        Args:
+            up: Steps towards its parents, `down`: to what it is a parent of; None: all.
+            most: Models in the graph, 200 unless given; the nearest are taken.
+        """
+        from .insight import lineage
+
+        with self._db.connect() as connection:
+            return lineage.of_model(
+                connection, self.model_id, up, down, lineage.MOST if most is None else most
+            )
 
     @property
     def path(self) -> Path:

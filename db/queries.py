@@ -5,7 +5,7 @@ statement to an index.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from sqlite3 import Connection, Row
 from typing import Any
@@ -303,6 +303,19 @@ def _agent(row: rows.Row, accepted: int, refused: int) -> Agent:
     )
 
 
+def agent_names(connection: Connection, run_id: str) -> dict[str, str]:
+    """Return the names of a run's agents by their ids, in the order in which they first joined.
+
+    Where several have one name, the id tells them apart.
+    """
+    query = "SELECT agent_id, name FROM agents WHERE run_id = ? ORDER BY rowid"
+    found = dict(connection.execute(query, (run_id,)).fetchall())
+    often = Counter(found.values())
+    return {
+        agent_id: name if often[name] == 1 else f"{name} ({agent_id})" for agent_id, name in found.items()
+    }
+
+
 def metrics(connection: Connection, **wanted: str | None) -> list[Metric]:
     """Return metrics by round; the arguments are columns and the values that they must have."""
     where, values = _where(**wanted)
@@ -390,6 +403,12 @@ def model(connection: Connection, model_id: str) -> Row | None:
     """Return the row of a model, with its base as `base_id`; None if there is none."""
     found: Row | None = connection.execute(f"{_MODELS} WHERE model_id = ?", (model_id,)).fetchone()
     return found
+
+
+def models_by_id(connection: Connection, model_ids: Iterable[str]) -> list[Row]:
+    """Return the rows of models, each with its base as `base_id`; those that there are not are left out."""
+    query = f"{_MODELS} WHERE model_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+    return connection.execute(query, (json.dumps(list(model_ids)),)).fetchall()
 
 
 def parents_of(connection: Connection, model_ids: Iterable[str]) -> dict[str, list[tuple[str, float | None]]]:

@@ -100,6 +100,14 @@ QUESTIONS: list[Callable[[ModelDB], object]] = [
     lambda found: found.run().events(),
     lambda found: found.run().events("update_accepted"),
     lambda found: found.run().effort(),
+    lambda found: found.run().curves(),
+    lambda found: found.run().curves("train", agents=False),
+    lambda found: found.run().timeline(1, 2),
+    lambda found: found.run().heat("seconds"),
+    lambda found: found.run().heat("distance"),
+    lambda found: found.run().lineage(),
+    lambda found: found.run().lineage(most=3),
+    lambda found: found.model("g1").lineage(),
     lambda found: (found.model("g1").parents, found.model("g1").tags, found.model("g1").metrics()),
 ]
 

@@ -1,0 +1,128 @@
+"""When things happened in a run: its rounds, and in each who was asked, and when which answer came."""
+
+from dataclasses import dataclass
+from sqlite3 import Connection, Row
+
+from .. import queries
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A round in time.
+
+    Attributes:
+        status: `open`, `done` or `failed`.
+        started_s: This and the other times are seconds of run time.
+        ended_s: None while it is open.
+        deadline_s: Of its main step; None if it has none yet.
+        reason: Why it failed.
+    """
+
+    round_id: int
+    status: str
+    started_s: float
+    ended_s: float | None
+    deadline_s: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A task, and the answer to it; a task that was answered twice is two of them.
+
+    Attributes:
+        agent: Its name.
+        kind: Of the task: `train`, `evaluate`, ….
+        status: Of the task: `open`, `late` (its round is over), `answered`, `declined`, `failed` or
+            `cancelled`.
+        assigned_s: When the agent was asked; seconds of run time.
+        received_s: When the answer was judged; None while there is none, or where that was not kept.
+        verdict: On the answer; None while there is none.
+        counted_in: The round whose model it is part of.
+        is_late: Whether its round was over when it came, or is over while it is waited for.
+        reason: Why it was refused, or the task given up.
+        model_id: What came, if it is in the database.
+    """
+
+    round_id: int
+    agent: str
+    kind: str
+    status: str
+    task_id: str
+    assigned_s: float
+    received_s: float | None
+    verdict: str | None
+    counted_in: int | None
+    is_late: bool
+    reason: str
+    model_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Some rounds of a run, and what was asked and answered in them.
+
+    Attributes:
+        updates: Tasks in the order in which they were given, answered or not.
+        agents: Names of those who were asked, in the order in which they joined.
+        run_time_s: Of the run when it was read: how far a task that is open has come.
+    """
+
+    rounds: list[Span]
+    updates: list[Mark]
+    agents: list[str]
+    run_time_s: float
+
+
+def timeline(connection: Connection, run_id: str, first: int | None, last: int | None) -> Timeline:
+    """Return the rounds from `first` to `last`, None: without that end."""
+    bounds = (run_id, 0 if first is None else first, _ENDLESS if last is None else last)
+    deadlines = {row["round_id"]: row["ends_s"] for row in connection.execute(_DEADLINES, bounds)}
+    rounds = [_span(row, deadlines) for row in connection.execute(_ROUNDS, bounds)]
+    names = queries.agent_names(connection, run_id)
+    marks = [_mark(row, names) for row in connection.execute(_TASKS, bounds)]
+    asked = {mark.agent for mark in marks}
+    now_s = connection.execute("SELECT run_time_s FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
+    return Timeline(rounds, marks, [name for name in names.values() if name in asked], now_s)
+
+
+_ENDLESS = 2**63 - 1  # SQLite's largest integer
+
+_ROUNDS = "SELECT * FROM rounds WHERE run_id = ? AND round_id BETWEEN ? AND ? ORDER BY round_id"
+# A step that was extended has its time once more, see `ledger.deadline`. The main step is the last one.
+_DEADLINES = """
+    SELECT round_id, started_s + deadline_s * (1 + extended) AS ends_s FROM steps
+    WHERE run_id = ? AND round_id BETWEEN ? AND ? AND kind <> 'evaluate' ORDER BY started_s, rowid
+"""
+_TASKS = """
+    SELECT tasks.round_id, tasks.agent_id, tasks.kind, tasks.status, tasks.task_id, tasks.assigned_s,
+        tasks.reason AS given_up, updates.received_s, updates.verdict, updates.counted_in, updates.reason,
+        updates.model_id
+    FROM tasks
+    LEFT JOIN updates ON updates.task_id = tasks.task_id AND updates.agent_id = tasks.agent_id
+    WHERE tasks.run_id = ? AND tasks.round_id BETWEEN ? AND ?
+    ORDER BY tasks.assigned_s, tasks.rowid, updates.update_id
+"""
+
+
+def _span(row: Row, deadlines: dict[int, float]) -> Span:
+    round_id = row["round_id"]
+    times = (row["started_s"], row["ended_s"], deadlines.get(round_id))
+    return Span(round_id, row["status"], *times, row["reason"])
+
+
+def _mark(row: Row, names: dict[str, str]) -> Mark:
+    return Mark(
+        row["round_id"],
+        names.get(row["agent_id"], row["agent_id"]),
+        row["kind"],
+        row["status"],
+        row["task_id"],
+        row["assigned_s"],
+        row["received_s"] or None,
+        row["verdict"],
+        row["counted_in"],
+        row["reason"].startswith("late") if row["verdict"] else row["status"] == "late",
+        row["reason"] or row["given_up"],
+        row["model_id"],
+    )
