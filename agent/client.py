@@ -144,7 +144,7 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
-            await self._outbox.promoted()
+            await self._outbox.ready_for(found.assign, self.run_id)
             if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
                 self._handed_out.add(found.assign.task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import FLError, RemoteProtocolError, StateFolderError, StateFolderFullError
-from fl_main.messages import Credit, Offer, Payload, Send, Verdict
+from fl_main.messages import Assign, Credit, Offer, Payload, Send, Verdict
 from fl_main.ports import LinkClosedError, Ports
 from fl_main.weights import Layout
 
@@ -211,10 +211,17 @@ class Outbox:
             return error
         return None
 
-    async def promoted(self) -> None:
-        """Wait until what was kept with counted updates is what the next task begins with."""
-        while error := self.promote():
+    async def ready_for(self, assign: Assign, run_id: str) -> None:
+        """Wait until a task begins with what was kept with counted updates, unless they were undone."""
+        while error := self.promote() or self._forget_undone(assign, run_id):
             await self._wait_for_the_disk(error)
+
+    def _forget_undone(self, assign: Assign, run_id: str) -> StateFolderError | None:
+        try:
+            self._folder.forget_undone(run_id, assign.rollbacks)
+        except StateFolderError as error:
+            return error
+        return None
 
 
 async def _sent(sender: Sender, offset: int) -> None:

@@ -161,6 +161,12 @@ class Shelf:
         kept = self._current()
         return {} if kept is None else self._read(kept)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        for kept in self._all():
+            self._remove(kept)
+        self.sync()
+
     def sweep(self, whole: Container[str]) -> None:
         """Delete what came with updates that were never whole, and what was overtaken."""
         for name in self._disk.names(self.folder):
@@ -228,8 +234,7 @@ class Residuals(Shelf):
         said = run_id.encode()
         if self._disk.has(file) and read_whole(self._disk, file) == said:
             return
-        for kept in self._all():
-            self._remove(kept)
+        self.clear()
         write_whole(self._disk, file, said, durable=self._durable)
 
     def newest(self, uncounted: Container[str]) -> tuple[int, dict[str, Array]]:

@@ -130,6 +130,7 @@ class StateFolder:
         try:
             with self._translated("choose a state folder that can be written"):
                 self._begin(new_id)
+                self._rollbacks = self._known_rollbacks()
                 self._sweep()
         except BaseException:
             self._lock.release()
@@ -346,6 +347,41 @@ class StateFolder:
         with self._translated("see whether that disk works"):
             self._residuals.begin(run_id)
             return self._residuals.newest(uncounted)
+
+    def forget_undone(self, run_id: str, rollbacks: int) -> None:
+        """Forget what was kept before a run was rolled back to an earlier round, unless that was done.
+
+        Args:
+            run_id: Of the run.
+            rollbacks: How often it was.
+
+        Raises:
+            StateFolderError: If that cannot be written; to be tried again.
+        """
+        if self._rollbacks.get(run_id, 0) == rollbacks:
+            return
+        with self._translated("free some space on that disk, or let this program write there"):
+            for shelf in self._shelves:
+                shelf.clear()
+            known = {**self._rollbacks, run_id: rollbacks}
+            write_whole(self._disk, self._rollbacks_file, json.dumps(known).encode(), durable=self._durable)
+        self._rollbacks = known
+        logger.info("the run was rolled back to an earlier round; nothing that was kept before is used")
+
+    @property
+    def _rollbacks_file(self) -> Path:
+        return self.path / "rollbacks.json"
+
+    def _known_rollbacks(self) -> dict[str, int]:
+        """Return how often runs had been rolled back when this agent last worked for them."""
+        if not self._disk.has(self._rollbacks_file):
+            return {}
+        try:
+            return dict(json.loads(read_whole(self._disk, self._rollbacks_file)))
+        except (ValueError, TypeError) as error:
+            raise StateFolderError(
+                f"{self._rollbacks_file} is damaged; delete the folder, and this site joins as a new agent"
+            ) from error
 
     def pending_state(self) -> list[str]:
         """Return the tasks whose kept arrays wait for their accepted update to be counted."""

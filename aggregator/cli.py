@@ -272,12 +272,28 @@ def run() -> None:
 
 
 @run.command()
-@click.argument("settings_file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("settings_file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "model",
+    metavar="MODEL",
+    default="",
+    help="Begin with a model of the daemon's database: an id, the beginning of an id or digest, or "
+    "run:ROUND, run:best, run:final, run:last, run:TAG.",
+)
+@click.option("--name", default="", help="The new run's name (overrides the file).")
 @operator_options
-def create(settings_file: Path, **target: Any) -> None:
-    """Create the run that FILE describes, and start it."""
-    settings = load_run(settings_file)
-    found = ask_daemon("create", settings=settings.model_dump(mode="json"), **target)
+def create(settings_file: Path | None, model: str, name: str, **target: Any) -> None:
+    """Create the run that FILE describes, and start it.
+
+    With --from it begins with a stored model; without FILE its settings are then those of the
+    run that made that model, and its name is that run's with a number.
+    """
+    if settings_file is None and not model:
+        raise click.UsageError("give a FILE with the run's settings, or a model with --from")
+    given = {"name": name} if name else {}
+    settings = load_run(settings_file, given).model_dump(mode="json") if settings_file else {}
+    found = ask_daemon("create", run=name, about=model, settings=settings, **target)
     click.echo(f"run {found['run']} is {found['status']}; it {found['waiting_for']}")
 
 
@@ -325,6 +341,38 @@ def _isolating(order: Order, text: str) -> None:
         chosen = next(one for one in found["agents"] if agent in (one["name"], one["agent_id"]))
         said = f"in quarantine: {chosen['quarantined']}" if chosen["quarantined"] else "free to take part"
         click.echo(f"agent {chosen['name']} of run {found['run']} is {said}")
+
+
+@run.command()
+@click.argument("name", metavar="RUN")
+@click.option("--to", "round_id", required=True, type=click.IntRange(0), help="Round to go on from.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help="How many rounds are to follow; default: what is left of the run's settings then.",
+)
+@click.option("--reason", default="", help="Why, in a sentence: it stays with the run.")
+@click.option("--fresh-state", is_flag=True, help="Let the strategy begin without what it kept (momenta, …).")
+@operator_options
+def rollback(
+    name: str, round_id: int, rounds: int | None, reason: str, fresh_state: bool, **target: Any
+) -> None:
+    """Let RUN go on from the model of an earlier round, whether it is running or over.
+
+    Nothing is deleted: the rounds after it stay in the database, and the next one has the next
+    number. Updates that were not counted yet are discarded, and agents forget what they kept.
+    """
+    found = ask_daemon(
+        "rollback",
+        run=name,
+        to=round_id,
+        rounds=rounds,
+        reason=reason,
+        fresh_state=fresh_state,
+        **target,
+    )
+    done = f"{found['rounds_done']} of {found['rounds']} rounds"
+    click.echo(f"run {found['run']} goes on from round {round_id}, {done} done; it is {found['status']}")
 
 
 _steering("stop", "End a run now; what it made so far stays.")

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from types import TracebackType
 
+from fl_main.plan import rounds_wanted
 from fl_main.printable import printable
 from fl_main.why.runs import find_run
 
@@ -142,7 +143,8 @@ def status_line(daemon: Daemon) -> str:
 
 def _of_run(host: RunHost) -> str:
     waiting = find_run(host.view()).what
-    return f"{host.run.name}: {host.run.rounds_done} of {host.settings.end.rounds} rounds, {waiting}"
+    wanted = rounds_wanted(host.run, host.settings)
+    return f"{host.run.name}: {host.run.rounds_done} of {wanted} rounds, {waiting}"
 
 
 def _address(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import getpass
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from fl_main.session import Session, Side
 
 PATIENCE_S = 30.0  # with a daemon that does not answer
 
-Order = Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
+Order = Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release", "rollback"]
 
 
 class OrderFailedError(FLError):
@@ -27,9 +26,8 @@ async def ask(
     order: Order,
     *,
     run: str = "",
-    about: str = "",
-    settings: Mapping[str, Any] | None = None,
     ca_file: Path | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
     """Give one order to a daemon and return the content of its answer.
 
@@ -38,10 +36,8 @@ async def ask(
         token: The operator's.
         order: What to do.
         run: The run it is about.
-        about: For `why`: a run, an agent or a task; empty for everything. For `quarantine` and
-            `release`: an agent of the run, by its name or id.
-        settings: Of the run to create.
         ca_file: Certificate authority to trust for `wss://`.
+        fields: What else `messages.Ask` has for such an order.
 
     Raises:
         ConnectionFailedError: If it cannot be reached.
@@ -51,9 +47,7 @@ async def ask(
     link = await dial(url, ca_file=ca_file)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return await _answer(
-                link, token, Ask(number=1, order=order, run=run, about=about, settings=dict(settings or {}))
-            )
+            return await _answer(link, token, Ask(number=1, order=order, run=run, **fields))
     except TimeoutError:
         raise OrderFailedError(f"no answer within {PATIENCE_S:g} s; look at the aggregator's log") from None
     except LinkClosedError as error:

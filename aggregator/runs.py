@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from .host import RunHost
 
 logger = logging.getLogger("fl_main.aggregator")
 
+# Of what else there is, nothing can be trained: sums, a strategy's state, what came beside a model.
+TRAINABLE = (ModelKind.INITIAL, ModelKind.GLOBAL, ModelKind.LOCAL, ModelKind.DOWNLOAD)
 MAX_FOLDS = 2  # at once, of all runs, the first come first: transfers find a thread, too
 
 
@@ -135,6 +138,35 @@ class Runs:
         self._start(host)
         return host
 
+    def settings_from(self, model: ModelRecord, given: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the settings of a run that begins with a model of the database.
+
+        Args:
+            model: Of any run.
+            given: The settings, but for the model; empty: those of the run that made it.
+            name: The new run's; empty: as the settings say, or made of the other run's.
+
+        Raises:
+            SettingsError: If nothing can be trained of it, or the settings name another model.
+        """
+        if model.kind not in TRAINABLE:
+            raise SettingsError(f"model {model.model_id} is of kind {model.kind}: nothing to train")
+        if given and any((given.get("initial") or {}).values()):
+            raise SettingsError("the settings say what the run begins with, too (initial): leave that out")
+        settings = dict(given or self._settings_of(model))
+        settings["name"] = name or (settings["name"] if given else self._free_name(settings["name"]))
+        return {**settings, "initial": {"model": model.model_id}}
+
+    def _settings_of(self, model: ModelRecord) -> dict[str, Any]:
+        for host in self:
+            if host.run.run_id == model.run_id:
+                return host.settings.model_dump(mode="json")
+        raise SettingsError(f"no run of this daemon made model {model.model_id}: give a FILE with settings")
+
+    def _free_name(self, name: str) -> str:
+        """Return NAME-2, or the first of that kind that no run has."""
+        return next(f"{name}-{number}" for number in count(2) if f"{name}-{number}" not in self._hosts)
+
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
         require_packing(settings.compression.lossless)
         return RunHost(settings, snapshot, self._store, self._ports, self._folds, self._on_record)
@@ -181,8 +213,10 @@ def _initial_model(
                 f"initial.model: there is no model {settings.initial.model!r} in this database"
             )
         payload, parents = found.payload, ((found.model_id, 1.0),)
-        if patterns:
-            payload, frozen = _staged(store, name, *_stored_arrays(store, payload), patterns)
+        if patterns or found.form != "full" or found.codec:
+            arrays, layout = store.whole(found.model_id)
+            roles = {spec.name: spec.role for spec in layout.arrays}
+            payload, frozen = _staged(store, name, arrays, roles, patterns)
     else:
         return None
     model = ModelRecord(f"{run_id[:16]}.initial", run_id, 0, ModelKind.INITIAL, payload, None, parents)
@@ -203,16 +237,6 @@ def _staged(
         staging.write(piece)
     payload = StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
     return payload, facts_of(kept) if kept else None
-
-
-def _stored_arrays(store: Store, payload: StoredPayload) -> tuple[dict[str, Array], dict[str, Role]]:
-    buffer = bytearray(payload.size)
-    file = store.read(payload.digest, payload.layout)
-    try:
-        file.read_into(0, memoryview(buffer))
-    finally:
-        file.close()
-    return views(payload.layout, buffer), {spec.name: spec.role for spec in payload.layout.arrays}
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:

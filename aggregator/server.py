@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fl_main.errors import SettingsError, StoreError
-from fl_main.events import AgentSteered, Steered
+from fl_main.events import AgentSteered, RolledBack, Steered
 from fl_main.messages import Ask
 from fl_main.ports import Listener, Ports
 from fl_main.settings import AggregatorSettings, RunSettings
@@ -151,12 +151,14 @@ class Daemon:
             await self.runs.settle()  # people, too, hear only what a crash cannot undo
             return self.status() if ask.order == "status" else await self._why.answer(ask.about)
         if ask.order == "create":
-            return status_of(await self.runs.create(_parsed(ask.settings), actor))
+            return status_of(await self._create(actor, ask))
         host = self.runs.find(ask.run)
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self.runs)) or "none yet"
             raise SettingsError(f"there is no run {ask.run!r} (runs: {names})")
-        if ask.order in ("quarantine", "release"):
+        if ask.order == "rollback":
+            await self._roll_back(host, actor, ask)
+        elif ask.order in ("quarantine", "release"):
             host.tell(AgentSteered(ask.order, _agent_of(host, ask.about), actor))
         elif objection := host.machine.objection(ask.order):
             raise SettingsError(objection)
@@ -168,6 +170,28 @@ class Daemon:
                 f"{ask.order} is decided, and takes effect once the database can be written: {trouble}"
             )
         return status_of(host)
+
+    async def _create(self, actor: str, ask: Ask) -> RunHost:
+        if not ask.about:
+            return await self.runs.create(_parsed(ask.settings), actor)
+        model = await self._ports.run_in_thread(self._store.named_model, ask.about)
+        return await self.runs.create(_parsed(self.runs.settings_from(model, ask.settings, ask.run)), actor)
+
+    async def _roll_back(self, host: RunHost, actor: str, ask: Ask) -> None:
+        """Let a run go on from an earlier round.
+
+        Raises:
+            SettingsError: If it cannot.
+        """
+        await host.journal.flush_or_trouble()  # what is decided is found only once it is stored
+        run_id, name = host.run.run_id, host.run.name
+        to = await self._ports.run_in_thread(self._store.milestone, run_id, ask.to)
+        if to is None:
+            raise SettingsError(f"run {name!r} has no model of round {ask.to}; see `fl db rounds {name}`")
+        order = RolledBack(to, actor, ask.reason, ask.rounds, ask.fresh_state)
+        if objection := host.machine.objection_to_rollback(order):
+            raise SettingsError(f"run {name!r} cannot go on from round {ask.to}: {objection}")
+        host.tell(order)
 
     def status(self) -> dict[str, Any]:
         """Return what `fl status` shows."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fl_main.compression.words import in_words
+from fl_main.plan import rounds_wanted
 from fl_main.store import RunStatus
 from fl_main.why import waiting_for
 from fl_main.why.agents import find_agent
@@ -22,7 +23,8 @@ def status_of(host: RunHost) -> dict[str, Any]:
         "round": run.round_id,
         "step": str(run.kind) if run.kind else None,
         "rounds_done": run.rounds_done,
-        "rounds": host.settings.end.rounds,
+        "rounds": rounds_wanted(run, host.settings),
+        "rollbacks": run.rollbacks,
         "run_time_s": round(view.at, 3),
         "mode": host.settings.mode,
         "travel": _travel(host),

@@ -55,6 +55,7 @@ def _assignment(machine: RoundMachine, effect: Assign) -> AssignMessage:
         correction=dict(machine.strategy.correction()) if task.kind is Kind.TRAIN else {},
         seed=task.seed,
         deadline_s=effect.deadline_s,
+        rollbacks=run.rollbacks,
         **(_form_of_answer(machine, task) if task.kind is Kind.TRAIN else {}),
     )
 

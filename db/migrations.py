@@ -146,6 +146,14 @@ def _numbered_history(connection: "Connection") -> None:
     _rebuild(connection, "events", kept, ("PRIMARY KEY (event_id),", ""))
 
 
+def _rollbacks(connection: "Connection") -> None:
+    connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN rollbacks INTEGER DEFAULT 0 NOT NULL")
+    connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN rounds_wanted INTEGER")
+
+
+_ROLLBACKS: Mapping[str, Facts] = {"run": {"rollbacks": 0, "rounds_wanted": None}}
+
+
 MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("asynchronous modes", _asynchronous_modes, _ASYNCHRONOUS),
     Migration("codecs", _codecs, _CODECS),
@@ -153,6 +161,7 @@ MIGRATIONS: Sequence[Migration] = (  # the first brings version 1 to version 2
     Migration("what may go", _what_may_go),
     Migration("evidence", _evidence, _EVIDENCE),
     Migration("numbered history", _numbered_history),
+    Migration("rollbacks", _rollbacks, _ROLLBACKS),
 )
 
 

@@ -102,6 +102,8 @@ runs = Table(
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     _later("frozen", Text, "'{}'"),  # JSON: of the arrays that the run does not train
+    _later("rollbacks", Integer, "0"),
+    Column("rounds_wanted", Integer),  # where an operator said other than the settings
     _one_of("status", RunStatus),
     _one_of("phase", Phase),
     _one_of("kind", Kind, optional=True),

@@ -134,7 +134,6 @@ def _models(
 ) -> dict[str, ModelRecord]:
     wanted = {
         run.model_id,
-        download_id_of(run.model_id),
         run.statistics_id,
         run.best_model_id,
         *run.state_ids.values(),
@@ -143,6 +142,9 @@ def _models(
     wanted.update(answer.model_id for answer in answers)
     wanted.update(_channels(connection, run, answers))
     found = models_by_id(connection, [model_id for model_id in wanted if model_id], layout_of)
+    # Of a run that was rolled back it may be gone: then the model is sent as it is.
+    sent = [model_id] if (model_id := download_id_of(run.model_id)) else []
+    found |= models_by_id(connection, sent, layout_of, only_stored=True)
     local = [found[answer.model_id] for answer in answers if answer.model_id in found]
     bases = {model.parents[0][0] for model in local if model.parents}
     return found | models_by_id(connection, bases - found.keys(), layout_of)
@@ -195,14 +197,15 @@ def _took(connection: Connection, run: RunRecord) -> dict[str, list[float]]:
 
 
 def models_by_id(
-    connection: Connection, model_ids: Iterable[str], layout_of: LayoutOf
+    connection: Connection, model_ids: Iterable[str], layout_of: LayoutOf, *, only_stored: bool = False
 ) -> dict[str, ModelRecord]:
-    """Return models by their ids; an id that is not there is left out."""
+    """Return models by their ids; an id that is not there, or on request its file, is left out."""
     ids = sorted(set(model_ids))
     of = queries.parents_of(plain(connection), ids)
     return {
         row["model_id"]: rows.model_record(row, layout_of(row["layout_digest"]), of[row["model_id"]])
         for row in connection.execute(select(models).where(among(models.c.model_id, ids))).mappings()
+        if row["is_stored"] or not only_stored
     }
 
 

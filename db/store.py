@@ -21,15 +21,16 @@ from fl_main.disk import REAL_DISK
 from fl_main.errors import StoreDamagedError, StoreError
 from fl_main.ports import Disk, Lock
 from fl_main.settings import DatabaseSettings
-from fl_main.store import ModelRecord, PastEvent, Record, RunSnapshot, TaskRecord, UpdateRecord
-from fl_main.weights import Layout
+from fl_main.store import Milestone, ModelRecord, PastEvent, Record, RunSnapshot, TaskRecord, UpdateRecord
+from fl_main.weights import Array, Layout
 
-from . import chain, disk, engine, queries, recovery, retention, rows, schema, snapshots, sqlite
+from . import chain, disk, engine, milestones, queries, recovery, retention, rows, schema, snapshots, sqlite
 from .batch import Batch, upsert
 from .chain import Head
 from .engine import translated
 from .files import ModelFiles, StagedFile, StoredFile
 from .migrations import algorithm_of
+from .model_db import ModelDB
 from .upgrade import migrate
 
 logger = logging.getLogger("fl_main.db")
@@ -327,6 +328,31 @@ class ModelStore:
                 connection, [model_id], lambda digest: self._layout(connection, digest)
             )
             return found.get(model_id)
+
+    def named_model(self, reference: str) -> ModelRecord:
+        """Return a model by what people call it; see `Store.named_model`."""
+        with ModelDB(self.folder) as db:
+            model = db.model(reference)
+        if not model.is_stored:
+            raise StoreError(f"model {model.model_id} is not stored: {model.not_stored_reason}")
+        with self._read() as connection:
+            [found] = snapshots.models_by_id(
+                connection, [model.model_id], lambda digest: self._layout(connection, digest)
+            ).values()
+        return found
+
+    def whole(self, model_id: str) -> tuple[dict[str, Array], Layout]:
+        """Return a model's arrays by name, and their layout; see `Store.whole`."""
+        with ModelDB(self.folder) as db:
+            model = db.model_by_id(model_id)
+            return model.weights(), model.decoded_layout
+
+    def milestone(self, run_id: str, round_id: int) -> Milestone | None:
+        """Return how a run stood when a round was over; see `Store.milestone`."""
+        with self._read() as connection:
+            return milestones.read(
+                connection, run_id, round_id, lambda digest: self._layout(connection, digest)
+            )
 
     def _layout(self, connection: Connection, digest: str) -> Layout:
         layout = self._layouts.get(digest) or snapshots.read_layout(connection, digest)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from fl_main.messages import Frozen
-from fl_main.store import StoredPayload, TaskRecord, UpdateRecord, Verdict
+from fl_main.store import Milestone, StoredPayload, TaskRecord, UpdateRecord, Verdict
 from fl_main.training import Kind
 from fl_main.weights import Layout
 
@@ -172,6 +172,24 @@ class AgentSteered:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """An operator's order to go on from an earlier round; `objection_to_rollback` was asked first.
+
+    Attributes:
+        to: The run as it stood when that round was over.
+        reason: The operator's, in a sentence; may be empty.
+        rounds: How many global models are to be made from there; None: as many as the settings say in all.
+        fresh_state: Whether the strategy begins with no state, as in round 1.
+    """
+
+    to: Milestone
+    actor: str
+    reason: str = ""
+    rounds: int | None = None
+    fresh_state: bool = False
+
+
 Event: TypeAlias = (
     AgentJoined
     | AgentLeft
@@ -185,6 +203,7 @@ Event: TypeAlias = (
     | TimePassed
     | Steered
     | AgentSteered
+    | RolledBack
 )
 
 

@@ -304,6 +304,9 @@ class Assign(Message):
         deadline_s: Seconds left until the round ends, if it has a deadline.
         credit: Up to so many bytes the answer's only payload may follow its `Offer` at once, on
             this connection; 0: it waits for `Send`.
+        rollbacks: How often the run was rolled back to an earlier round until then. If that is
+            another number than with the last task, the agent forgets what it keeps with its updates
+            of this run (control variates, what it could not send, private arrays): they were undone.
     """
 
     type: Literal["assign"] = "assign"
@@ -321,6 +324,7 @@ class Assign(Message):
     feeds_back: bool = False
     uncounted: Annotated[list[TaskId], Field(max_length=10_000)] = []
     credit: Natural = 0
+    rollbacks: Natural = 0
 
 
 class Send(Message):
@@ -501,16 +505,27 @@ class Ask(Message):
     """One question or order of an operator.
 
     Attributes:
+        run: What it is about; for `create` the new run's name, where `settings` are not to say it.
         about: What `why` is asked of: a run, an agent or a task; empty for everything. The agent that
-            is to be put in quarantine or released, by its name or id.
+            is to be put in quarantine or released, by its name or id. For `create` the model that the
+            run begins with, as `fl db show` takes one; empty: as the settings say.
+        settings: Of the run to create; empty: those of the run that made the model in `about`.
+        to: For `rollback` the round whose model the run goes on from; and so the following.
+        rounds: How many rounds are to follow; None: as many as the run still has to make.
+        reason: Why, in a sentence: it stays with the run.
+        fresh_state: Whether the strategy's state begins anew.
     """
 
     type: Literal["ask"] = "ask"
     number: Natural
-    order: Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
+    order: Literal["status", "why", "create", "stop", "pause", "resume", "quarantine", "release", "rollback"]
     run: str = ""
     about: ShortText = ""
     settings: dict[str, Any] = {}
+    to: Natural = 0
+    rounds: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    reason: ShortText = ""
+    fresh_state: bool = False
 
 
 class Reply(Message):

@@ -36,7 +36,7 @@ def is_evaluated(run: RunRecord, settings: RunSettings) -> bool:
 def end_reason(run: RunRecord, settings: RunSettings) -> str:
     """Return why the run is to end now, or an empty text."""
     end = settings.end
-    if run.rounds_done >= end.rounds:
+    if run.rounds_done >= rounds_wanted(run, settings):
         return f"{run.rounds_done} rounds are done"
     if end.max_s is not None and run.run_time_s >= end.max_s:
         return f"{end.max_s:g} s of run time are over"
@@ -48,6 +48,11 @@ def end_reason(run: RunRecord, settings: RunSettings) -> str:
     if end.patience is not None and run.rounds_done - run.best_round >= end.patience:
         return f"{best.source} {best.metric} did not improve for {end.patience} rounds"
     return ""
+
+
+def rounds_wanted(run: RunRecord, settings: RunSettings) -> int:
+    """Return how many global models the run is to make in all."""
+    return settings.end.rounds if run.rounds_wanted is None else run.rounds_wanted
 
 
 def is_better(value: float, than: float | None, target: TargetSettings) -> bool:

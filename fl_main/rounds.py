@@ -25,6 +25,7 @@ from fl_main.events import (
     Event,
     Fold,
     FoldFailed,
+    RolledBack,
     Steered,
     StepFolded,
     TaskDeclined,
@@ -36,14 +37,17 @@ from fl_main.events import (
 from fl_main.ledger import Outcome
 from fl_main.members import NEVER
 from fl_main.messages import Frozen
-from fl_main.plan import derive_id, end_reason, next_step
+from fl_main.plan import derive_id, end_reason, next_step, rounds_wanted
 from fl_main.store import (
+    Milestone,
     ModelKind,
     ModelRecord,
     Phase,
     RoundRecord,
+    RunRecord,
     RunStatus,
     StepRecord,
+    TagRecord,
     TaskStatus,
     UpdateRecord,
 )
@@ -95,10 +99,51 @@ class RoundMachine(Assignments):
         status = self.run.status
         stands = f"run {self.run.name!r} is {status}: {self.run.reason}"
         if order == "resume" and status is RunStatus.FINISHED:
-            return f"{stands}; a finished run stays finished, create another one"
+            return f"{stands}; a finished run stays so, roll it back or create another"
         if order == "pause" and status.is_over:
             return f"{stands}; there is nothing to pause"
         return ""
+
+    def objection_to_rollback(self, order: RolledBack) -> str:
+        """Return why the run cannot go on from an earlier round, or an empty text."""
+        to = order.to
+        if self.run.round_id == 0:
+            return "no round has followed on that one yet"
+        if to.model_id not in to.models:
+            return f"the model of round {to.round_id} is not stored any more"
+        gone = sorted(name for name, state_id in to.state_ids.items() if state_id not in to.models)
+        if gone and not order.fresh_state:
+            return (
+                f"the strategy's {', '.join(gone)} after round {to.round_id} is not stored any more; "
+                "with --fresh-state it begins anew"
+            )
+        if reason := end_reason(self._back_at(order), self.settings):
+            return (
+                f"it would end at once: {reason}; ask for more --rounds, "
+                "or start another run from that model (`fl run create --from`)"
+            )
+        return ""
+
+    def _back_at(self, order: RolledBack) -> RunRecord:
+        """Return the run as it goes on from an earlier round."""
+        to = order.to
+        return replace(
+            self.run,
+            kind=Kind.EVALUATE,  # as far as it was to be measured, it was
+            model_id=to.model_id,
+            state_ids={} if order.fresh_state else self._restored(to),
+            rounds_done=to.rounds_done,
+            best_model_id=to.best_model_id,
+            best_value=to.best_value,
+            best_round=to.best_round,
+            failed_rounds=0,
+            rollbacks=self.run.rollbacks + 1,
+            rounds_wanted=self.run.rounds_wanted if order.rounds is None else to.rounds_done + order.rounds,
+        )
+
+    def _restored(self, to: Milestone) -> dict[str, str]:
+        """Return the strategy's state as it goes on: not what agents keep the other part of."""
+        return {name: key for name, key in to.state_ids.items() if name not in self.strategy.paired}
 
     # --- telling -----------------------------------------------------------------------------
 
@@ -433,8 +478,43 @@ class RoundMachine(Assignments):
             self._set(status=RunStatus.RUNNING, reason="", failed_rounds=0)
             self._move("reopened")
 
+    def _rolled_back(self, event: RolledBack) -> None:
+        """Go on from an earlier round: what came after it stays written down, and counts no more."""
+        to, before = event.to, self.run
+        reason = f"the run was rolled back to round {to.round_id}"
+        self._release_all(reason)
+        self._give_up(reason)
+        for model in to.models.values():
+            self._keep(model)
+        self.run = self._back_at(event)
+        if self.run.phase is not Phase.WAITING:
+            self._move("reopened" if self.run.phase is Phase.ENDED else "retry")
+        if before.status.is_over:
+            self._set(status=RunStatus.RUNNING, reason="")
+        self._out.records += [
+            TagRecord(self.run.run_id, "final", to.model_id),
+            TagRecord(self.run.run_id, "best", to.best_model_id or to.model_id),  # a tag must name one
+        ]
+        self.last_staleness = {}
+        self._note(
+            "run_rolled_back",
+            actor=event.actor,
+            reason=event.reason,
+            to=to.round_id,
+            model_id=to.model_id,
+            last_model_id=before.model_id,
+            rounds_done=to.rounds_done,
+            rounds=rounds_wanted(self.run, self.settings),
+            fresh_state=sorted(to.state_ids.keys() - self.run.state_ids.keys()),
+        )
+
     def _break_off(self, status: RunStatus, reason: str) -> None:
         """End in the middle of whatever is under way."""
+        self._give_up(reason)
+        self._end(status, reason)
+
+    def _give_up(self, reason: str) -> None:
+        """Close the step that is under way, if one is, without a result."""
         is_under_way = self.step is not None and self.step.status in ("open", "frozen")
         self._drop_updates(reason, [*(self.accepted() if is_under_way else []), *self.ready(Kind.TRAIN)])
         if self.step is not None and is_under_way:
@@ -445,7 +525,6 @@ class RoundMachine(Assignments):
                 self._end_round("failed", reason=reason)
             if self.run.kind is Kind.TRAIN and self.step.kind is Kind.TRAIN:
                 self._set(kind=Kind.EVALUATE)
-        self._end(status, reason)
 
     def _end(self, status: RunStatus, reason: str) -> None:
         self._drop_updates(f"the run is {status}: {reason}", self.ready(Kind.TRAIN))
@@ -471,4 +550,5 @@ _HANDLERS: dict[type, Any] = {
     TimePassed: lambda machine, event: None,
     Steered: RoundMachine._steered,
     AgentSteered: RoundMachine._agent_steered,
+    RolledBack: RoundMachine._rolled_back,
 }

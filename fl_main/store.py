@@ -14,7 +14,7 @@ from fl_main.digests import DigestAlgorithm
 from fl_main.training import Kind
 
 if TYPE_CHECKING:  # numpy takes longer to load than it takes to list a database's rounds
-    from fl_main.weights import Layout
+    from fl_main.weights import Array, Layout
 
 
 class RunStatus(StrEnum):
@@ -109,6 +109,9 @@ class RunRecord:
         best_value: Of the `best` metric, and the round it was measured for.
         frozen: What is known of the arrays that the run does not train, as `messages.Frozen` says
             it; empty if it trains all, or no agent has come yet.
+        rollbacks: How often it was rolled back to an earlier round: `rounds_done`, `best_round` and
+            what else counts global models leaves out those that were undone, `round_id` does not.
+        rounds_wanted: Global models to make in all, where an operator said other than `end.rounds`.
     """
 
     run_id: str
@@ -130,6 +133,8 @@ class RunRecord:
     run_time_s: float = 0.0
     reason: str = ""
     frozen: Mapping[str, Any] = field(default_factory=dict)
+    rollbacks: int = 0
+    rounds_wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +424,26 @@ class RunSnapshot:
     past: Mapping[str, AgentPast] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Milestone:
+    """A run as it stood when a round was over, and nothing of the next one had been done.
+
+    Attributes:
+        round_id: The round; 0 is the model that the run began with.
+        model_id: Its global (or initial) model; this and the following as in `RunRecord`.
+        models: By id: the model, what was sent of it, and the state, as far as their files are there.
+    """
+
+    round_id: int
+    model_id: str
+    state_ids: Mapping[str, str]
+    rounds_done: int
+    best_model_id: str | None
+    best_value: float | None
+    best_round: int
+    models: Mapping[str, ModelRecord]
+
+
 class StagingFile(Protocol):
     """A payload on its way into the store; used by one thread at a time."""
 
@@ -517,6 +542,23 @@ class Store(Protocol):
 
     def find_model(self, model_id: str) -> ModelRecord | None:
         """Return a model by its id."""
+
+    def named_model(self, reference: str) -> ModelRecord:
+        """Return a model by what people call it: its id, the beginning of one, a place in a run.
+
+        Raises:
+            StoreError: If it names no model, or several, or its file is not there.
+        """
+
+    def whole(self, model_id: str) -> "tuple[dict[str, Array], Layout]":
+        """Return a model's arrays by name, and their layout: decoded, of a difference the sum with its base.
+
+        Raises:
+            StoreError: If they, or the base's, are not there.
+        """
+
+    def milestone(self, run_id: str, round_id: int) -> Milestone | None:
+        """Return how a run stood when a round was over; None if that round made no model."""
 
     def stage(self, name: str, layout: "Layout", *, resume: bool = False) -> StagingFile:
         """Open a staging file; with `resume`, one that is there goes on where it stopped.

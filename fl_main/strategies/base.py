@@ -114,6 +114,8 @@ class Strategy:
         alone: Why no other step goes with it but noise, in half a sentence; empty if others do.
         state: Names of arrays, shaped like the parameters, that are kept between rounds and
             stored with each (momenta, control variates); zeros before the first round.
+        paired: Which of them go with arrays that agents keep: an agent forgets those when the run is
+            rolled back to an earlier round, and so both begin anew there.
         down: Which of them every agent is sent with its task, as a channel of that name; in the
             first round there are none yet.
         up: Extra channels that every update must bring, shaped like the parameters.
@@ -150,6 +152,7 @@ class Strategy:
     selects: bool = False
     alone: str = ""
     state: tuple[str, ...] = ()
+    paired: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
     up: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

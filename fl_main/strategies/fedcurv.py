@@ -33,6 +33,7 @@ class FedCurv(FedAvg):
     """
 
     state = ("fisher", "weighted")
+    paired = state
     down = ("fisher", "weighted")
     up = ("fisher", "weighted")
     modes = ("sync",)

@@ -32,6 +32,7 @@ class FedDyn(Strategy):
     """
 
     state = ("total",)
+    paired = state
     modes = ("sync",)
     why_not = ONLY_SYNC
     alone = "what its agents keep must follow from the same updates as the model"

@@ -69,6 +69,7 @@ class Pipeline(Strategy):
     def _declare(self, stages: Sequence[Strategy]) -> None:
         """Want and need what the steps do together."""
         self.state = tuple(name for stage in stages for name in stage.state)
+        self.paired = tuple(name for stage in stages for name in stage.paired)
         self.down = tuple(name for stage in stages for name in stage.down)
         self.up = tuple(dict.fromkeys(name for stage in stages for name in stage.up))
         self.needs = tuple(dict.fromkeys(name for stage in stages for name in stage.needs))

@@ -45,6 +45,7 @@ class Scaffold(Strategy):
     """
 
     state = ("total", "control")
+    paired = state
     down = ("control",)
     up = ("control",)
     modes = ("sync",)

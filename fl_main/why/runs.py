@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from fl_main.ledger import Need
 from fl_main.members import NEVER
+from fl_main.plan import rounds_wanted
 from fl_main.store import Phase, RunStatus, StepRecord, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
 from fl_main.why.agents import left_because, progress
@@ -73,7 +74,7 @@ def _outage(view: View, since_at: float | None) -> Iterator[str]:
 
 def _halted(view: View) -> Finding:
     run, ledger = view.ledger.run, view.ledger
-    done = f"{plural(run.rounds_done, 'round')} done of {ledger.settings.end.rounds}"
+    done = f"{plural(run.rounds_done, 'round')} done of {rounds_wanted(run, ledger.settings)}"
     if run.status is RunStatus.PAUSED:
         since = view.last("run_pause")
         return _found(

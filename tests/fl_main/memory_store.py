@@ -10,6 +10,7 @@ from fl_main.store import (
     AgentRecord,
     EventRecord,
     MetricRecord,
+    Milestone,
     ModelRecord,
     Record,
     RoundRecord,
@@ -53,11 +54,15 @@ class MemoryStore:
         self._metrics: Counter[tuple[object, ...]] = Counter()
         self.agents: dict[str, AgentRecord] = {}
         self.events: list[EventRecord] = []
+        self.without: set[str] = set()  # models whose files are gone
+        self._history: list[EventRecord | RunRecord] = []
 
     def commit(self, records: Sequence[Record]) -> None:
         """Apply records in their order."""
         for record in records:
             self._apply(record)
+            if isinstance(record, EventRecord | RunRecord):
+                self._history.append(record)
         for record in records:
             self._check(record)
 
@@ -109,6 +114,34 @@ class MemoryStore:
         """Return a task and its first recorded answer."""
         task = self.tasks.get(task_id)
         return (task, next(iter(self.answers(task_id)), None)) if task else None
+
+    def milestone(self, round_id: int) -> Milestone | None:
+        """Return how the run stood when a round was over and the next had not done anything."""
+        found: RunRecord | None = None
+        is_made = is_over = False
+        for record in self._history:
+            if is_made and isinstance(record, RunRecord):
+                found = record
+                if is_over:
+                    break
+            elif isinstance(record, EventRecord):
+                if is_made and record.kind == "run_rolled_back":
+                    break
+                is_made |= record.kind in ("initial_model", "round_done") and record.round_id == round_id
+                is_over |= is_made and record.kind == "step_started" and (record.round_id or 0) > round_id
+        if found is None or found.model_id is None:
+            return None
+        ids = (found.model_id, *found.state_ids.values())
+        return Milestone(
+            round_id,
+            found.model_id,
+            found.state_ids,
+            found.rounds_done,
+            found.best_model_id,
+            found.best_value,
+            found.best_round,
+            {model_id: self.models[model_id] for model_id in ids if model_id not in self.without},
+        )
 
     def snapshot(self) -> RunSnapshot:
         """Return what the round machine needs to go on after a restart."""

@@ -15,6 +15,7 @@ from fl_main.events import (
     FoldFailed,
     Offered,
     Receive,
+    RolledBack,
     Steered,
     StepFolded,
     TaskDeclined,
@@ -157,6 +158,14 @@ class Story:
 
     def steer(self, order: str) -> list[Effect]:
         return self.tell(Steered(order, "anna"))
+
+    def roll_back(self, round_id: int, **facts: Any) -> list[Effect]:
+        """Go on from an earlier round, which must be possible."""
+        to = self.store.milestone(round_id)
+        assert to is not None
+        order = RolledBack(to, "anna", **facts)
+        assert self.machine.objection_to_rollback(order) == ""
+        return self.tell(order)
 
     def decline(self, agent: str, code: str = "skipped") -> list[Effect]:
         return self.tell(TaskDeclined(self.assigned[agent].task_id, agent, code, "because"))

@@ -876,7 +876,7 @@ def test_an_order_that_a_run_cannot_follow_meets_an_objection() -> None:
     story.do_round("a", "b")
     assert [story.machine.objection(order) for order in orders] == [
         "run 'r' is finished: 1 rounds are done; there is nothing to pause",
-        "run 'r' is finished: 1 rounds are done; a finished run stays finished, create another one",
+        "run 'r' is finished: 1 rounds are done; a finished run stays so, roll it back or create another",
         "",
     ]
     stopped = collecting("ab")

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fl_main.events import Answer, Assign, Cancel, Effect, Offered, Receive, UpdateReceived
+from fl_main.events import Answer, Assign, Cancel, Effect, Offered, Receive, RolledBack, UpdateReceived
 from fl_main.plan import next_step
 from fl_main.store import ModelKind, Phase, RunStatus, TaskRecord, TaskStatus, Verdict
 from fl_main.training import Kind
@@ -246,6 +246,25 @@ class Runs(RuleBasedStateMachine):
     def stop(self) -> None:
         self.see(self.story.steer("stop"))
 
+    @precondition(lambda self: self.story.run.model_id is not None)
+    @rule(back=st.integers(0, 3), rounds=st.sampled_from([None, 2, 1000]), fresh_state=st.booleans())
+    def roll_back(self, back: int, rounds: int | None, fresh_state: bool) -> None:
+        """Go on from the model of one of the last rounds, if the run would not end there at once."""
+        store = self.story.store
+        made = [model.round_id for model in store.models.values() if model.kind is ModelKind.GLOBAL]
+        to = store.milestone([0, *made][-1 - min(back, len(made))])
+        assert to is not None
+        order = RolledBack(to, "anna", "it diverged", rounds, fresh_state)
+        if self.story.machine.objection_to_rollback(order):
+            return
+        was, pending = self.story.run, self.story.machine.ready(Kind.TRAIN)
+        self.see(self.story.tell(order))
+        run = self.story.run
+        assert (run.model_id, run.rounds_done) == (to.model_id, to.rounds_done)
+        assert run.round_id in (was.round_id, was.round_id + 1)
+        assert run.status is (RunStatus.PAUSED if was.status is RunStatus.PAUSED else RunStatus.RUNNING)
+        assert all(store.answers(update.task_id)[0].verdict is Verdict.DISCARDED for update in pending)
+
     @rule()
     def restart(self) -> None:
         before = self.story.run
@@ -295,7 +314,7 @@ class Runs(RuleBasedStateMachine):
             assert at < wakeup
             assert all(at < member.gone_at for member in machine.members.values())
         elif machine.run.phase is Phase.AGGREGATING:
-            assert len(self.story.folds) == 1
+            assert sum(map(machine.is_wanted, self.story.folds)) == 1  # others came of a step given up
         else:
             step = next_step(machine.run, machine.settings)
             assert not machine.need(step.kind).is_met, "a step that could begin has begun"
@@ -326,12 +345,14 @@ class Runs(RuleBasedStateMachine):
     @invariant()
     def global_models_form_one_chain(self) -> None:
         store, last = self.story.store, None
+        back = {event.round_id: event.details["model_id"] for event in store.events if "to" in event.details}
         for round_id in sorted(store.rounds):
             record = store.rounds[round_id]
             if round_id > 0:
                 assert record.base_model_id == last
             if record.status == "done" or round_id == 0:  # opened again for the statistics
                 last = record.model_id or record.base_model_id
+            last = back.get(round_id, last)
             for task in store.tasks.values():
                 if task.round_id == round_id and task.kind is Kind.TRAIN:
                     assert task.model_id == record.base_model_id
