@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from fl_main import __version__
 from fl_main.errors import FLError, NotFoundError
 
-from . import api
+from . import api, pages, showing
 from .access import Access, Guard
 from .live import Changes
 from .source import Source
@@ -65,22 +65,30 @@ def create_app(folder: Path | str, *, root_path: str = "", access: Access | None
     app.add_middleware(Guard, access=access or Access(), root_path=app.state.root)
     app.mount("/static", StaticFiles(directory=HERE / "static", check_dir=False), name="static")
     app.include_router(api.router)
+    app.include_router(pages.router)
     return app
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters.update(showing.FILTERS)
+    return found
 
 
 def _context(request: Request) -> dict[str, Any]:
     """What every template knows beside its own data."""
-    return {"root": request.app.state.root, "version": __version__}
+    scheme = request.cookies.get("fl_scheme", "")
+    return {
+        "root": request.app.state.root,
+        "version": __version__,
+        "scheme": scheme if scheme in ("light", "dark") else "",
+    }
 
 
 @asynccontextmanager

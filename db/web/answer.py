@@ -1,0 +1,221 @@
+"""What a person wants to know of a run first, in words: how is it going, is somebody odd, which model to take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fl_main.db.records import Agent, Round, RunFacts
+from fl_main.settings import RunSettings
+from fl_main.store import Phase, RunStatus
+
+from .showing import count, duration, number, text
+
+LATELY = 10  # rounds that tell who is often late or refused
+OFTEN = 3  # of them
+_NAMED = 5  # agents in one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the three answers.
+
+    Attributes:
+        tone: `good`, `warn`, `bad`, or empty.
+        first: The answer in short; `more`: sentences that it follows from.
+        model: The model that it tells to take, as `fl db` names it.
+    """
+
+    first: str
+    more: tuple[str, ...] = ()
+    tone: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The three answers."""
+
+    going: Part
+    odd: Part
+    take: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What went wrong with an agent's updates lately: how many were late, and refused; of the last, why."""
+
+    late: int = 0
+    refused: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an answer follows from.
+
+    Attributes:
+        rounds: The last rounds, in order.
+        missed: By agent, of the last `LATELY` rounds.
+        tags: Model ids by tag.
+        waits: Ids of the agents whose updates are not there yet.
+    """
+
+    run: RunFacts
+    settings: RunSettings
+    rounds: Sequence[Round]
+    agents: Sequence[Agent]
+    missed: Mapping[str, Missed] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    waits: Sequence[str] = ()
+
+
+def answer(known: Known) -> Answer:
+    """Return the three answers."""
+    return Answer(_going(known), _odd(known), _take(known))
+
+
+# --- how is it going ------------------------------------------------------------------------
+
+
+def _going(known: Known) -> Part:
+    run, asked = known.run, known.settings.end.rounds
+    done = f"{run.rounds_done} of {count(asked, 'round')}"
+    more = [*_reason(run), *_here(known), *_best(known), *_waits(known)]
+    if run.status is RunStatus.FAILED:
+        return Part(f"Failed after {done}", tuple(more), "bad")
+    if run.status is RunStatus.STOPPED:
+        return Part(f"Stopped after {done}", tuple(more), "warn")
+    if run.status is RunStatus.FINISHED:
+        took = f"in {duration(run.run_time_s)} of run time" if run.run_time_s else ""
+        return Part(f"Finished: {count(run.rounds_done, 'round')} {took}".strip(), tuple(more), "good")
+    if run.failed_rounds:
+        more.insert(0, f"The last {count(run.failed_rounds, 'round')} failed.")
+    tone = "warn" if run.failed_rounds or run.status is RunStatus.PAUSED else ""
+    return Part(_under_way(known, asked), tuple(more), tone)
+
+
+def _under_way(known: Known, asked: int) -> str:
+    run = known.run
+    if run.status is RunStatus.PAUSED:
+        return f"Paused in round {run.round_id} of {asked}"
+    if run.phase is Phase.COLLECTING and known.rounds:
+        latest = known.rounds[-1]
+        came = f"{latest.accepted} of {count(latest.invited, 'update')} here"
+        return f"Round {run.round_id} of {asked}: {came}"
+    if run.phase is Phase.AGGREGATING:
+        return f"Round {run.round_id} of {asked}: making its model"
+    if run.rounds_done == 0 and not any(agent.is_present for agent in known.agents):
+        return "Waiting for its first agents"
+    return f"{run.rounds_done} of {count(asked, 'round')} done, waiting"
+
+
+def _reason(run: RunFacts) -> list[str]:
+    return [_sentence(run.reason)] if run.reason else []
+
+
+def _here(known: Known) -> list[str]:
+    if known.run.status.is_over or not known.agents:
+        return []
+    here = sum(agent.is_present for agent in known.agents)
+    are = "is" if len(known.agents) == 1 else "are"
+    return [f"{here} of {count(len(known.agents), 'agent')} {are} here."]
+
+
+def _waits(known: Known) -> list[str]:
+    run = known.run
+    if run.status is not RunStatus.RUNNING:
+        return []
+    if run.phase is Phase.WAITING:
+        here, least = sum(agent.is_present for agent in known.agents), known.settings.round.min_agents
+        return [f"A round needs {count(least, 'agent')}: waits for {least - here} more."] if here < least else []
+    names = {agent.agent_id: agent.name for agent in known.agents}
+    return [f"Waits for {_listed([names.get(agent, agent) for agent in known.waits])}."] if known.waits else []
+
+
+def _best(known: Known) -> list[str]:
+    run, best = known.run, known.settings.best
+    if run.best_value is None:
+        return []
+    where = "on held-out data" if best.source == "evaluate" else "in training"
+    return [f"Best {text(best.metric)} {number(run.best_value)} {where}, in round {run.best_round}."]
+
+
+# --- is somebody odd ------------------------------------------------------------------------
+
+
+def _odd(known: Known) -> Part:
+    names = {agent.agent_id: text(agent.name) for agent in known.agents}
+    shut_out = [agent for agent in known.agents if agent.quarantined]
+    far = [agent for agent in known.agents if agent.outlying and not agent.quarantined]
+    bad = [f"{text(agent.name)} gets no more tasks: {text(agent.quarantined)}." for agent in shut_out]
+    bad += [f"{text(agent.name)} was an outlier in {_lately(agent.outlying)}." for agent in far]
+    warned = [
+        f"{names.get(agent_id, text(agent_id))} {said}"
+        for agent_id, missed in known.missed.items()
+        if (said := _missed(missed))
+    ]
+    said = bad + warned
+    if not said:
+        if not known.run.rounds_done:
+            return Part("Too early to say")
+        calm = f"No update lay far from the others, none was refused or often late in the last {LATELY} rounds."
+        return Part("Nobody", (calm,), "good")
+    who = [agent.agent_id for agent in shut_out + far]
+    who += [agent_id for agent_id, missed in known.missed.items() if _missed(missed)]
+    listed = _listed([names.get(agent_id, agent_id) for agent_id in dict.fromkeys(who)])
+    return Part(listed, tuple(said[:_NAMED]), "bad" if bad else "warn")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [text(name) for name in names]
+    if len(shown) > _NAMED:
+        return ", ".join(shown[: _NAMED - 1]) + f" and {len(shown) - _NAMED + 1} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _lately(rounds: int) -> str:
+    return "the last round" if rounds == 1 else f"the last {rounds} rounds"
+
+
+def _missed(missed: Missed) -> str:
+    """Say what is wrong with an agent that is often late, or was refused."""
+    said = []
+    if missed.late >= OFTEN:
+        said.append(f"was late {missed.late} times in the last {LATELY} rounds")
+    if missed.refused:
+        times = "once" if missed.refused == 1 else f"{missed.refused} times"
+        why = f" ({text(missed.reason)})" if missed.reason else ""
+        said.append(f"was refused {times} in the last {LATELY} rounds{why}")
+    return ", and ".join(said) + "." if said else ""
+
+
+# --- which model to take --------------------------------------------------------------------
+
+
+def _take(known: Known) -> Part:
+    run, name = known.run, text(known.run.name)
+    if run.best_model_id is not None:
+        way = "lowest" if known.settings.best.direction == "min" else "highest"
+        why = f"Of round {run.best_round}: the {way} {text(known.settings.best.metric)}, {number(run.best_value)}."
+        return Part(f"{name}:best", (why, *_held_by(known)), model=run.best_model_id)
+    if tagged := known.tags.get("final"):
+        return Part(f"{name}:final", ("It is tagged as final; none was measured.",), model=tagged)
+    if run.model_id is not None and run.rounds_done:
+        why = "It is the last one; none was measured, so that nothing says which is best."
+        return Part(f"{name}:last", (why,), model=run.model_id)
+    return Part("None yet", ("The first global model comes with the first round that is done.",))
+
+
+def _held_by(known: Known) -> list[str]:
+    """Tell how many agents stand behind the measurement."""
+    source, metric = known.settings.best.source, known.settings.best.metric
+    for entry in known.rounds:
+        if entry.round_id == known.run.best_round:
+            mean = (entry.evaluate if source == "evaluate" else entry.train).get(metric)
+            if mean is not None:
+                return [f"Measured by {count(mean.agents, 'agent')} on {count(mean.num_examples, 'example')}."]
+    return []
+
+
+def _sentence(reason: str) -> str:
+    shown = text(reason)
+    return shown[:1].upper() + shown[1:] + ("" if shown.endswith((".", "…")) else ".")

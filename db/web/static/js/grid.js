@@ -1,0 +1,88 @@
+// What the heat map computes before it draws: numbers only, no document.
+
+/** @typedef {{measure: string, measures: string[], rounds: number[], agents: string[], values: (number | null)[][],
+ *   outliers: [number, number][], missing?: Record<string, string>}} Heat */
+/** @typedef {{place: number, name: string, known: number, mean: number | null, largest: number | null, least: number | null, outliers: number}} Row */
+
+/**
+ * Each agent in numbers.
+ * @param {Heat} heat
+ * @returns {Row[]}
+ */
+export function rowsOf(heat) {
+  const outliers = new Map();
+  for (const [agent] of heat.outliers) outliers.set(agent, (outliers.get(agent) ?? 0) + 1);
+  return heat.agents.map((name, place) => {
+    const known = heat.values[place].filter((value) => value !== null);
+    const sum = known.reduce((total, value) => total + value, 0);
+    return {
+      place,
+      name,
+      known: known.length,
+      mean: known.length ? sum / known.length : null,
+      largest: known.length ? known.reduce((a, b) => Math.max(a, b)) : null,
+      least: known.length ? known.reduce((a, b) => Math.min(a, b)) : null,
+      outliers: outliers.get(place) ?? 0,
+    };
+  });
+}
+
+/**
+ * The agents in the order in which they are drawn. A small cosine is odd, of all else a large value.
+ * @param {Row[]} rows
+ * @param {string} order `odd` or `joined`
+ * @param {string} measure
+ */
+export function ordered(rows, order, measure) {
+  if (order !== "odd") return rows;
+  const sign = measure === "cosine" ? -1 : 1;
+  const oddness = (/** @type {Row} */ row) => (row.mean === null ? -Infinity : sign * row.mean);
+  return [...rows].sort((a, b) => b.outliers - a.outliers || oddness(b) - oddness(a) || a.place - b.place);
+}
+
+/**
+ * The values between which colours go: all but the largest and the least hundredth, so that one value does not
+ * leave all others without a difference.
+ * @param {(number | null)[][]} values
+ * @returns {[number, number]}
+ */
+export function rangeOf(values) {
+  const known = values.flat().filter((value) => value !== null).sort((a, b) => a - b);
+  if (known.length === 0) return [0, 1];
+  const at = (/** @type {number} */ part) => known[Math.round(part * (known.length - 1))];
+  const [low, high] = known.length < 100 ? [at(0), at(1)] : [at(0.01), at(0.99)];
+  return low === high ? [low - 0.5, high + 0.5] : [low, high];
+}
+
+/**
+ * A colour between two others.
+ * @param {number} part from 0 to 1; what is beyond counts as that
+ * @param {[number, number, number]} from
+ * @param {[number, number, number]} to
+ * @returns {[number, number, number]}
+ */
+export function between(part, from, to) {
+  const t = Math.min(1, Math.max(0, part));
+  return [0, 1, 2].map((i) => Math.round(from[i] + t * (to[i] - from[i])));
+}
+
+/**
+ * The pixel rows or columns of one of several equal cells.
+ * @param {number} i
+ * @param {number} count
+ * @param {number} pixels
+ * @returns {[number, number]} where it begins, and how long it is: at least one
+ */
+export function cell(i, count, pixels) {
+  const begin = Math.floor((i * pixels) / count);
+  return [begin, Math.max(1, Math.floor(((i + 1) * pixels) / count) - begin)];
+}
+
+/** What the map shows, in one sentence. */
+export function told(/** @type {Heat} */ heat, /** @type {Row[]} */ rows) {
+  const odd = rows.filter((row) => row.outliers).sort((a, b) => b.outliers - a.outliers);
+  const named = odd.slice(0, 3).map((row) => `${row.name} in ${row.outliers} of ${row.known} rounds`);
+  const more = odd.length > 3 ? `, and ${odd.length - 3} more agents` : "";
+  const size = `${heat.agents.length} agents, ${heat.rounds.length} rounds`;
+  return odd.length ? `${size}. Outliers: ${named.join(", ")}${more}.` : `${size}. No outlier.`;
+}

@@ -1,0 +1,120 @@
+// A page that stays true: where the database tells that a run moved, the page is fetched again and what differs
+// is put in its place. Elements stay the same, so that focus, selection, scrolling and open parts do.
+import { Idiomorph } from "../vendor/idiomorph.js";
+
+const LEAST_MS = 1000; // between two fetches, however much moves
+
+/**
+ * Whether a message of `api/changes` is about what a page shows.
+ * @param {string} watched a run's id, several apart by spaces, or `*`
+ * @param {string} runId
+ */
+export function concerns(watched, runId) {
+  return watched === "*" || watched.split(" ").includes(runId);
+}
+
+/**
+ * Calls at once, then at most once in a while; the last call is never lost.
+ * @param {() => Promise<void>} act never two at a time
+ * @param {number} leastMs
+ * @param {{now: () => number, later: (act: () => void, ms: number) => void}} clock
+ */
+export function paced(act, leastMs, clock) {
+  let last = -Infinity;
+  let isBusy = false;
+  let isDue = false;
+  const run = async () => {
+    isBusy = true;
+    isDue = false;
+    try {
+      await act();
+    } finally {
+      last = clock.now();
+      isBusy = false;
+      if (isDue) wait();
+    }
+  };
+  const wait = () => {
+    isBusy = true;
+    clock.later(run, Math.max(0, last + leastMs - clock.now()));
+  };
+  return () => {
+    isDue = true;
+    if (!isBusy) wait();
+  };
+}
+
+/**
+ * Follows the database as long as the page is open.
+ * @param {Document} document
+ * @param {() => void} redraw draws what came
+ */
+export function watch(document, redraw) {
+  const watched = document.body.dataset.watch;
+  const told = /** @type {HTMLElement} */ (document.getElementById("link"));
+  if (!watched) return;
+  const show = (/** @type {string} */ state, /** @type {string} */ words) => {
+    if (told.dataset.state === state) return;
+    told.dataset.state = state;
+    told.textContent = words;
+    told.hidden = false;
+  };
+  const clock = { now: () => performance.now(), later: (/** @type {() => void} */ act, /** @type {number} */ ms) => void setTimeout(act, ms) };
+  const refresh = paced(async () => {
+    if (await refreshed(document)) redraw();
+  }, LEAST_MS, clock);
+  const changed = () => {
+    if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
+    else refresh();
+  };
+  /** @type {string | undefined} */
+  let before;
+  const source = new EventSource(`${document.body.dataset.root}/api/changes`);
+  source.addEventListener("heads", (event) => {
+    show("live", "Live");
+    const heads = /** @type {MessageEvent<string>} */ (event).data;
+    if (before !== undefined && before !== heads) changed(); // it moved while nobody listened
+    before = heads;
+  });
+  source.addEventListener("message", (event) => {
+    before = "";
+    if (concerns(watched, JSON.parse(event.data).run_id)) changed();
+  });
+  source.addEventListener("trouble", () => show("lost", "The database cannot be read"));
+  source.addEventListener("error", () => show("lost", "Connection lost, trying again"));
+}
+
+/**
+ * Fetches the page again and puts what differs into its place.
+ * @param {Document} document
+ * @returns {Promise<boolean>} whether there was a page
+ */
+async function refreshed(document) {
+  const answer = await fetch(document.location.href, { headers: { Accept: "text/html" } }).catch(() => null);
+  if (!answer?.ok) return false;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const old of document.querySelectorAll("[data-live]")) {
+    const next = fresh.getElementById(old.id);
+    if (next && !next.isEqualNode(old)) put(old, next);
+  }
+  return true;
+}
+
+/** What scripts have made of these parts is theirs: a drawing, its keys, what a reader opened. */
+function put(/** @type {Element} */ old, /** @type {Element} */ next) {
+  Idiomorph.morph(old, next, {
+    restoreFocus: true,
+    callbacks: {
+      beforeNodeMorphed: (/** @type {Node} */ from, /** @type {Node} */ to) => {
+        if (!(from instanceof HTMLElement) || !(to instanceof HTMLElement)) return true;
+        if (from.matches("[data-keys], [data-reading]")) return false;
+        if (from.matches("[data-curves], [data-heat]")) {
+          for (const { name, value } of to.attributes) from.setAttribute(name, value);
+          return false;
+        }
+        if (from instanceof HTMLDetailsElement && from.open) to.setAttribute("open", "");
+        return true;
+      },
+    },
+  });
+}
