@@ -29,7 +29,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies attacks records flower soak docs typings clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies attacks records flower soak docs typings vendor clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -105,8 +105,11 @@ typings:          ## let mypy and editors see agent/ as fl_main.agent
 	@mkdir -p typings/fl_main
 	@ln -sfn ../../agent ../../aggregator ../../db typings/fl_main/
 
+vendor:           ## build the libraries of the page anew, as pinned in db/web/npm; needs Node.js and npm
+	@cd db/web/npm && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
+
 clean:            ## remove everything that make made
-	rm -rf $(VENV) build dist site typings demo htmlcov *.egg-info
+	rm -rf $(VENV) build dist site typings demo htmlcov *.egg-info db/web/npm/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 # One stamp for each target. A change of pyproject.toml or setup.py installs again; so does

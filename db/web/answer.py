@@ -1,4 +1,4 @@
-"""What a person wants to know of a run first, in words: how is it going, is somebody odd, which model to take."""
+"""What a person wants to know of a run first: how is it going, is somebody odd, which model to take."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,9 +126,13 @@ def _waits(known: Known) -> list[str]:
         return []
     if run.phase is Phase.WAITING:
         here, least = sum(agent.is_present for agent in known.agents), known.settings.round.min_agents
-        return [f"A round needs {count(least, 'agent')}: waits for {least - here} more."] if here < least else []
+        return (
+            [f"A round needs {count(least, 'agent')}: waits for {least - here} more."] if here < least else []
+        )
     names = {agent.agent_id: agent.name for agent in known.agents}
-    return [f"Waits for {_listed([names.get(agent, agent) for agent in known.waits])}."] if known.waits else []
+    return (
+        [f"Waits for {_listed([names.get(agent, agent) for agent in known.waits])}."] if known.waits else []
+    )
 
 
 def _best(known: Known) -> list[str]:
@@ -149,15 +153,17 @@ def _odd(known: Known) -> Part:
     bad = [f"{text(agent.name)} gets no more tasks: {text(agent.quarantined)}." for agent in shut_out]
     bad += [f"{text(agent.name)} was an outlier in {_lately(agent.outlying)}." for agent in far]
     warned = [
-        f"{names.get(agent_id, text(agent_id))} {said}"
+        f"{names.get(agent_id, text(agent_id))} {what}"
         for agent_id, missed in known.missed.items()
-        if (said := _missed(missed))
+        if (what := _missed(missed))
     ]
     said = bad + warned
     if not said:
         if not known.run.rounds_done:
             return Part("Too early to say")
-        calm = f"No update lay far from the others, none was refused or often late in the last {LATELY} rounds."
+        calm = (
+            f"No update lay far from the others, none was refused or often late in the last {LATELY} rounds."
+        )
         return Part("Nobody", (calm,), "good")
     who = [agent.agent_id for agent in shut_out + far]
     who += [agent_id for agent_id, missed in known.missed.items() if _missed(missed)]
@@ -169,7 +175,7 @@ def _listed(names: Sequence[str]) -> str:
     shown = [text(name) for name in names]
     if len(shown) > _NAMED:
         return ", ".join(shown[: _NAMED - 1]) + f" and {len(shown) - _NAMED + 1} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
 def _lately(rounds: int) -> str:
@@ -195,7 +201,8 @@ def _take(known: Known) -> Part:
     run, name = known.run, text(known.run.name)
     if run.best_model_id is not None:
         way = "lowest" if known.settings.best.direction == "min" else "highest"
-        why = f"Of round {run.best_round}: the {way} {text(known.settings.best.metric)}, {number(run.best_value)}."
+        best = f"the {way} {text(known.settings.best.metric)}, {number(run.best_value)}"
+        why = f"Of round {run.best_round}: {best}."
         return Part(f"{name}:best", (why, *_held_by(known)), model=run.best_model_id)
     if tagged := known.tags.get("final"):
         return Part(f"{name}:final", ("It is tagged as final; none was measured.",), model=tagged)
@@ -212,7 +219,9 @@ def _held_by(known: Known) -> list[str]:
         if entry.round_id == known.run.best_round:
             mean = (entry.evaluate if source == "evaluate" else entry.train).get(metric)
             if mean is not None:
-                return [f"Measured by {count(mean.agents, 'agent')} on {count(mean.num_examples, 'example')}."]
+                return [
+                    f"Measured by {count(mean.agents, 'agent')} on {count(mean.num_examples, 'example')}."
+                ]
     return []
 
 

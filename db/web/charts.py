@@ -48,12 +48,13 @@ def _chart(i: int, curve: Curve) -> Chart:
     lines = {"mean": curve.mean, **(curve.agents or {}), **(curve.quantiles or {})}
     rows = list(zip(curve.rounds, *lines.values(), strict=True))[-ROWS:][::-1]
     more = len(curve.rounds) - len(rows)
+    known = sum(value is not None for line in lines.values() for value in line)
     return Chart(
         f"{curve.source}-{i}",
         curve.name,
-        curve.name,
+        named(curve.source, curve.name),
         told(curve.rounds, curve.mean),
-        f"{curve.rounds[-1] if curve.rounds else 0}.{sum(value is not None for line in lines.values() for value in line)}",
+        f"{len(curve.rounds)}.{known}",
         tuple(lines),
         rows,
         f"the first {count(more, 'round')}" if more else "",
@@ -79,6 +80,6 @@ def _known(rounds: Sequence[int], values: Sequence[float | None]) -> Iterator[tu
             yield round_id, value
 
 
-def best_of(source: str, metric: str) -> str:
+def named(source: str, metric: str) -> str:
     """Name a run's metric: `accuracy`, `loss in training`."""
     return text(metric) if source == "evaluate" else f"{text(metric)} in training"

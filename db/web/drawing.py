@@ -1,4 +1,4 @@
-"""Where things stand in the drawings that the server makes: places and words, which templates write as SVG."""
+"""Where things stand in the drawings that the server makes; templates write them as SVG."""
 
 import math
 from collections import defaultdict
@@ -70,7 +70,14 @@ def bars(counts: Sequence[int]) -> list[Bar]:
     for i, number in enumerate(counts):
         if number:
             height = max(1.0, BARS_HEIGHT * number / most)
-            found.append(Bar(round(i * width, 2), round(BARS_HEIGHT - height, 2), round(max(width - 0.5, 0.5), 2), round(height, 2)))
+            found.append(
+                Bar(
+                    round(i * width, 2),
+                    round(BARS_HEIGHT - height, 2),
+                    round(max(width - 0.5, 0.5), 2),
+                    round(height, 2),
+                )
+            )
     return found
 
 
@@ -155,7 +162,12 @@ def lanes(agents: Sequence[str], stretches: Sequence[Stretch], slots: Iterable[S
         return round(LABEL + AREA * (at - begin) / length, 1)
 
     marks = [
-        Placed(slot, x(slot.start_s), HEAD + LANE * row[slot.agent] + 4, max(_LEAST_MARK, round(x(slot.end_s) - x(slot.start_s), 1)))
+        Placed(
+            slot,
+            x(slot.start_s),
+            HEAD + LANE * row[slot.agent] + 4,
+            max(_LEAST_MARK, round(x(slot.end_s) - x(slot.start_s), 1)),
+        )
         for slot in slots
         if slot.agent in row
     ]
@@ -273,7 +285,9 @@ def _measure(node: str, parents: Mapping[str, list[str]], depth: dict[str, int])
         if waits:
             stack.extend(waits)
             continue
-        depth[current] = 1 + max((depth[parent] for parent in parents[current] if parent in depth), default=-1)
+        depth[current] = 1 + max(
+            (depth[parent] for parent in parents[current] if parent in depth), default=-1
+        )
         stack.pop()
 
 

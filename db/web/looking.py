@@ -54,4 +54,3 @@ def courses(connection: Connection, chosen: Iterable[tuple[str, str, str]]) -> d
         rows = connection.execute(query, (run_id, source, name, run_id, _COURSE))
         found[run_id] = [row["value"] for row in rows]
     return found
-

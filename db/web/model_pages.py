@@ -42,7 +42,10 @@ def model(request: Request, database: Database, name: str) -> Response:
         folder=json.dumps(str(database.folder), ensure_ascii=False),
         other=f"{run.name}:{found.round_id - 1}" if found.kind == "global" and found.round_id > 1 else "",
         metrics=[
-            (metric, names.get(metric.agent_id or "", metric.agent_id) if metric.agent_id else "mean over agents")
+            (
+                metric,
+                names.get(metric.agent_id or "", metric.agent_id) if metric.agent_id else "mean over agents",
+            )
             for metric in found.metrics()
         ],
         arrays=arrays[:ARRAYS],
@@ -71,7 +74,13 @@ def _reference(found: Model, run: str) -> str:
 def _arrays(found: Model) -> tuple[list[dict[str, Any]], str]:
     """Return its arrays in numbers and bars; or without them, and why."""
     plain = [
-        {"name": spec.name, "dtype": str(spec.dtype), "shape": spec.shape, "role": str(spec.role), "facts": None}
+        {
+            "name": spec.name,
+            "dtype": str(spec.dtype),
+            "shape": spec.shape,
+            "role": str(spec.role),
+            "facts": None,
+        }
         for spec in found.layout.arrays
     ]
     if not found.is_stored:

@@ -30,9 +30,17 @@ def start(
 ) -> Response:
     """Show all runs."""
     source: Source = request.app.state.source
-    context = {"place": "runs", "q": q, "status": status, "statuses": list(RunStatus), "folder": source.folder}
+    context = {
+        "place": "runs",
+        "q": q,
+        "status": status,
+        "statuses": list(RunStatus),
+        "folder": source.folder,
+    }
     if not (source.folder / sqlite.FILE).exists():
-        return page_of(request, "start.html", total=0, rows=[], summary="There is no model database yet.", **context)
+        return page_of(
+            request, "start.html", total=0, rows=[], summary="There is no model database yet.", **context
+        )
     database = source.database()
     runs = sorted((run.facts for run in database.runs()), key=lambda run: run.changed_at, reverse=True)
     wanted = q.casefold()
@@ -76,7 +84,7 @@ def _run_rows(database: ModelDB, runs: list[RunFacts]) -> list[dict[str, Any]]:
             "agents": run.agents,
             "best": run.best_value,
             "best_round": run.best_round,
-            "metric": charts.best_of(best[run.run_id].source, best[run.run_id].metric),
+            "metric": charts.named(best[run.run_id].source, best[run.run_id].metric),
             "spark": drawing.spark(courses[run.run_id]),
             "words": f"{showing.text(best[run.run_id].metric)}: {_told(courses[run.run_id])}",
             "changed_at": run.changed_at,

@@ -76,10 +76,21 @@ def _facts(run: Run, settings: RunSettings) -> list[tuple[str, str]]:
         ("mode", str(settings.mode)),
         ("run time", showing.duration(run.facts.run_time_s)),
         ("updates in its models", showing.whole(effort.counted)),
-        ("received", showing.size(size) + (f" ({showing.size(plain)} without a codec)" if plain > size else "")),
+        (
+            "received",
+            showing.size(size) + (f" ({showing.size(plain)} without a codec)" if plain > size else ""),
+        ),
         ("updates come as", ", ".join(filter(None, (form, codec)))),
-        ("agents' time", ", ".join(f"{showing.percent(s / spent)} {name}" for name, s in parts if s) if spent else ""),
-        ("staleness", f"{effort.staleness:.1f} on average, at most {effort.max_staleness}" if effort.max_staleness else ""),
+        (
+            "agents' time",
+            ", ".join(f"{showing.percent(s / spent)} {name}" for name, s in parts if s) if spent else "",
+        ),
+        (
+            "staleness",
+            f"{effort.staleness:.1f} on average, at most {effort.max_staleness}"
+            if effort.max_staleness
+            else "",
+        ),
         ("run id", run.run_id),
     ]
     return [(label, value) for label, value in found if value]
@@ -234,7 +245,11 @@ def lineage(request: Request, database: Database, run: str) -> Response:
     found = database.run(run)
     shown = found.lineage(LINEAGE)
     return _run_page(
-        request, found, "Lineage", graph=model_pages.graph_of(shown), words=model_pages.lineage_in_words(shown)
+        request,
+        found,
+        "Lineage",
+        graph=model_pages.graph_of(shown),
+        words=model_pages.lineage_in_words(shown),
     )
 
 
@@ -290,7 +305,7 @@ def events(request: Request, database: Database, run: str, before: Number | None
 def settings(request: Request, database: Database, run: str) -> Response:
     """Show what the run was created with, and what of it differs from the defaults."""
     found = database.run(run)
-    usual = showing.flat(RunSettings(name=found.name).model_dump(mode="json"))
+    usual = showing.flat(RunSettings(name="run").model_dump(mode="json"))
     rows = [
         (key, value, key not in ("name", "purpose") and value != usual.get(key))
         for key, value in sorted(showing.flat(found.facts.settings).items())

@@ -44,7 +44,9 @@ def size(value: float | None) -> str:
     while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
         value /= 1000
         power += 1
-    shown = f"{value:.0f}" if power == 0 or value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+    shown = (
+        f"{value:.0f}" if power == 0 or value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+    )
     return f"{shown} {_PREFIXES[power]}B"
 
 
@@ -57,7 +59,7 @@ def duration(seconds: float | None) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     left = round(seconds)
-    parts = []
+    parts: list[tuple[int, str]] = []
     for name, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or parts:
