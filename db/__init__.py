@@ -16,9 +16,13 @@ from fl_main.errors import (
 
 if TYPE_CHECKING:
     from .audit import Damage, Fault
+    from .insight.comparison import Comparison, Line, MetricLine
     from .insight.curves import Curve
+    from .insight.difference import ArrayDifference
     from .insight.heat import Heat
     from .insight.lineage import Edge, Lineage, Node
+    from .insight.ranking import Standing
+    from .insight.statistics import ArrayHistogram
     from .insight.timeline import Mark, Span, Timeline
     from .model_db import Model, ModelDB, Run
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
@@ -29,9 +33,13 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
     "export_model": "transfer.export",
+    **dict.fromkeys(("Comparison", "Line", "MetricLine"), "insight.comparison"),
     "Curve": "insight.curves",
+    "ArrayDifference": "insight.difference",
     "Heat": "insight.heat",
     **dict.fromkeys(("Edge", "Lineage", "Node"), "insight.lineage"),
+    "Standing": "insight.ranking",
+    "ArrayHistogram": "insight.statistics",
     **dict.fromkeys(("Mark", "Span", "Timeline"), "insight.timeline"),
     **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
@@ -42,7 +50,10 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "ArrayDifference",
     "ArrayFacts",
+    "ArrayHistogram",
+    "Comparison",
     "Curve",
     "Damage",
     "Edge",
@@ -50,10 +61,12 @@ __all__ = [
     "Event",
     "Fault",
     "Heat",
+    "Line",
     "Lineage",
     "Mark",
     "Mean",
     "Metric",
+    "MetricLine",
     "Model",
     "ModelDB",
     "ModelStore",
@@ -64,6 +77,7 @@ __all__ = [
     "Run",
     "RunFacts",
     "Span",
+    "Standing",
     "StoreDamagedError",
     "StoreError",
     "StoreFullError",

@@ -2,43 +2,43 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_main.store import DataFile
-from fl_main.weights import ArraySpec, DType
+from fl_main.compression.vector import read_array
+from fl_main.precision import decoded
+from fl_main.sources import Source
+from fl_main.weights import ArraySpec
 
 from .records import ArrayFacts
 
-_PIECE_BYTES = 4 << 20
+STEP = 1 << 16  # values that are computed with at a time: 512 KiB, which fit the cache
+
+Numbers = NDArray[np.float64]
 
 
-def describe(file: DataFile) -> Iterator[ArrayFacts]:
+def describe(source: Source) -> Iterator[ArrayFacts]:
     """Yield the facts of each array, in the order of the layout."""
-    buffer = bytearray(_PIECE_BYTES)
-    for spec in file.layout.arrays:
-        yield _describe(spec, _pieces(file, spec, buffer))
+    for spec in source.layout.arrays:
+        yield _describe(spec, pieces(source, spec))
 
 
-def _pieces(file: DataFile, spec: ArraySpec, buffer: bytearray) -> Iterator[NDArray[np.float64]]:
-    start = file.layout.offsets[spec.name]
-    for place in range(0, spec.nbytes, len(buffer)):
-        view = memoryview(buffer)[: min(len(buffer), spec.nbytes - place)]
-        file.read_into(start + place, view)
-        yield _floats(np.frombuffer(view, spec.dtype.stored), spec.dtype)
+def pieces(source: Source, spec: ArraySpec) -> Iterator[Numbers]:
+    """Yield an array's values piece by piece, flattened."""
+    for start in range(0, spec.size, STEP):
+        yield numbers(source, spec, start, min(STEP, spec.size - start))
 
 
-def _floats(values: NDArray[Any], dtype: DType) -> NDArray[np.float64]:
-    if dtype is DType.BF16:  # the upper half of a float32
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float64)
+def numbers(source: Source, spec: ArraySpec, start: int, size: int) -> Numbers:
+    """Return some values of an array as new float64, flattened: integers beyond 2**53 are rounded."""
+    offset = source.layout.offsets[spec.name] + start * spec.dtype.stored.itemsize
+    return decoded(read_array(source, offset, size, spec.dtype), spec.dtype).astype(np.float64, copy=False)
 
 
-def _describe(spec: ArraySpec, pieces: Iterator[NDArray[np.float64]]) -> ArrayFacts:
+def _describe(spec: ArraySpec, values: Iterator[Numbers]) -> ArrayFacts:
     least, largest, total, norm, count = math.inf, -math.inf, 0.0, 0.0, 0
-    for piece in pieces:
+    for piece in values:
         finite = piece[np.isfinite(piece)]
         if finite.size:
             least, largest = min(least, float(finite.min())), max(largest, float(finite.max()))

@@ -7,7 +7,7 @@ weights = db.model("breast-cancer:best").weights()
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
     from .files import ModelFiles, StoredFile
     from .history import Note
+    from .insight.comparison import Comparison
     from .insight.curves import Curve
+    from .insight.difference import ArrayDifference
     from .insight.heat import Heat
     from .insight.lineage import Lineage
+    from .insight.ranking import Standing
+    from .insight.statistics import ArrayHistogram
     from .insight.timeline import Timeline
 
 # What is imported within functions here is for those who look into model files: it needs numpy,
@@ -140,6 +144,19 @@ class ModelDB:
         """Return all runs, the oldest first."""
         with self.connect() as connection:
             return [Run(self, facts) for facts in queries.runs(connection)]
+
+    def events(
+        self, kind: str | None = None, since: float | None = None, last: int | None = None
+    ) -> list[Event]:
+        """Return what happened to the daemon, in order: events of no run.
+
+        Args:
+            kind: Only of this kind.
+            since: Only from this time on, Unix seconds.
+            last: Only so many, the latest.
+        """
+        with self.connect() as connection:
+            return queries.events(connection, "", kind, since=since, last=last)
 
     def run(self, name: str | None = None) -> "Run":
         """Return a run by its name or id; of several with one name, the newest.
@@ -304,10 +321,23 @@ class Run:
                 connection, run_id=self.run_id, source=source, name=name, agent_id=agent_id
             )
 
-    def events(self, kind: str | None = None) -> list[Event]:
-        """Return what happened, in order."""
+    def events(
+        self,
+        kind: str | None = None,
+        round_id: int | None = None,
+        agent_id: str | None = None,
+        since: float | None = None,
+        last: int | None = None,
+    ) -> list[Event]:
+        """Return what happened, in order.
+
+        Args:
+            kind: Only of this kind; `round_id` and `agent_id`: only of this round, of this agent.
+            since: Only from this time on, Unix seconds.
+            last: Only so many, the latest.
+        """
         with self._db.connect() as connection:
-            return queries.events(connection, self.run_id, kind)
+            return queries.events(connection, self.run_id, kind, round_id, agent_id, since, last)
 
     def tags(self) -> dict[str, str]:
         """Return model ids by tag."""
@@ -389,6 +419,33 @@ class Run:
 
         with self._db.connect() as connection:
             return lineage.of_run(connection, self.run_id, lineage.MOST if most is None else most)
+
+    def standings(
+        self, metric: str | None = None, source: str | None = None, direction: str | None = None
+    ) -> "list[Standing]":
+        """Return its models by a metric, the best first: its value, since when it is known, and by how many.
+
+        Args:
+            metric: Name of the metric; what the run's settings say under `best`, unless given.
+            source: `evaluate` (on held-out data) or `train`.
+            direction: `min` or `max`; must be given for another metric than that of the settings.
+
+        Raises:
+            NotFoundError: If the run has no such metric; the message lists those that it has.
+            SettingsError: If another metric is named, but not which way is better.
+        """
+        from .insight import ranking
+
+        wanted = ranking.target(self.facts.settings, metric, source, direction)
+        with self._db.connect() as connection:
+            return ranking.standings(connection, self.run_id, wanted)
+
+    def compare(self, *others: "Run") -> "Comparison":
+        """Return it beside other runs of the same database: settings that differ, and what came of each."""
+        from .insight import comparison
+
+        with self._db.connect() as connection:
+            return comparison.compare(connection, [self.facts, *(other.facts for other in others)])
 
     @property
     def best(self) -> "Model | None":
@@ -578,6 +635,42 @@ class Model:
             return list(arrays.describe(file))
         finally:
             file.close()
+
+    def histograms(
+        self, bins: int = 20, arrays: Collection[str] | None = None, as_stored: bool = False
+    ) -> "list[ArrayHistogram]":
+        """Return how the values of its arrays are spread, without holding them in memory.
+
+        Args:
+            bins: Of each array, from its least value to its largest; at least 1.
+            arrays: Names of those that are wanted; None: all.
+            as_stored: Of the arrays of its file: of a delta the delta, of an encoded model the codec's.
+
+        Raises:
+            NotFoundError: If it has no array of such a name.
+            StoreDamagedError: If its file, or its base's, is missing or not what it should be.
+            StoreError: If it is not stored any more.
+        """
+        from . import reading
+        from .insight import statistics
+
+        with reading.opened_as_stored(self) if as_stored else reading.opened(self) as source:
+            return list(statistics.histograms(source, bins, arrays))
+
+    def difference(self, other: "Model") -> "list[ArrayDifference]":
+        """Return what another model has and this one has not, array by array, without holding them in memory.
+
+        Both are taken decoded, and of a delta base + delta.
+
+        Raises:
+            StoreDamagedError: If a file is missing or not what it should be.
+            StoreError: If one is not stored any more.
+        """
+        from . import reading
+        from .insight import difference
+
+        with reading.opened(self) as own, reading.opened(other) as theirs:
+            return list(difference.difference(own, theirs))
 
 
 def _listed(names: list[str]) -> str:

@@ -338,11 +338,34 @@ def _metric(row: rows.Row) -> Metric:
     )
 
 
-def events(connection: Connection, run_id: str, kind: str | None = None) -> list[Event]:
-    """Return what happened in a run, in order."""
-    query = "SELECT * FROM events WHERE run_id = ? AND record = 'event' ORDER BY seq"
-    found = [_event(row) for row in connection.execute(query, (run_id,))]
-    return [event for event in found if kind is None or event.kind == kind]
+def events(
+    connection: Connection,
+    run_id: str,
+    kind: str | None = None,
+    round_id: int | None = None,
+    agent_id: str | None = None,
+    since: float | None = None,
+    last: int | None = None,
+) -> list[Event]:
+    """Return what happened in a run, in order; the arguments select some, `last` the latest of those.
+
+    Args:
+        run_id: '' for what belongs to none.
+        since: Wall time, Unix seconds.
+    """
+    where = "run_id = ? AND record = 'event'"
+    values: list[object] = [run_id]
+    facts = {"kind": kind, "round_id": round_id, "agent_id": agent_id}
+    for name, value in facts.items():
+        if value is not None:
+            where += f" AND json_extract(facts, '$.{name}') = ?"
+            values.append(value)
+    if since is not None:
+        where += " AND at >= ?"
+        values.append(since)
+    query = f"SELECT * FROM events WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    found = connection.execute(query, [*values, -1 if last is None else last]).fetchall()
+    return [_event(row) for row in reversed(found)]
 
 
 def _event(row: rows.Row) -> Event:

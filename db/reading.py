@@ -4,16 +4,17 @@ A model may be larger than memory. `Model.weights` gives the same values, all at
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol
 
 import numpy as np
 
+from fl_main.compression.vector import read_array
 from fl_main.errors import StoreDamagedError
 from fl_main.precision import decoded, stored_as
 from fl_main.sources import Source
 from fl_main.store import DataFile
-from fl_main.weights import Array, Layout, Segment
+from fl_main.weights import Layout, Segment
 
 
 class Stored(Protocol):
@@ -71,6 +72,18 @@ def opened_decoded(model: Stored) -> Iterator[Source]:
         yield _decoded(model, files)
 
 
+@contextmanager
+def opened_as_stored(model: Stored) -> Iterator[Source]:
+    """Lend the arrays of a model's file as they are.
+
+    Raises:
+        StoreDamagedError: If its file is missing or not what it should be.
+        StoreError: If it is not stored any more.
+    """
+    with closing(model.open()) as file:
+        yield file
+
+
 def _whole(model: Stored, files: ExitStack) -> Source:
     own = _decoded(model, files)
     base = model.base
@@ -117,15 +130,9 @@ class _Sum:
         width = segment.dtype.stored.itemsize
         before = (first - segment.offset) % width
         place, size = first - before, -(-(last - first + before) // width)
-        base, delta = (_values(source, place, size, segment) for source in (self._base, self._delta))
+        base, delta = (read_array(source, place, size, segment.dtype) for source in (self._base, self._delta))
         with np.errstate(over="ignore", invalid="ignore"):
             moved = stored_as(decoded(base, segment.dtype) + decoded(delta, segment.dtype), segment.dtype)
         is_still = decoded(delta, segment.dtype) == 0  # -0.0 + 0.0 would be 0.0
         data = np.ascontiguousarray(np.where(is_still, base, moved)).view(np.uint8).data
         return data[before : before + last - first]
-
-
-def _values(source: Source, offset: int, size: int, segment: Segment) -> Array:
-    raw = np.empty(size, segment.dtype.stored)
-    source.read_into(offset, raw.view(np.uint8).data)
-    return raw

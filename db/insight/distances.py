@@ -5,6 +5,7 @@ from sqlite3 import Connection, Row
 
 import numpy as np
 
+from fl_main.compression.vector import read_array
 from fl_main.errors import StoreError
 from fl_main.precision import decoded
 from fl_main.sources import Source
@@ -141,6 +142,5 @@ def _rows(
 
 
 def _values(source: Source, segment: Segment, start: int, size: int) -> Values:
-    raw = np.empty(size, segment.dtype.stored)
-    source.read_into(segment.offset + start * raw.itemsize, raw.view(np.uint8).data)
-    return decoded(raw, segment.dtype)
+    offset = segment.offset + start * segment.dtype.stored.itemsize
+    return decoded(read_array(source, offset, size, segment.dtype), segment.dtype)

@@ -108,6 +108,12 @@ QUESTIONS: list[Callable[[ModelDB], object]] = [
     lambda found: found.run().lineage(),
     lambda found: found.run().lineage(most=3),
     lambda found: found.model("g1").lineage(),
+    lambda found: found.run().standings("loss", "train", "min"),
+    lambda found: found.run().compare(found.run()),
+    lambda found: found.run().events("update_accepted", 1, "a", 0.0, 5),
+    lambda found: found.events(last=5),
+    lambda found: found.model("g1").histograms(),
+    lambda found: found.model("g1").difference(found.model("g2")),
     lambda found: (found.model("g1").parents, found.model("g1").tags, found.model("g1").metrics()),
 ]
 
