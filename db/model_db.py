@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .insight.ranking import Standing
     from .insight.statistics import ArrayHistogram
     from .insight.timeline import Timeline
+    from .insight.asking import Answer
+    from .insight.usage import Usage
 
 # What is imported within functions here is for those who look into model files: it needs numpy,
 # which takes longer to load than a question about runs and rounds takes to be answered.
@@ -137,6 +139,27 @@ class ModelDB:
 
         with self.connect() as connection:
             return history.heads(connection)
+
+    def sql(self, question: str, most_rows: int = 1000, seconds: float = 10.0) -> "Answer":
+        """Answer a SELECT; see `insight.views` for what one can ask for besides the tables.
+
+        Args:
+            most_rows: Of the answer.
+            seconds: After which it is given up.
+
+        Raises:
+            StoreError: If it does anything but read, is wrong, or takes too long.
+        """
+        from .insight import asking
+
+        return asking.ask(self, question, most_rows, seconds)
+
+    def usage(self, run_id: str | None = None) -> "Usage":
+        """Return how many bytes the models take, of one run or all, and the rest of the database."""
+        from .insight import usage
+
+        with self.connect() as connection:
+            return usage.usage(connection, self.file, run_id)
 
     # --- runs and models ------------------------------------------------------------------
 

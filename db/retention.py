@@ -17,11 +17,9 @@ from fl_main.plan import download_id_of
 from fl_main.settings import RetentionSettings
 from fl_main.store import ModelKind, RunStatus
 
-from .rows import RUN
+from .rows import PASSING, RUN
 from .schema import among, files, models, parents, rowid, runs, tags, tasks, updates
 from .snapshots import UNANSWERED, UNCOUNTED
-
-PASSING = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value, ModelKind.DOWNLOAD.value)
 
 
 @dataclass(frozen=True, slots=True)

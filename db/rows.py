@@ -325,6 +325,9 @@ FORMS: dict[type[Any], Form] = {
 }
 EVENT = "event"
 
+# Kinds of models that may go, as they came from agents or were sent to them.
+PASSING = (ModelKind.LOCAL.value, ModelKind.CHANNEL.value, ModelKind.DOWNLOAD.value)
+
 
 def event_facts(event: EventRecord) -> Facts:
     """Return what the chain keeps of an event."""

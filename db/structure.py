@@ -8,15 +8,18 @@ from sqlite3 import Connection
 from sqlalchemy.dialects import sqlite
 
 from . import schema
+from .insight.views import VIEWS
 
-_MADE = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX|VIEW) (\S+)")
+_MADE = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX) (\S+)")
 
 
 def differences(connection: Connection) -> Iterator[tuple[str, str]]:
     """Yield what is not as this version makes it: which table, index, view or trigger, and what of it."""
     query = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%'"
     query += " ESCAPE '\\'"  # SQLite's own tables: of numbers, of statistics
-    found = {(kind, name): _plain(sql) for kind, name, sql in connection.execute(query)}
+    found = {
+        (kind, name): sql if kind == "view" else _plain(sql) for kind, name, sql in connection.execute(query)
+    }
     made = _as_made()
     for kind, name in sorted(made.keys() | found.keys()):
         where = f"{kind} {name}"
@@ -37,7 +40,7 @@ def _as_made() -> dict[tuple[str, str], str]:
         begin = _MADE.match(text)
         assert begin is not None, text
         made[begin[1].lower(), begin[2]] = text
-    return made
+    return made | {("view", view.name): view.sql for view in VIEWS}
 
 
 def _plain(sql: str) -> str:

@@ -13,6 +13,7 @@ from fl_main.digests import DigestAlgorithm
 
 from . import chain, schema
 from .engine import plain
+from .insight import views
 from .migrations import MIGRATIONS, Migration, newest, refuse_newer, version_of
 from .rows import canonical
 from .sqlite import APPLICATION_ID
@@ -44,12 +45,24 @@ def migrate(
             return
     refuse_newer(version, place, migrations)
     for number, migration in enumerate(migrations[version - 1 :], version + 1):
-        with _references_unchecked(connection), connection.begin():
+        with _references_unchecked(connection), connection.begin(), _without_views(connection):
             migration.apply(connection)
             _note(connection, number, migration.name, at)
             _set(connection, "schema_version", str(number))
             details = {"schema_version": str(number), "migrations": [migration.name], "by": __version__}
             _chain(connection, at, "database_migrated", details)
+
+
+@contextmanager
+def _without_views(connection: Connection) -> Iterator[None]:
+    """Take the views away while tables change, and make those of today."""
+    for name in (
+        connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'view'").scalars().all()
+    ):
+        connection.exec_driver_sql(f'DROP VIEW "{name}"')
+    yield
+    for statement in views.statements():
+        connection.exec_driver_sql(statement)
 
 
 @contextmanager
@@ -70,6 +83,8 @@ def _create(
     connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in schema.statements():
         connection.execute(statement)
+    for view in views.statements():
+        connection.exec_driver_sql(view)
     facts = {
         "schema_version": str(newest(migrations)),
         "digest_algorithm": str(algorithm),

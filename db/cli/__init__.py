@@ -19,6 +19,8 @@ COMMANDS = {
     "serve": Lazy("fl_main.db.cli.serve:serve", "Show the database on a web page, with a JSON API."),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
+    "du": Lazy("fl_main.db.cli.asking:du", "Print how many bytes the models take, and what may go."),
+    "sql": Lazy("fl_main.db.cli.asking:sql", "Answer a SELECT."),
     "head": Lazy("fl_main.db.cli.verify:head", "Print the end of history, to be noted elsewhere."),
 }
 

@@ -354,7 +354,17 @@ def test_an_empty_database_has_no_runs(folder: Path) -> None:
     assert fl_db("rounds", "-d", folder).stderr == f"error: name a run; the runs in {folder} are: none yet\n"
 
 
-LISTS = [["runs"], ["head"], ["rounds"], ["models"], ["show", "hearts"], ["rounds", "--json"]]
+LISTS = [
+    ["runs"],
+    ["head"],
+    ["du"],
+    ["sql", "--views"],
+    ["sql", "SELECT 1"],
+    ["rounds"],
+    ["models"],
+    ["show", "hearts"],
+    ["rounds", "--json"],
+]
 
 
 @pytest.mark.parametrize("command", [*LISTS, ["rounds", "--help"]], ids=" ".join)

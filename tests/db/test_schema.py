@@ -2,7 +2,7 @@
 
 from sqlalchemy import create_engine, insert, select
 
-from fl_main.db.schema import among, rowid, tags
+from fl_main.db.schema import ORDER, among, rowid, tags
 
 IDS = [f"model {i}" for i in range(5)]
 
@@ -20,3 +20,8 @@ def test_among_finds_the_values_of_a_list_of_any_length() -> None:
 
 def test_among_is_one_statement_whatever_the_length() -> None:
     assert len({str(among(tags.c.model_id, IDS[:number])) for number in range(5)}) == 1
+
+
+def test_each_table_and_column_says_what_it_is() -> None:
+    silent = [str(column) for table in ORDER for column in table.columns if not column.comment]
+    assert silent + [table.name for table in ORDER if not table.comment] == []
