@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .files import ModelFiles, StoredFile
     from .history import Note
+    from .insight.asking import Answer
     from .insight.comparison import Comparison
     from .insight.curves import Curve
     from .insight.difference import ArrayDifference
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from .insight.ranking import Standing
     from .insight.statistics import ArrayHistogram
     from .insight.timeline import Timeline
-    from .insight.asking import Answer
     from .insight.usage import Usage
 
 # What is imported within functions here is for those who look into model files: it needs numpy,
