@@ -328,8 +328,8 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
 
 def test_a_newer_database_is_refused(db: ModelDB, folder: Path) -> None:
     with tampering(folder) as connection:
-        connection.execute("UPDATE meta SET value = '9' WHERE key = 'schema_version'")
-    with pytest.raises(StoreVersionError, match="schema version 9"):
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(StoreVersionError, match="schema version 99"):
         ModelDB(folder)
 
 
