@@ -152,7 +152,7 @@ class ModelDB:
         """
         from .insight import asking
 
-        return asking.ask(self, question, most_rows, seconds)
+        return asking.ask(self.uri, self.file, question, most_rows, seconds)
 
     def usage(self, run_id: str | None = None) -> "Usage":
         """Return how many bytes the models take, of one run or all, and the rest of the database."""

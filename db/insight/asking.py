@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fl_main.errors import StoreError
 
 from ..faults import translated
-from ..model_db import ModelDB
 from ..sqlite import READ_ONLY, connected
 
 MOST_ROWS = 1000
@@ -44,13 +44,15 @@ class Answer:
     is_cut: bool
 
 
-def ask(db: ModelDB, question: str, most_rows: int = MOST_ROWS, seconds: float = SECONDS) -> Answer:
+def ask(uri: str, place: Path, question: str, most_rows: int = MOST_ROWS, seconds: float = SECONDS) -> Answer:
     """Answer one SELECT (or VALUES, WITH … SELECT, EXPLAIN); see one state of the database.
 
     Nothing else is possible: the connection cannot write, and whatever is not reading (another file,
     a setting of the connection) is refused before it begins.
 
     Args:
+        uri: How the database is opened for reading.
+        place: Its file, for errors.
         question: In SQLite's SQL.
         most_rows: Of the answer.
         seconds: After which it is given up.
@@ -58,8 +60,8 @@ def ask(db: ModelDB, question: str, most_rows: int = MOST_ROWS, seconds: float =
     Raises:
         StoreError: If it is no question, is wrong, or takes too long.
     """
-    with translated(db.file, "read the model database"):
-        connection = connected(db.uri, READ_ONLY)
+    with translated(place, "read the model database"):
+        connection = connected(uri, READ_ONLY)
     with closing(connection):
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_BYTES)
         connection.set_authorizer(_authorize)
@@ -67,7 +69,7 @@ def ask(db: ModelDB, question: str, most_rows: int = MOST_ROWS, seconds: float =
         try:
             return _answer(connection, question, most_rows)
         except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
-            raise _told(error, seconds, db) from error
+            raise _told(error, seconds, place) from error
 
 
 def _answer(connection: sqlite3.Connection, question: str, most_rows: int) -> Answer:
@@ -97,7 +99,7 @@ def _is_over(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
-def _told(error: Exception, seconds: float, db: ModelDB) -> StoreError:
+def _told(error: Exception, seconds: float, place: Path) -> StoreError:
     words = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
     if name == "SQLITE_INTERRUPT":
@@ -110,4 +112,4 @@ def _told(error: Exception, seconds: float, db: ModelDB) -> StoreError:
         return StoreError(f"a value of the answer has more than {_LONGEST_BYTES >> 20} MiB; ask for less")
     if name in ("", "SQLITE_ERROR", "SQLITE_MISUSE", "SQLITE_MISMATCH", "SQLITE_RANGE"):
         return StoreError(f"{words}; `fl db sql --views` lists what one can ask for")
-    return StoreError(f"cannot read the model database in {db.file}: {words}")
+    return StoreError(f"cannot read the model database in {place}: {words}")
