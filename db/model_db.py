@@ -312,17 +312,38 @@ class Run:
         round_id: int | None = None,
         agent_id: str | None = None,
         last: int | None = None,
+        *,
+        after: str | None = None,
+        limit: int = queries.ALL,
     ) -> list["Model"]:
-        """Return its models, the oldest first; the arguments select some of them, `last` that many."""
+        """Return its models, the oldest first.
+
+        Args:
+            kind: Only of this kind; `round_id`: only of this round; `agent_id`: only of this agent.
+            last: Only so many, those of the latest rounds.
+            after: Only those that were stored after the model with this id, at most `limit`.
+        """
         wanted = None if kind is None else ModelKind(kind).value
         with self._db.connect() as connection:
-            found = queries.models(connection, self.run_id, wanted, round_id, agent_id, last)
+            found = queries.models(connection, self.run_id, wanted, round_id, agent_id, last, after, limit)
         return [_model(self._db, row) for row in found]
 
-    def updates(self, round_id: int | None = None, agent_id: str | None = None) -> list[Update]:
-        """Return its updates in the order in which they came, those that were refused too."""
+    def updates(
+        self,
+        round_id: int | None = None,
+        agent_id: str | None = None,
+        *,
+        after: int = 0,
+        limit: int = queries.ALL,
+    ) -> list[Update]:
+        """Return its updates in the order in which they came, those that were refused too.
+
+        Args:
+            round_id: Only of this round's tasks; `agent_id`: only of this agent.
+            after: Only those after the one with this `update_id`, at most `limit`.
+        """
         with self._db.connect() as connection:
-            return queries.updates(connection, self.run_id, round_id, agent_id)
+            return queries.updates(connection, self.run_id, round_id, agent_id, after, limit)
 
     def agents(self) -> list[Agent]:
         """Return everyone who ever joined, in that order."""
@@ -351,6 +372,9 @@ class Run:
         agent_id: str | None = None,
         since: float | None = None,
         last: int | None = None,
+        *,
+        after: int = 0,
+        limit: int = queries.ALL,
     ) -> list[Event]:
         """Return what happened, in order.
 
@@ -358,9 +382,11 @@ class Run:
             kind: Only of this kind; `round_id` and `agent_id`: only of this round, of this agent.
             since: Only from this time on, Unix seconds.
             last: Only so many, the latest.
+            after: Only what happened after the event with this `seq`, at most `limit`.
         """
+        chosen = (kind, round_id, agent_id, since, last, after, limit)
         with self._db.connect() as connection:
-            return queries.events(connection, self.run_id, kind, round_id, agent_id, since, last)
+            return queries.events(connection, self.run_id, *chosen)
 
     def tags(self) -> dict[str, str]:
         """Return model ids by tag."""

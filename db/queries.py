@@ -17,6 +17,9 @@ from . import rows
 from .records import Agent, Effort, Event, Mean, Metric, Round, RunFacts, Update
 
 
+ALL = -1  # as a LIMIT: all rows
+
+
 def runs(connection: Connection) -> list[RunFacts]:
     """Return all runs, the oldest first."""
     return [_run(row) for row in connection.execute(f"{_RUNS} ORDER BY rowid")]
@@ -226,12 +229,17 @@ def _means(connection: Connection, run_id: str) -> dict[int, dict[str, dict[str,
 
 
 def updates(
-    connection: Connection, run_id: str, round_id: int | None = None, agent_id: str | None = None
+    connection: Connection,
+    run_id: str,
+    round_id: int | None = None,
+    agent_id: str | None = None,
+    after: int = 0,
+    limit: int = ALL,
 ) -> list[Update]:
-    """Return the updates of a run in the order in which they came."""
+    """Return the updates of a run in the order in which they came, at most `limit` after one of them."""
     where, values = _where(run_id=run_id, round_id=round_id, agent_id=agent_id)
-    query = f"SELECT * FROM updates WHERE {where} ORDER BY update_id"  # noqa: S608
-    return [_update(row) for row in connection.execute(query, values)]
+    query = f"SELECT * FROM updates WHERE {where} AND update_id > ? ORDER BY update_id LIMIT ?"  # noqa: S608
+    return [_update(row) for row in connection.execute(query, [*values, after, limit])]
 
 
 def _where(**wanted: object) -> tuple[str, list[object]]:
@@ -346,15 +354,18 @@ def events(
     agent_id: str | None = None,
     since: float | None = None,
     last: int | None = None,
+    after: int = 0,
+    limit: int = ALL,
 ) -> list[Event]:
     """Return what happened in a run, in order; the arguments select some, `last` the latest of those.
 
     Args:
         run_id: '' for what belongs to none.
         since: Wall time, Unix seconds.
+        after: The number of the event after which to begin, with at most `limit` events.
     """
-    where = "run_id = ? AND record = 'event'"
-    values: list[object] = [run_id]
+    where = "run_id = ? AND record = 'event' AND seq > ?"
+    values: list[object] = [run_id, after]
     facts = {"kind": kind, "round_id": round_id, "agent_id": agent_id}
     for name, value in facts.items():
         if value is not None:
@@ -363,9 +374,10 @@ def events(
     if since is not None:
         where += " AND at >= ?"
         values.append(since)
-    query = f"SELECT * FROM events WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
-    found = connection.execute(query, [*values, -1 if last is None else last]).fetchall()
-    return [_event(row) for row in reversed(found)]
+    order, most = ("seq", limit) if last is None else ("seq DESC", last)
+    query = f"SELECT * FROM events WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
+    found = connection.execute(query, [*values, most]).fetchall()
+    return [_event(row) for row in sorted(found, key=lambda row: row["seq"])]
 
 
 def _event(row: rows.Row) -> Event:
@@ -410,14 +422,18 @@ def models(
     round_id: int | None = None,
     agent_id: str | None = None,
     last: int | None = None,
+    after: str | None = None,
+    limit: int = ALL,
 ) -> list[Row]:
     """Return the rows of a run's models, the oldest first, each with its base as `base_id`.
 
-    With `last`, so many of the latest rounds' models.
+    With `last`, so many of the latest rounds' models; else at most `limit` after one of them.
     """
     where, values = _where(run_id=run_id, kind=kind, round_id=round_id, agent_id=agent_id)
     if last is None:
-        return connection.execute(f"{_MODELS} WHERE {where} ORDER BY rowid", values).fetchall()
+        where += " AND rowid > coalesce((SELECT rowid FROM models AS of_before WHERE model_id = ?), 0)"
+        query = f"{_MODELS} WHERE {where} ORDER BY rowid LIMIT ?"
+        return connection.execute(query, [*values, after, limit]).fetchall()
     query = f"{_MODELS} WHERE {where} ORDER BY round_id DESC, rowid DESC LIMIT ?"
     return connection.execute(query, [*values, last]).fetchall()[::-1]
 
