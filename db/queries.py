@@ -16,7 +16,6 @@ from fl_main.training import Kind
 from . import rows
 from .records import Agent, Effort, Event, Mean, Metric, Round, RunFacts, Update
 
-
 ALL = -1  # as a LIMIT: all rows
 
 

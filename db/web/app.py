@@ -15,13 +15,16 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 
 from fl_main import __version__
 from fl_main.errors import FLError, NotFoundError
 
 from . import api, pages, showing
 from .access import Access, Guard
+from .bounds import Heavy
 from .live import Changes
+from .model_api import NotModified
 from .source import Source
 
 logger = logging.getLogger("fl_main.db.web")
@@ -55,14 +58,17 @@ def create_app(folder: Path | str, *, root_path: str = "", access: Access | None
             FLError: _told,
             HTTPException: _refused,
             RequestValidationError: _misunderstood,
+            NotModified: _known,
             Exception: _broken,
         },
     )
     app.state.root = root_path.rstrip("/")
     app.state.source = Source(folder)
+    app.state.heavy = Heavy()
     app.state.changes = Changes(app.state.source)
     app.state.templates = Jinja2Templates(env=_environment(), context_processors=[_context])
     app.add_middleware(Guard, access=access or Access(), root_path=app.state.root)
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
     app.mount("/static", StaticFiles(directory=HERE / "static", check_dir=False), name="static")
     app.include_router(api.router)
     app.include_router(pages.router)
@@ -126,6 +132,11 @@ async def _misunderstood(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = [f"{'.'.join(map(str, found['loc'][1:]))}: {found['msg']}" for found in error.errors()]
     return trouble(request, 422, "; ".join(wrong))
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    """The visitor has the answer already, as RFC 9110 (15.4.5) tells it."""
+    return Response(status_code=304, headers={"ETag": str(error)})
 
 
 async def _broken(request: Request, error: Exception) -> Response:
