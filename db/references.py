@@ -11,6 +11,7 @@ from . import queries
 from .records import RunFacts
 
 _WAYS = "give a model id, the beginning of a digest, or run:ROUND, run:best, run:last"
+_ROUND = re.compile(r"[0-9]{1,18}")  # more, SQLite has no number for
 _DIGITS = re.compile(rf"(({'|'.join(DigestAlgorithm)}):)?[0-9a-f]{{4,64}}")
 
 
@@ -64,7 +65,7 @@ def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
     named = {"best": run.best_model_id, "last": run.model_id}
     named["final"] = run.model_id if run.status.is_over else None
     found = {**named, **queries.tags(connection, run.run_id)}.get(place)
-    if place.isdecimal():
+    if _ROUND.fullmatch(place):
         query = "SELECT model_id FROM rounds WHERE run_id = ? AND round_id = ?"
         row = connection.execute(query, (run.run_id, int(place))).fetchone()
         found = row and row["model_id"]

@@ -139,6 +139,7 @@ def serve(
     Raises:
         SettingsError: If it cannot listen there.
     """
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers' nonsense is a warning to it
     token, is_made = _token(settings)
     root = settings.root_path.rstrip("/")
     app = create_app(folder, root_path=root, access=Access(token, is_encrypted=settings.tls is not None))
