@@ -19,6 +19,7 @@ from fl_main.settings_files import check_binding, read_secret
 from fl_main.store import Record
 from fl_main.threads import Threads
 
+from .beside import WebPage
 from .host import RunHost
 from .listener import WebSocketListener
 from .memory import keep_small
@@ -40,8 +41,12 @@ class Aggregator:
         insecure: Listen beyond this machine without TLS and token all the same.
         on_record: Sees every stored record: for a live view.
 
+    Attributes:
+        page: The page over its database, if the settings want one.
+
     Raises:
         SettingsError: If it must not, or cannot, listen where the settings say.
+        MissingExtraError: If the settings want a page, and what that needs is not installed.
         StoreError: If the model database cannot be opened.
     """
 
@@ -55,6 +60,7 @@ class Aggregator:
     ) -> None:
         self.settings = settings or AggregatorSettings()
         check_binding(self.settings, insecure)
+        self.page = self._web_page(insecure)
         self._join_token = _secret(self.settings.join_token, "join_token")
         self._files = Threads(FILE_THREADS, "fl-files")
         self._writer = Threads(1, "fl-database")
@@ -87,6 +93,8 @@ class Aggregator:
             await self.stop()
             raise
         self._chore = asyncio.create_task(keep_small(self._files.run))
+        if self.page is not None:
+            self.page.start()
 
     async def stop(self) -> None:
         """Stop in order: no new agents, tell the others, store everything."""
@@ -95,6 +103,8 @@ class Aggregator:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self.settings.limits.stop_s
         try:
+            if self.page is not None:
+                await self.page.stop()
             await self.daemon.stop()
         finally:
             if not self._closing.ident:
@@ -125,6 +135,10 @@ class Aggregator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def _web_page(self, insecure: bool) -> WebPage | None:
+        web = self.settings.web
+        return WebPage(web, self.settings.database.folder, insecure=insecure) if web is not None else None
 
     def _operator_token(self) -> str:
         if self.settings.operator_token is not None:

@@ -15,7 +15,7 @@ import click
 
 from fl_main.console import CommandGroup, Output, configure_logging, output_options, print_table
 from fl_main.errors import SettingsError
-from fl_main.settings import AggregatorSettings
+from fl_main.settings import AggregatorSettings, WebSettings
 from fl_main.settings_files import load_aggregator, load_run, read_secret
 
 from .operator import Order, OrderFailedError, ask
@@ -44,6 +44,13 @@ SETTINGS_HELP = "Settings file; default: setting/aggregator.yaml if it is there.
     help="Run to begin with; may be given again.",
 )
 @click.option(
+    "--web",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Show the database on a page, too: at 127.0.0.1:8766, or where the file or this says.",
+)
+@click.option(
     "--insecure", is_flag=True, help="Listen beyond this machine without TLS and token all the same."
 )
 @click.option("--no-live", is_flag=True, help="Plain log lines, also on a terminal.")
@@ -55,6 +62,7 @@ def aggregator(
     port: int | None,
     database: Path | None,
     run_files: tuple[Path, ...],
+    web: str | None,
     insecure: bool,
     no_live: bool,
     log_format: Any,
@@ -66,8 +74,10 @@ def aggregator(
     from .live import LiveView
     from .memory import share_one_arena
 
-    given = {"listen.host": host, "listen.port": port, "database.folder": database}
+    given = {"listen.host": host, "listen.port": port, "database.folder": database, **_web_given(web)}
     settings = load_aggregator(file, {key: value for key, value in given.items() if value is not None})
+    if web is not None and settings.web is None:
+        settings = settings.model_copy(update={"web": WebSettings()})
     runs = [load_run(path) for path in (*settings.runs, *run_files)]
     is_live = sys.stdout.isatty() and not no_live and log_format == "text"
     configure_logging(log_format, verbose)
@@ -76,6 +86,16 @@ def aggregator(
     view = LiveView() if is_live else None
     daemon = Aggregator(settings, runs, insecure=insecure, on_record=view.take if view else None)
     _loop_runner()(_serve(daemon, view))
+
+
+def _web_given(web: str | None) -> dict[str, object]:
+    """Return what `--web HOST:PORT` overrides."""
+    if not web:
+        return {}
+    host, colon, port = web.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise SettingsError(f"--web: {web!r} is not HOST:PORT, as in 127.0.0.1:8766")
+    return {"web.host": host.strip("[]"), "web.port": int(port)}
 
 
 def _loop_runner() -> Callable[[Any], Any]:

@@ -48,6 +48,7 @@ class Server(uvicorn.Server):
             app,
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else str(tls.key),
+            http="h11",  # the same bounds on what strangers send, whatever else is installed
             log_config=None,
             access_log=False,
             server_header=False,

@@ -75,18 +75,6 @@ def test_the_document_tells_of_each_answer_and_parameter(document: dict[str, Any
             assert each["schema"] != {}, (path, each["name"])
 
 
-def test_its_page_shows_all_of_it_and_fetches_nothing_from_elsewhere(
-    page: Page, document: dict[str, Any]
-) -> None:
-    found = page.ask("/api/")
-    assert found.status == 200
-    assert found.headers["content-type"].startswith("text/html")
-    for path in document["paths"]:
-        assert path in found.text
-    assert "http://" not in found.text.replace("http://www.w3.org", "")
-    assert "https://" not in found.text
-
-
 def test_odd_values_are_answered_in_order(page: Page, document: dict[str, Any]) -> None:
     for path, operation in asked(document):
         for each in operation.get("parameters", []):
@@ -105,8 +93,8 @@ def test_odd_names_are_unknown(page: Page, name: str) -> None:
 
 
 def test_a_query_beyond_all_bounds_is_refused(page: Page) -> None:
-    with suppress(ConnectionResetError):  # where it had more to read than it wanted
-        assert page.ask("/api/runs?after=" + "x" * 100_000).status == 400
+    with suppress(ConnectionError):  # where it hung up before all of it was sent
+        assert page.ask("/api/runs?after=" + "x" * 1_000_000).status == 400
     assert page.get("/api/runs")
 
 
