@@ -130,5 +130,9 @@ def test_behind_nginx_every_link_has_its_prefix_and_changes_come_at_once(
     with Nginx(tmp_path / "nginx", location("/fl/", url.removesuffix("fl/"), "")) as nginx:
         place = f"http://{nginx.place}/fl/"
         assert answer(f"{place}api/openapi.json")["servers"] == [{"url": "/fl"}]
+        with urllib.request.urlopen(place, timeout=20) as found:
+            text = found.read().decode()
+        assert 'href="/fl/static/' in text
+        assert 'href="/static/' not in text
         with urllib.request.urlopen(f"{place}api/changes", timeout=20) as changes:
             assert changes.readline() == f"retry: {RETRY_MS}\n".encode()

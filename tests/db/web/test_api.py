@@ -75,6 +75,18 @@ def test_the_document_tells_of_each_answer_and_parameter(document: dict[str, Any
             assert each["schema"] != {}, (path, each["name"])
 
 
+def test_its_page_shows_all_of_it_and_fetches_nothing_from_elsewhere(
+    page: Page, document: dict[str, Any]
+) -> None:
+    found = page.ask("/api/")
+    assert found.status == 200
+    assert found.headers["content-type"].startswith("text/html")
+    for path in document["paths"]:
+        assert path in found.text
+    assert "http://" not in found.text.replace("http://www.w3.org", "")
+    assert "https://" not in found.text
+
+
 def test_odd_values_are_answered_in_order(page: Page, document: dict[str, Any]) -> None:
     for path, operation in asked(document):
         for each in operation.get("parameters", []):
