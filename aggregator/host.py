@@ -21,6 +21,7 @@ from fl_main.events import (
     TellCounted,
     TimePassed,
 )
+from fl_main.folding import fold_plan, fold_step, staging_name
 from fl_main.ledger import Outcome
 from fl_main.messages import Frozen, Hold, Message, Waiting
 from fl_main.ports import Ports
@@ -47,7 +48,6 @@ from fl_main.weights import Layout
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Outage, Transfer, Trouble, View
 
-from .folding import fold_plan, fold_step, staging_name
 from .journal import RETRY_S, Journal
 from .wording import ending_of, message_of
 

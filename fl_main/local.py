@@ -295,6 +295,7 @@ class _LocalDriver:
         self._has_told = False  # of something that is asked for and that nobody looks at
         self._left: dict[str, Memory] = {}  # by site: what codecs left out of its updates so far
         self._left_then: dict[str, Memory] = {}  # by site: the same, if its open update is accepted
+        self._on_the_way: dict[str, Offered] = {}  # by task
         self._traffic = _Traffic()
         self._told_traffic = _Traffic()
         strategy = strategy_of(settings)
@@ -391,6 +392,7 @@ class _LocalDriver:
         if isinstance(effect, Assign):
             self._schedule(self._time_of(effect.task), lambda: self._work(effect.task))
         elif isinstance(effect, Receive):
+            self._on_the_way[effect.offer.task_id] = effect.offer
             self._schedule(0.0, lambda: self._received(effect.offer))
         elif isinstance(effect, Fold):
             self._schedule(0.0, lambda: self._fold(effect))
@@ -419,6 +421,7 @@ class _LocalDriver:
         raise SettingsError(f"run_local: {asked} gave {stated!r}, which is no duration")
 
     def _received(self, offer: Offered) -> Event:
+        del self._on_the_way[offer.task_id]
         for channel, payload in offer.payloads.items():
             check = self._machine.check_of(offer.task_id, payload)
             if wrong := check.first_wrong(0, self._files[payload.digest].data):
@@ -426,8 +429,10 @@ class _LocalDriver:
         return UpdateReceived(offer)
 
     def _drop_files(self) -> None:
-        """Let go what the machine does not refer to any more."""
+        """Let go what the machine does not refer to any more, but what is on its way to it."""
         used = {model.payload.digest for model in self._machine.models.values()}
+        for offer in self._on_the_way.values():
+            used.update(payload.digest for payload in offer.payloads.values())
         self._files = {digest: file for digest, file in self._files.items() if digest in used}
 
     def _work(self, task: TaskRecord) -> Event:

@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 
-from fl_main.aggregator.folding import fold_plan, fold_step
 from fl_main.events import (
     AgentJoined,
     AgentLeft,
@@ -30,6 +29,7 @@ from fl_main.events import (
     UpdateReceived,
     UpdateSpoiled,
 )
+from fl_main.folding import fold_plan, fold_step
 from fl_main.ledger import Outcome
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings

@@ -143,6 +143,7 @@ class Strategy:
         takes_buffers: Whether it combines float buffers, too, by `combine_buffer`; of integers and booleans
             each is then the median, see `integers_of`.
         takes_free: Whether it combines payloads of free layout, by `combine_free`.
+        is_random: Whether it draws by chance that nobody keeps, so that nobody gets the same model again.
         exceptions: Laws that do not hold for it, each with the reason in half a sentence:
             `order`, `unchanged`, `equal`, `form`, `examples`, `scale`, `translation`; see
             `fl_main.testing.check_strategy`.
@@ -171,6 +172,7 @@ class Strategy:
     exact: str = ""
     takes_buffers: bool = False
     takes_free: bool = False
+    is_random: bool = False
     exceptions: Mapping[str, str] = MappingProxyType({})
 
     def correction(self) -> Mapping[str, Any]:

@@ -46,6 +46,7 @@ class Noise(Strategy):
                 f"strategy_options.seed: {seed!r} is not a whole number from 0 to 2**63 - 1, nor null"
             )
         self._seed = seed
+        self.is_random = seed is None
         self._key: NDArray[np.unsignedinteger] = np.zeros(2, np.uint64)
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy

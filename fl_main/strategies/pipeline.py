@@ -98,6 +98,7 @@ class Pipeline(Strategy):
         self.takes_buffers = self._of_buffers is not None
         self.in_turn = self._rule.in_turn
         self.exact = self._rule.exact
+        self.is_random = any(stage.is_random for stage in stages)
         self.exceptions = {law: why for stage in stages for law, why in stage.exceptions.items()}
 
     def correction(self) -> Mapping[str, Any]:  # noqa: D102 - see Strategy

@@ -319,6 +319,16 @@ def test_a_local_run_that_cannot_begin_says_what_it_waits_for() -> None:
         run_local(plus_one, {"a": None}, {"w": np.zeros(1)}, settings={"cohort": {"where": "gpu"}})
 
 
+def test_an_update_that_is_on_its_way_while_a_model_is_made_is_not_lost() -> None:
+    def moved(task: LocalTask) -> TrainResult:
+        return TrainResult({"w": task.weights["w"] + task.data}, 1)
+
+    settings = {"mode": "async", "round": {"min_updates": 2, "buffer": 2}}
+    sites = {name: float(number) for number, name in enumerate("abcdefg", 1)}
+    run = run_local(moved, sites, {"w": np.zeros(1)}, rounds=5, settings=settings)
+    assert run.rounds == 5
+
+
 def test_an_async_local_run_makes_a_model_of_half_of_its_sites() -> None:
     made: list[LocalRound] = []
     sites = dict.fromkeys("abcdefgh")

@@ -1,8 +1,12 @@
-"""The fold over stored updates: from the store's files to a staged model. Runs in a thread."""
+"""The fold over stored updates: from the store's files to a staged model. It blocks: call it in a thread.
+
+A daemon folds so, and whoever folds again what is stored (`fl_main.db.whatif`).
+"""
 
 import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 from fl_main.compression import chance_of, download_codec_of
 from fl_main.compression.words import from_words
@@ -11,7 +15,7 @@ from fl_main.events import Fold, StepFolded
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.sources import Source
-from fl_main.store import DataFile, StagingFile, Store, StoredPayload, UpdateRecord
+from fl_main.store import DataFile, StagingFile, StoredPayload, UpdateRecord
 from fl_main.strategies import strategy_of
 from fl_main.strategies.base import Contribution
 from fl_main.strategies.fold import Answer, fold, fold_free, fold_sum, state_layout
@@ -19,6 +23,16 @@ from fl_main.training import Kind
 from fl_main.weights import Layout
 
 OPEN_FILES = 128  # each is a descriptor, and a thousand updates are folded together
+
+
+class Files(Protocol):
+    """Where a fold reads from and writes to: a part of `Store`, whose methods they are."""
+
+    def stage(self, name: str, layout: Layout) -> StagingFile:
+        """Open a staging file."""
+
+    def read(self, digest: str, layout: Layout) -> DataFile:
+        """Open a stored payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +100,14 @@ def _stored(machine: RoundMachine, update: UpdateRecord) -> Stored:
     )
 
 
-def fold_step(store: Store, settings: RunSettings, plan: FoldPlan) -> StepFolded:
+def fold_step(store: Files, settings: RunSettings, plan: FoldPlan) -> StepFolded:
     """Fold a frozen step's updates into a staged model.
 
     Raises:
         UpdateRejectedError: If the updates cannot be combined.
         StoreError: If a file cannot be read or written.
     """
-    with contextlib.closing(_Files(store)) as files, contextlib.ExitStack() as opened:
+    with contextlib.closing(_OpenFiles(store)) as files, contextlib.ExitStack() as opened:
         return _Folding(store, settings, plan, files, opened).result()
 
 
@@ -102,10 +116,10 @@ def staging_name(run_id: str, effect: Fold) -> str:
     return f"{run_id}-{effect.round_id}-{effect.kind}-{effect.attempt}"
 
 
-class _Files:
+class _OpenFiles:
     """The stored files that a fold reads, of which so many are open at a time."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Files) -> None:
         self._store = store
         self._open: OrderedDict[str, DataFile] = OrderedDict()
 
@@ -127,7 +141,7 @@ class _Files:
 class _Payload:
     """A stored payload as the fold's source."""
 
-    files: _Files
+    files: _OpenFiles
     payload: StoredPayload
 
     @property
@@ -145,10 +159,10 @@ class _Folding:
 
     def __init__(
         self,
-        store: Store,
+        store: Files,
         settings: RunSettings,
         plan: FoldPlan,
-        files: _Files,
+        files: _OpenFiles,
         opened: contextlib.ExitStack,
     ) -> None:
         self._store = store
