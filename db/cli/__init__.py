@@ -17,6 +17,10 @@ COMMANDS = {
     ),
     "show": Lazy("fl_main.db.cli.show:show", "Show a model or a run with all that is known of it."),
     "serve": Lazy("fl_main.db.cli.serve:serve", "Show the database on a web page, with a JSON API."),
+    "replay": Lazy(
+        "fl_main.db.cli.whatif:replay",
+        "Combine RUN's stored updates again: another strategy, without agents.",
+    ),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
     "du": Lazy("fl_main.db.cli.asking:du", "Print how many bytes the models take, and what may go."),

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import update_wrapper
 from pathlib import Path
@@ -43,6 +45,21 @@ def with_database(command: Callable[..., None]) -> Callable[..., None]:
             command(database, **options)
 
     return update_wrapper(run, command)
+
+
+@contextmanager
+def progress_bar(what: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Lend what shows how much is done of all, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress
+
+    console, number = Console(stderr=True), DownloadColumn() if of_bytes else MofNCompleteColumn()
+    with Progress(what, BarColumn(), number, console=console, transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def when(at: float, output: Output | None) -> object:

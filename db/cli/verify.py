@@ -1,8 +1,5 @@
 """`fl db verify` and `head`: is it intact, and is its history still the one that was noted?"""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from fl_main.errors import StoreError
 from fl_main.printable import printable
 
 from ..model_db import ModelDB
-from .common import DEFAULT_FOLDER, as_json, folder_option, print_json, with_database
+from .common import DEFAULT_FOLDER, as_json, folder_option, print_json, progress_bar, with_database
 
 
 @click.command()
@@ -57,7 +54,7 @@ def verify(ctx: click.Context, folder: Path | None, against: tuple[str, ...], ou
     from ..verify import verify_database
 
     folder = folder or ctx.obj or Path(DEFAULT_FOLDER)
-    with _progress() as progress:
+    with progress_bar("files", of_bytes=True) as progress:
         damages = verify_database(folder, progress, against)
     if output == "json":
         print_json([asdict(damage) for damage in damages])
@@ -73,18 +70,3 @@ def verify(ctx: click.Context, folder: Path | None, against: tuple[str, ...], ou
 
 def _counted(notes: int) -> str:
     return "what was noted" if notes == 1 else f"all {notes} notes"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress
-
-    console = Console(stderr=True)
-    with Progress("files", BarColumn(), DownloadColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("files")
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,98 @@
+"""`fl db replay` and `contributions` as people have them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fl_main.console import run_command
+from fl_main.db import ModelDB, ModelStore
+from fl_main.db.cli import db
+from fl_main.weights import Array
+from tests.db.recording import SITES, record
+
+
+def measure(weights: Mapping[str, Array]) -> dict[str, float]:
+    """What a user's function may look like."""
+    return {"bias": float(weights["bias"][0])}
+
+
+@pytest.fixture
+def hearts(folder: Path) -> Path:
+    with ModelStore(folder) as store:
+        record(store, rounds=2)
+    return folder
+
+
+def fl_db(folder: Path, *args: str) -> Result:
+    return CliRunner().invoke(db, ["-d", str(folder), *args], catch_exceptions=False)
+
+
+def test_replay_without_an_agent(hearts: Path) -> None:
+    done = fl_db(hearts, "replay", "hearts", "--without", "bob", "--without", "amy")
+    table, remarks = done.output.split("\n\n")
+    assert [line.split()[:4] for line in table.splitlines()] == [
+        ["round", "updates", "left_out", "as_stored"],
+        ["1", str(len(SITES) - 2), "amy,", "bob"],
+        ["2", str(len(SITES) - 2), "amy,", "bob"],
+    ]
+    assert "This is not unlearning" in remarks
+    assert remarks.splitlines()[-1] == "The replay is run hearts-replay: fl db rounds hearts-replay"
+    with ModelDB(hearts) as found:
+        assert found.run("hearts-replay").facts.rounds_done == 2
+
+
+def test_replay_with_steps_and_a_function(hearts: Path) -> None:
+    steps = "[norm_bound: {bound: 1.0}, median]"
+    function = f"{__name__}:measure"
+    done = fl_db(hearts, "replay", "hearts", "--strategy", steps, "--evaluate", function, "--json")
+    found = json.loads(done.output)
+    assert found["strategy"] == "norm_bound > median"
+    with ModelDB(hearts) as opened:
+        for entry in found["rounds"]:
+            value = opened.model(f"hearts-replay:{entry['round_id']}").weights()["bias"][0]
+            assert entry["measured"] == {"bias": value}
+    table = fl_db(hearts, "replay", "hearts", "--round", "2", "--evaluate", function, "--csv").output
+    assert table.splitlines()[0] == "round,updates,as_stored,bias,stored_bias,model"
+
+
+def test_options_of_a_strategy(hearts: Path) -> None:
+    fl_db(
+        hearts,
+        "replay",
+        "hearts",
+        "--strategy",
+        "multi_krum",
+        "--option",
+        "f=1",
+        "--option",
+        "m=3",
+        "--name",
+        "x",
+    )
+    with ModelDB(hearts) as found:
+        assert found.run("x").facts.settings["strategy_options"] == {"f": 1, "m": 3}
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "code"),
+    [
+        (["--option", "f"], "error: --option: 'f': give KEY=VALUE", 2),
+        (["--strategy", "["], "error: --strategy: line 1, column 2: not valid YAML", 2),
+        (["--strategy", "median", "--option", "x=1"], "error: strategy_options: median: takes no", 2),
+        (["--round", "7"], "error: round 7 of run 'hearts' made no global model", 1),
+        (["--evaluate", "nowhere:f"], "error: --evaluate: 'nowhere:f' cannot be imported", 2),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    hearts: Path, args: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(db, ["-d", str(hearts), "replay", "hearts", *args])
+    assert ended.value.code == code
+    error: Any = capsys.readouterr().err
+    assert error.startswith(said), error
+    assert len(error.splitlines()) == 1
