@@ -1,0 +1,1 @@
+"""What would have come of a run's stored updates: other strategies, without some agents, who contributed."""
