@@ -50,7 +50,7 @@ class Memory:
         """Fill buffer with the data from byte `offset` on."""
         buffer[:] = self.data[offset : offset + len(buffer)]
 
-    def write(self, data: memoryview) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append data."""
         self.data += data
 

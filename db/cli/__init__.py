@@ -21,6 +21,9 @@ COMMANDS = {
         "fl_main.db.cli.whatif:replay",
         "Combine RUN's stored updates again: another strategy, without agents.",
     ),
+    "contributions": Lazy(
+        "fl_main.db.cli.whatif:contributions", "Say what each agent contributed to RUN, by a metric."
+    ),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
     "du": Lazy("fl_main.db.cli.asking:du", "Print how many bytes the models take, and what may go."),

@@ -1,5 +1,6 @@
 """`fl db replay`, `contributions`: what would have come of the stored updates."""
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..model_db import ModelDB
 from .common import plain, print_json, progress_bar, with_database
 
 if TYPE_CHECKING:
+    from ..whatif.contributions import Method
     from ..whatif.planning import Bases
     from ..whatif.records import ReplayedRound
 
@@ -87,6 +89,68 @@ def replay(
         for remark in found.remarks:
             click.echo(printable(remark))
         click.echo(f"The replay is run {found.name}: fl db rounds {found.name}")
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--evaluate", required=True, metavar="FUNCTION", help=_EVALUATE)
+@click.option("--metric", help="Which of its numbers; may be left out if it is only one.")
+@click.option(
+    "--method",
+    type=click.Choice(["leave-one-out", "shapley"]),
+    default="leave-one-out",
+    show_default=True,
+    help="shapley: exact, for at most eight agents in a round, of whom it folds every coalition.",
+)
+@click.option("--round", "round_id", type=int, help="Only this round.")
+@output_options
+@with_database
+def contributions(
+    database: ModelDB,
+    run: str | None,
+    evaluate: str,
+    metric: str | None,
+    method: "Method",
+    round_id: int | None,
+    output: Output | None,
+) -> None:
+    """Say what each agent contributed to RUN, by a metric of the models.
+
+    Each round's stored updates are folded without it, on the stored model before the round. Positive is
+    what makes the metric larger: of a loss, the worse. Over a run these are sums over its rounds.
+    """
+    from ..whatif.contributions import contributions as found_of
+
+    sys.path.insert(0, str(Path.cwd()))
+    with progress_bar("models") as progress:
+        found = found_of(
+            database,
+            run,
+            evaluate=evaluate,
+            metric=metric,
+            method=method,
+            round_id=round_id,
+            progress=progress,
+        )
+    if output == "json":
+        print_json(asdict(found))
+        return
+    rows = [
+        {"agent": entry.agent, found.metric: entry.value, "rounds": entry.rounds} for entry in found.agents
+    ]
+    print_table(rows, ["agent", found.metric, "rounds"], output)
+    if output is None:
+        before, after = (
+            sum(entry.nobody for entry in found.rounds),
+            sum(entry.everybody for entry in found.rounds),
+        )
+        total = math.fsum(entry.value for entry in found.agents)
+        click.echo(
+            f"\n{found.method}: {total:.6g} in all; the rounds together changed {found.metric} by "
+            f"{after - before:.6g}"
+        )
+        for remark in found.remarks:
+            click.echo(printable(remark))
 
 
 def _round_row(entry: "ReplayedRound") -> dict[str, object]:

@@ -50,17 +50,20 @@ class Evaluator:
             )
         return {str(name): float(value) for name, value in named.items()}
 
-    def one(self, weights: Mapping[str, Array], metric: str | None) -> float:
-        """Return one number of those that it measures; the metric may be left out if there is only one.
+    def measured(self, weights: Mapping[str, Array], metric: str | None) -> tuple[str, float]:
+        """Return one of the numbers that it measures, and its name.
+
+        Args:
+            weights: The model.
+            metric: Which; may be left out if there is only one.
 
         Raises:
             SettingsError: If there is no such, or it is not finite.
         """
         found = self(weights)
-        if metric is None and len(found) == 1:
-            [metric] = found
-        if metric not in found:
+        name = next(iter(found)) if metric is None and len(found) == 1 else metric
+        if name not in found:
             raise SettingsError(f"--metric: {self.name} measures {', '.join(found)}; name one of them")
-        if not math.isfinite(found[metric]):
-            raise SettingsError(f"--evaluate: {metric} is {found[metric]} for one of the models")
-        return found[metric]
+        if not math.isfinite(found[name]):
+            raise SettingsError(f"--evaluate: {self.name} says of a model that {name} is {found[name]}")
+        return name, found[name]

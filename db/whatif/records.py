@@ -47,3 +47,50 @@ class Replay:
     bases: Bases
     rounds: tuple[ReplayedRound, ...]
     remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What an agent contributed.
+
+    Attributes:
+        value: In units of the metric; the sum over rounds.
+        rounds: In which it took part.
+    """
+
+    agent: str
+    value: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContributions:
+    """What each agent contributed to the model of a round.
+
+    Attributes:
+        nobody: The metric of the model before it; `everybody`: of the one that all updates make.
+        values: By the agents' names, in the order in which their updates were folded.
+    """
+
+    round_id: int
+    nobody: float
+    everybody: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """Who contributed what to a run, or a round of it.
+
+    Attributes:
+        method: `leave-one-out` or `shapley`.
+        agents: The largest first.
+        remarks: What is to be known of the numbers, a sentence each.
+    """
+
+    run: str
+    metric: str
+    method: str
+    agents: tuple[Contribution, ...]
+    rounds: tuple[RoundContributions, ...]
+    remarks: tuple[str, ...]

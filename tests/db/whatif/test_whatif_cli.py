@@ -96,3 +96,16 @@ def test_what_cannot_be_done_is_one_line(
     error: Any = capsys.readouterr().err
     assert error.startswith(said), error
     assert len(error.splitlines()) == 1
+
+
+def test_contributions(hearts: Path) -> None:
+    args = ["contributions", "hearts", "--evaluate", f"{__name__}:measure"]
+    table, below = fl_db(hearts, *args).output.split("\n\n")
+    assert table.splitlines()[0].split() == ["agent", "bias", "rounds"]
+    assert {line.split()[0] for line in table.splitlines()[1:]} == set(SITES)
+    assert below.startswith("leave-one-out: ")
+    found = json.loads(fl_db(hearts, *args, "--round", "2", "--json").output)
+    assert [entry["round_id"] for entry in found["rounds"]] == [2]
+    lines = fl_db(hearts, *args, "--csv").output.splitlines()
+    assert lines[0] == "agent,bias,rounds"
+    assert len(lines) == len(SITES) + 1
