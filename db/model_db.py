@@ -546,6 +546,11 @@ class Model:
     created_at: float
 
     @property
+    def run(self) -> Run:
+        """The run that it belongs to."""
+        return self._db.run(self.run_id)
+
+    @property
     def base(self) -> "Model | None":
         """The model that its arrays are added to, if it is a delta."""
         return None if self.base_id is None else self._db.model_by_id(self.base_id)

@@ -11,11 +11,19 @@ from .common import folder_option
 COMMANDS = {
     "runs": Lazy("fl_main.db.cli.listing:runs", "List runs."),
     "rounds": Lazy("fl_main.db.cli.listing:rounds", "List the rounds of RUN with what came of them."),
+    "agents": Lazy("fl_main.db.cli.agents:agents", "List everyone who ever joined RUN."),
     "models": Lazy("fl_main.db.cli.models:models", "List the models of RUN."),
     "updates": Lazy(
         "fl_main.db.cli.models:updates", "List the training updates of RUN: what became of each."
     ),
+    "events": Lazy("fl_main.db.cli.events:events", "List what happened in RUN, in order."),
+    "best": Lazy("fl_main.db.cli.best:best", "List the best models, by what metric, and since when."),
     "show": Lazy("fl_main.db.cli.show:show", "Show a model or a run with all that is known of it."),
+    "stats": Lazy("fl_main.db.cli.statistics:stats", "Show how the values of a model's arrays are spread."),
+    "diff": Lazy("fl_main.db.cli.diff:diff", "Show how two models differ, or two runs."),
+    "lineage": Lazy(
+        "fl_main.db.cli.lineage:lineage", "Show where a model comes from, and what became of it."
+    ),
     "serve": Lazy("fl_main.db.cli.serve:serve", "Show the database on a web page, with a JSON API."),
     "replay": Lazy(
         "fl_main.db.cli.whatif:replay",

@@ -6,19 +6,29 @@ import click
 
 from fl_main.console import Output, output_options, print_table
 from fl_main.steps import strategy_in_words
+from fl_main.store import RunStatus
 
 from ..model_db import ModelDB, Run
 from ..records import Effort, Mean, Round
-from .common import parts_of, plain, when, with_database
+from .common import last_option, latest, parts_of, plain, since_option, when, with_database
 
 
 @click.command()
+@click.option("--status", type=click.Choice([status.value for status in RunStatus]), help="Only these.")
+@since_option("those that changed")
+@last_option("the newest")
 @output_options
 @with_database
-def runs(database: ModelDB, output: Output | None) -> None:
+def runs(
+    database: ModelDB, status: str | None, since: float | None, last: int | None, output: Output | None
+) -> None:
     """List runs."""
-    rows = [_run_row(run, output) for run in database.runs()]
-    print_table(rows, _RUN_COLUMNS, output)
+    found = [
+        run
+        for run in database.runs()
+        if (status is None or run.status == status) and (since is None or run.facts.changed_at >= since)
+    ]
+    print_table([_run_row(run, output) for run in latest(found, last)], _RUN_COLUMNS, output)
 
 
 _RUN_COLUMNS = ["run", "status", "round", "agents", "strategy", "best", "best_round", "changed", "reason"]
@@ -41,9 +51,19 @@ def _run_row(run: Run, output: Output | None) -> dict[str, object]:
 
 @click.command()
 @click.argument("run", required=False)
+@click.option("--status", type=click.Choice(["open", "done", "failed"]), help="Only these.")
+@since_option("those that began")
+@last_option("the latest")
 @output_options
 @with_database
-def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
+def rounds(
+    database: ModelDB,
+    run: str | None,
+    status: str | None,
+    since: float | None,
+    last: int | None,
+    output: Output | None,
+) -> None:
     """List the rounds of RUN with what came of them.
 
     Agents are updates in the model (of a round without one: accepted) / agents asked. Metrics are
@@ -55,7 +75,12 @@ def rounds(database: ModelDB, run: str | None, output: Output | None) -> None:
     updates far from what came of all, `dropped` those that a robust strategy left out: `fl db updates`.
     Columns that say nothing in any round are left out.
     """
-    found = database.run(run).rounds()
+    found = [
+        entry
+        for entry in database.run(run).rounds()
+        if (status is None or entry.status == status) and (since is None or entry.created_at >= since)
+    ]
+    found = latest(found, last)
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
     metrics = [f"{source}_{name}" for source, name in named]
     if output in ("json", "csv"):

@@ -3,20 +3,34 @@
 import click
 
 from fl_main.console import Output, output_options, print_table
-from fl_main.store import ModelKind
+from fl_main.store import ModelKind, Verdict
 from fl_main.training import Kind
 
 from ..model_db import Model, ModelDB
 from ..records import Update
-from .common import form_of, plain, when, with_database
+from .common import (
+    agent_option,
+    agents_of,
+    form_of,
+    last_option,
+    latest,
+    plain,
+    since_option,
+    when,
+    with_database,
+)
 
 
 @click.command()
 @click.argument("run", required=False)
 @click.option("--kind", type=click.Choice([kind.value for kind in ModelKind]), help="Only of this kind.")
 @click.option("--round", "round_id", type=int, help="Only of this round.")
-@click.option("--agent", help="Only of the agent with this name or id.")
-@click.option("--last", type=click.IntRange(min=1), help="Only so many, those of the latest rounds.")
+@agent_option
+@click.option("--tag", help="Only those with this tag.")
+@click.option(
+    "--stored/--not-stored", "is_stored", default=None, help="Only those whose file is kept, or not."
+)
+@last_option("those of the latest rounds")
 @output_options
 @with_database
 def models(
@@ -25,20 +39,26 @@ def models(
     kind: str | None,
     round_id: int | None,
     agent: str | None,
+    tag: str | None,
+    is_stored: bool | None,
     last: int | None,
     output: Output | None,
 ) -> None:
     """List the models of RUN."""
     chosen = database.run(run)
-    names = {member.agent_id: member.name for member in chosen.agents()}
+    names = chosen.agent_names()
     tags: dict[str, list[str]] = {}
-    for tag, model_id in chosen.tags().items():
-        tags.setdefault(model_id, []).append(tag)
-    rows = [
-        _model_row(model, names, tags, output)
-        for model in chosen.models(kind, round_id, last=last if agent is None else None)
-        if agent is None or agent in (model.agent_id, names.get(model.agent_id or ""))
-    ][-(last or 0) :]
+    for its_tag, model_id in chosen.tags().items():
+        tags.setdefault(model_id, []).append(its_tag)
+    wanted = None if agent is None else agents_of(names, agent)
+    found = [
+        model
+        for model in chosen.models(kind, round_id, last=last if (agent, tag, is_stored) == _ANY else None)
+        if (wanted is None or model.agent_id in wanted)
+        and (tag is None or tag in tags.get(model.model_id, ()))
+        and (is_stored is None or model.is_stored is is_stored)
+    ]
+    rows = [_model_row(model, names, tags, output) for model in latest(found, last)]
     columns = [
         "model",
         "round",
@@ -55,6 +75,9 @@ def models(
     if output not in ("json", "csv") and not any(row["codec"] for row in rows):
         columns.remove("codec")
     print_table(rows, [*columns, "base"] if output in ("json", "csv") else columns, output)
+
+
+_ANY = (None, None, None)  # agent, tag and whether it is stored: nobody asked
 
 
 def _model_row(
@@ -80,11 +103,23 @@ def _model_row(
 @click.command()
 @click.argument("run", required=False)
 @click.option("--round", "round_id", type=int, help="Only those of this round's tasks.")
-@click.option("--agent", help="Only of the agent with this name or id.")
+@agent_option
+@click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), help="Only these.")
+@click.option("--outliers", is_flag=True, help="Only those that were far from the others.")
+@since_option("those that came")
+@last_option("the latest")
 @output_options
 @with_database
 def updates(
-    database: ModelDB, run: str | None, round_id: int | None, agent: str | None, output: Output | None
+    database: ModelDB,
+    run: str | None,
+    round_id: int | None,
+    agent: str | None,
+    verdict: str | None,
+    outliers: bool,
+    since: float | None,
+    last: int | None,
+    output: Output | None,
 ) -> None:
     """List the training updates of RUN: what became of each, and what its strategy measured.
 
@@ -94,13 +129,18 @@ def updates(
     are left out.
     """
     chosen = database.run(run)
-    names = {member.agent_id: member.name for member in chosen.agents()}
+    names = chosen.agent_names()
+    wanted = None if agent is None else agents_of(names, agent)
     found = [
         update
         for update in chosen.updates(round_id)
         if update.kind is Kind.TRAIN
-        and (agent is None or agent in (update.agent_id, names.get(update.agent_id)))
+        and (wanted is None or update.agent_id in wanted)
+        and (verdict is None or update.verdict == verdict)
+        and (not outliers or update.notes.get("outlier"))
+        and (since is None or update.received_at >= since)
     ]
+    found = latest(found, last)
     measured = list(dict.fromkeys(name for update in found for name in update.notes))
     rows = [_update_row(update, names, output) for update in found]
     facts = [name for name in _UPDATE_SOMETIMES if any(row[name] is not None for row in rows)]

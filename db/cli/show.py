@@ -70,7 +70,7 @@ def _effort_in_words(effort: Effort) -> dict[str, str | None]:
 
 def _show_model(database: ModelDB, model: Model, output: Output | None) -> None:
     run = database.run(model.run_id)
-    names = {member.agent_id: member.name for member in run.agents()}
+    names = run.agent_names()
     facts = {
         "model": model.model_id,
         "kind": str(model.kind),

@@ -126,10 +126,10 @@ class _Sums:
 
 
 def _edges(least: float, largest: float, bins: int) -> Numbers:
+    if math.isfinite(largest - least):
+        return np.linspace(least, largest, bins + 1)
     parts = np.linspace(0.0, 1.0, bins + 1)
-    edges = least * (1 - parts) + largest * parts  # their difference may be too large for a float64
-    edges[0], edges[-1] = least, largest
-    return edges
+    return least * (1 - parts) + largest * parts
 
 
 def _counts(values: Iterable[Numbers], edges: Numbers) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":

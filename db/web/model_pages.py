@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
+from fl_main.db.insight import layout
 from fl_main.db.insight.lineage import Lineage, Node
 from fl_main.db.model_db import Model
 from fl_main.errors import StoreError
 
-from . import drawing, showing
+from . import showing
 from .rendering import page_of
 from .source import Database
 
@@ -115,8 +116,8 @@ class Drawn:
 
     width: float
     height: float
-    lines: list[drawing.Line]
-    nodes: list[tuple[drawing.Box, dict[str, Any]]]
+    lines: list[layout.Line]
+    nodes: list[tuple[layout.Box, dict[str, Any]]]
     labels: dict[str, str]
 
 
@@ -125,7 +126,7 @@ def graph_of(lineage: Lineage) -> Drawn:
     made: dict[str, list[tuple[str, float | None]]] = {}
     for edge in lineage.edges:
         made.setdefault(edge.child, []).append((edge.parent, edge.share))
-    placed = drawing.graph(
+    placed = layout.graph(
         [node.model_id for node in lineage.nodes],
         [(edge.parent, edge.child, edge.share) for edge in lineage.edges],
     )

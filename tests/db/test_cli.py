@@ -355,15 +355,10 @@ def test_an_empty_database_has_no_runs(folder: Path) -> None:
 
 
 LISTS = [
-    ["runs"],
-    ["head"],
-    ["du"],
-    ["sql", "--views"],
-    ["sql", "SELECT 1"],
-    ["rounds"],
-    ["models"],
-    ["show", "hearts"],
-    ["rounds", "--json"],
+    *(["runs"], ["head"], ["du"], ["sql", "--views"], ["sql", "SELECT 1"]),
+    *(["rounds"], ["agents"], ["models"], ["updates"], ["events"], ["lineage", "hearts"]),
+    *(["best", "--metric", "accuracy", "--direction", "max"], ["diff", "hearts", "hearts"]),
+    *(["show", "hearts"], ["rounds", "--json"]),
 ]
 
 

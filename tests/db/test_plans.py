@@ -66,6 +66,9 @@ COMMANDS = [
     *("runs", "rounds hearts", "models hearts", "models hearts --round 1 --kind local --agent a"),
     "models hearts --last 2",
     *("head", "head hearts"),
+    *("agents hearts", "events hearts --round 1", "best hearts --metric accuracy --direction max"),
+    *("stats g1", "diff g1 g2", "diff hearts hearts", "lineage g1", "lineage hearts"),
+    *("updates hearts --round 1 --last 1", "rounds hearts --last 1", "models hearts --stored"),
     *("show hearts", "show g1", "show hearts:1", "show hearts:best", "show hearts:last", "show hearts:final"),
 ]
 
