@@ -10,7 +10,7 @@ from fl_main.store import Milestone
 
 from .engine import plain
 from .rows import Facts
-from .snapshots import LayoutOf, models_by_id
+from .snapshots import LayoutOf, models_by_id, past_of
 
 _MADE = """
     SELECT seq, facts FROM events
@@ -40,6 +40,7 @@ def read(connection: Connection, run_id: str, round_id: int, layout_of: LayoutOf
         run["best_value"],
         run["best_round"],
         models_by_id(connection, [model_id, *states.values()], layout_of, only_stored=True),
+        past_of(connection, run_id),
     )
 
 

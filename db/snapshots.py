@@ -80,8 +80,8 @@ def _snapshot(connection: Connection, run: RunRecord, layout_of: LayoutOf) -> Ru
         found_updates,
         _models(connection, run, found_tasks, found_updates, layout_of),
         _records(connection, rows.AGENT, _of(run, agents)),
-        # Nobody is asked any more once a run is finished; one that failed or was stopped may be resumed.
-        {} if run.status is RunStatus.FINISHED else _past(connection, run),
+        # Of a finished run it is read if that is rolled back; one that failed or was stopped may be resumed.
+        {} if run.status is RunStatus.FINISHED else past_of(connection, run.run_id),
     )
 
 
@@ -163,22 +163,22 @@ def _channels(connection: Connection, run: RunRecord, answers: tuple[UpdateRecor
     return [row.model_id for row in connection.execute(query) if (row.round_id, row.agent_id) in senders]
 
 
-def _past(connection: Connection, run: RunRecord) -> dict[str, AgentPast]:
+def past_of(connection: Connection, run_id: str) -> dict[str, AgentPast]:
     """Return what each agent did so far: one look at the run's tasks, and one at its updates."""
     given = select(tasks.c.agent_id, func.count(), func.max(tasks.c.assigned_s))
-    given = given.where(tasks.c.run_id == run.run_id, tasks.c.kind == Kind.TRAIN.value)
-    took = _took(connection, run)
+    given = given.where(tasks.c.run_id == run_id, tasks.c.kind == Kind.TRAIN.value)
+    took = _took(connection, run_id)
     return {
         agent_id: AgentPast(number, asked_s, tuple(took[agent_id]))
         for agent_id, number, asked_s in connection.execute(given.group_by(tasks.c.agent_id))
     }
 
 
-def _took(connection: Connection, run: RunRecord) -> dict[str, list[float]]:
+def _took(connection: Connection, run_id: str) -> dict[str, list[float]]:
     """Return by agent how long its last updates took; of some it was not kept."""
     order = func.row_number().over(partition_by=updates.c.agent_id, order_by=updates.c.update_id.desc())
     judged = select(updates.c.update_id, order.label("place")).where(
-        updates.c.run_id == run.run_id,
+        updates.c.run_id == run_id,
         updates.c.verdict.in_([Verdict.ACCEPTED.value, Verdict.DISCARDED.value]),
         updates.c.kind == Kind.TRAIN.value,
         updates.c.received_s > 0,

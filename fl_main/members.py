@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from fl_main.cohort import Candidate
@@ -123,6 +123,14 @@ class Membership:
         return Member(
             agent, left_at=self._at, since=self._at, tasks=past.tasks, asked_s=past.asked_s, took_s=took_s
         )
+
+    def _recall(self, past: Mapping[str, AgentPast]) -> None:
+        """Take what agents did before the last start, where that was not read then."""
+        for agent_id, did in past.items():
+            member = self.members[agent_id]
+            if member.tasks < did.tasks:
+                member.tasks, member.asked_s = did.tasks, did.asked_s
+                member.took_s = deque(did.took_s, PAST)
 
     def _restore(self, member: Member) -> None:
         """After a restart nobody is connected; an agent that polls comes back within its time."""

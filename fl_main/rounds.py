@@ -484,6 +484,7 @@ class RoundMachine(Assignments):
         reason = f"the run was rolled back to round {to.round_id}"
         self._release_all(reason)
         self._give_up(reason)
+        self._recall(to.past)
         for model in to.models.values():
             self._keep(model)
         self.run = self._back_at(event)

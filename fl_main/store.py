@@ -411,7 +411,7 @@ class RunSnapshot:
         models: By id: the run's base and what is sent of it, statistics and state, those of `tasks`
             and `updates`, and the bases of the latter.
         agents: Everyone who ever joined.
-        past: What they did, by agent.
+        past: What they did, by agent; of a run that is finished nothing.
     """
 
     run: RunRecord
@@ -431,7 +431,8 @@ class Milestone:
     Attributes:
         round_id: The round; 0 is the model that the run began with.
         model_id: Its global (or initial) model; this and the following as in `RunRecord`.
-        models: By id: the model, what was sent of it, and the state, as far as their files are there.
+        models: By id: the model and the state, as far as their files are there.
+        past: What agents did in the whole run, by agent: of a finished one that is not read at a start.
     """
 
     round_id: int
@@ -442,6 +443,7 @@ class Milestone:
     best_value: float | None
     best_round: int
     models: Mapping[str, ModelRecord]
+    past: Mapping[str, AgentPast]
 
 
 class StagingFile(Protocol):

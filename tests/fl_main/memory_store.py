@@ -16,6 +16,7 @@ from fl_main.store import (
     RoundRecord,
     RunRecord,
     RunSnapshot,
+    RunStatus,
     StepRecord,
     TagRecord,
     TaskRecord,
@@ -141,6 +142,7 @@ class MemoryStore:
             found.best_value,
             found.best_round,
             {model_id: self.models[model_id] for model_id in ids if model_id not in self.without},
+            {agent_id: self._past(agent_id) for agent_id in self.agents},
         )
 
     def snapshot(self) -> RunSnapshot:
@@ -153,6 +155,7 @@ class MemoryStore:
             for task in self.tasks.values()
             if task.status in (TaskStatus.OPEN, TaskStatus.LATE) or self._is_of(task, step)
         ]
+        is_finished = self.run.status is RunStatus.FINISHED
         asked = {task.task_id for task in tasks if self._is_of(task, step)}
         updates = [
             update for update in self.updates.values() if update.task_id in asked or _is_uncounted(update)
@@ -165,7 +168,7 @@ class MemoryStore:
             tuple(updates),
             self._models(tasks, updates),
             tuple(self.agents.values()),
-            {agent_id: self._past(agent_id) for agent_id in self.agents},
+            {agent_id: self._past(agent_id) for agent_id in self.agents if not is_finished},
         )
 
     def _past(self, agent_id: str) -> AgentPast:

@@ -228,6 +228,17 @@ def test_after_a_crash_the_run_goes_on_from_the_chosen_round() -> None:
     assert story.run.rounds_done == 2
 
 
+def test_agents_are_given_other_seeds_though_a_finished_run_was_read_anew() -> None:
+    story = after(2, mode="async", round={"buffer": 2}, end={"rounds": 2})
+    assert story.run.status is RunStatus.FINISHED
+    story.restart()
+    story.join("a", "b")
+    story.roll_back(1)
+    seeds = [task.seed for task in story.store.tasks.values()]
+    assert len(seeds) > 4
+    assert len(seeds) == len(set(seeds))
+
+
 def test_paired_state_of_every_strategy_is_state_of_it() -> None:
     for name, make in STRATEGIES.items():
         strategy = make(**OPTIONS[name][0])

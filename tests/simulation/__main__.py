@@ -39,7 +39,7 @@ def play(seed: int, bug: str = "") -> Result:
     with scratch() as folder:
         ended = _simulated(seed, Path(folder), bug)
         undisturbed = None
-        if scenario.is_strict and not ended.faults_seen.get("stop"):
+        if scenario.is_strict and not {"stop", "rollback"} & ended.faults_seen.keys():
             undisturbed = simulate(scenario, Faults(), Path(folder) / "undisturbed")
         found = violations(ended, undisturbed)
     return Result(seed, found, ended.faults_seen, ended.seconds, ended.story)

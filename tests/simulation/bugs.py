@@ -377,3 +377,9 @@ def kept_until_it_ends(stack: ExitStack) -> None:
 
     sweep = Shelf.sweep
     stack.enter_context(patch.object(Shelf, "sweep", cleared))
+
+
+@bug
+def kept_though_undone(stack: ExitStack) -> None:
+    """What a site keeps stays when the run is rolled back to a round before it was made."""
+    stack.enter_context(patch.object(Shelf, "clear", lambda self: None))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fl_main.agent.shelf import Residuals, Shelf
-from fl_main.db import Model, ModelDB, ModelStore, Round, Run
+from fl_main.db import Agent, Model, ModelDB, ModelStore, Round, Run, Update
 from fl_main.db.verify import verify_database
 from fl_main.disk import REAL_DISK
 from fl_main.settings import RunSettings
@@ -27,7 +27,7 @@ from .world import Ended
 # Why an accepted update may come to nothing: never by a fault of ours.
 GIVEN_UP = re.compile(
     r"stopped by|stale: |its agent (sent a newer one|is in quarantine)|round \d+ failed|"
-    r"the run is (finished|stopped|failed)"
+    r"the run (is (finished|stopped|failed)|was rolled back)"
 )
 
 
@@ -69,14 +69,16 @@ def _of_run(run: Run, ended: Ended) -> Iterator[str]:
     elif run.facts.rounds_done != wanted:
         yield f"{run.facts.rounds_done} rounds are done, not {wanted}"
     before = None
+    rollbacks = {back.round_id: back.details["model_id"] for back in run.events("run_rolled_back")}
     for made in run.rounds():
         if made.status == "failed":
             if ended.scenario.is_strict and not _was_stopped(ended):
                 yield f"round {made.round_id} failed: {made.reason}"
-            continue
-        if made.round_id and made.base_model_id != before:
+        elif made.round_id and made.base_model_id != before:
             yield f"round {made.round_id} does not begin where the one before ended"
-        before = made.model_id
+        else:
+            before = made.model_id
+        before = rollbacks.get(made.round_id, before)
     for name, site in ended.sites.items():
         if site.final is not None and before is not None:
             stored = run._db.model_by_id(before)
@@ -86,7 +88,7 @@ def _of_run(run: Run, ended: Ended) -> Iterator[str]:
 
 
 def _was_stopped(ended: Ended) -> bool:
-    return bool(ended.faults_seen.get("stop"))
+    return bool({"stop", "rollback"} & ended.faults_seen.keys())
 
 
 def _of_efforts(run: Run) -> Iterator[str]:
@@ -149,10 +151,12 @@ def _of_steps(run: Run, ended: Ended) -> Iterator[str]:
     scenario = ended.scenario
     most = scenario.run["staleness"]["most"]
     made = [round_ for round_ in run.rounds() if round_.status == "done"]
-    versions = {round_.model_id: version for version, round_ in enumerate(made)}
+    versions = {made[0].model_id: 0}
     counted = {update.model_id: update for update in run.updates() if update.counted_in is not None}
     one_each = compose(scenario.run["strategy"], scenario.run["strategy_options"]).one_each
-    for version, round_ in enumerate(made[1:]):
+    for round_ in made[1:]:
+        version = versions[round_.base_model_id]
+        versions[round_.model_id] = version + 1
         model = run._db.model_by_id(round_.model_id or "")
         votes = Counter(counted[parent.model_id].agent_id for parent in model.parents)
         if one_each and max(votes.values()) > 1:
@@ -211,9 +215,8 @@ def _of_residuals(run: Run, ended: Ended) -> Iterator[str]:
     compression = RunSettings.model_validate(ended.scenario.run).compression
     if not compression.feeds_back or ended.scenario.database["retention"]["keep"] != "all":
         return
-    counted = [u for u in run.updates() if u.counted_in is not None and u.kind == "train"]
-    counted.sort(key=lambda update: update.counted_in or 0)
-    for agent in run.agents():
+    counted = _counted(run)
+    for agent in _up_to_date(run, ended):
         shelf = Residuals(ended.folders[agent.name] / "feedback", REAL_DISK, durable=False)
         owed: dict[str, Array] = {}
         for update in counted:
@@ -228,12 +231,26 @@ def _of_residuals(run: Run, ended: Ended) -> Iterator[str]:
                 yield f"what {agent.name} did not send of {name} is not what its counted updates lack"
 
 
+def _counted(run: Run) -> list[Update]:
+    """Return the training updates that were counted since the run was last rolled back, in their order."""
+    since = max((back.round_id or 0 for back in run.events("run_rolled_back")), default=0)
+    counted = [u for u in run.updates() if (u.counted_in or 0) > since and u.kind == "train"]
+    return sorted(counted, key=lambda update: update.counted_in or 0)
+
+
+def _up_to_date(run: Run, ended: Ended) -> list[Agent]:
+    """Return the agents that have forgotten what was undone; others do with their next task."""
+    times = len(run.events("run_rolled_back"))
+    files = {agent.agent_id: ended.folders[agent.name] / "rollbacks.json" for agent in run.agents()}
+    known = {key: json.loads(file.read_text()) if file.exists() else {} for key, file in files.items()}
+    return [agent for agent in run.agents() if known[agent.agent_id].get(run.run_id, 0) == times]
+
+
 def _of_own_arrays(run: Run, ended: Ended) -> Iterator[str]:
     """Hold what sites keep against what was counted of it."""
-    counted = [u for u in run.updates() if u.counted_in is not None and u.kind == "train"]
-    counted.sort(key=lambda update: update.counted_in or 0)
+    counted = _counted(run)
     sums: dict[str, Array] = {}
-    for agent in run.agents():
+    for agent in _up_to_date(run, ended):
         mine = [update.task_id for update in counted if update.agent_id == agent.agent_id]
         shelf = Shelf(ended.folders[agent.name] / "state", REAL_DISK, durable=False)
         for task_id in mine:

@@ -118,6 +118,7 @@ class Faults:
         loses_power: A process takes its whole machine with it.
         troubles: Disks that fail for a while.
         orders: What operators do: the second, and the order.
+        rollbacks: When an operator rolls the run back, and to which part of its rounds so far, from 0 to 1.
         clock_jumps: Seconds at which a machine's wall clock jumps, and how far.
         until_s: When the last fault is over.
     """
@@ -129,6 +130,7 @@ class Faults:
     loses_power: bool = False
     troubles: list[Trouble] = field(default_factory=list)
     orders: list[tuple[float, str]] = field(default_factory=list)
+    rollbacks: list[tuple[float, float]] = field(default_factory=list)
     clock_jumps: list[tuple[float, str, float]] = field(default_factory=list)
     until_s: float = 0.0
 
@@ -352,6 +354,7 @@ def draw_faults(scenario: Scenario) -> Faults:
         loses_power=scenario.database["durability"] == "power" and random.random() < 0.7,
         troubles=_troubles(random, machines, until_s),
         orders=_orders(random, until_s),
+        rollbacks=_rollbacks(scenario.seed, until_s),
         thread_s=random.choice([FAST_S, FAST_S, FAST_S, SLOW_S]),
         clock_jumps=[
             (random.uniform(0, until_s), random.choice(machines), random.uniform(-9e4, 9e4))
@@ -408,3 +411,11 @@ def _orders(random: Random, until_s: float) -> list[tuple[float, str]]:
         if kind != "restart":
             orders.append((random.uniform(begins_s, until_s), "resume"))
     return sorted(orders)
+
+
+def _rollbacks(seed: int, until_s: float) -> list[tuple[float, float]]:
+    random = Random(f"{seed} rollbacks")  # of its own: what else is drawn stays as it was
+    if seed % MIXED_UP == 0 or random.random() < 0.75:
+        return []
+    often = random.choice([1, 1, 2, 4])
+    return sorted((random.uniform(0, until_s / 2), random.random()) for _ in range(often))

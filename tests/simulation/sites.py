@@ -150,8 +150,13 @@ async def attend(
     process: Process,
     machine: Machine,
     network: Network,
+    may_go_on: Callable[[], bool],
 ) -> None:
-    """Take part until the run ends: the program of a site."""
+    """Take part until the run ends for good: the program of a site.
+
+    Args:
+        may_go_on: Whether the run may be opened again when it has ended.
+    """
 
     def on_stored(task_id: str) -> None:
         record.stored.add(task_id)
@@ -161,7 +166,9 @@ async def attend(
 
     path = machine.folder.resolve()
     process.at_the_end(lambda: _forget(path))
-    while record.final is None or record.final.status == "stopped":  # it may be resumed
+    is_over = False
+    while not is_over:
+        is_last = not may_go_on()
         agent = SimAgent(
             "ws://simulated",
             "r",
@@ -178,6 +185,8 @@ async def attend(
         )
         agent.process, agent.machine, agent.network, agent.on_stored = process, machine, network, on_stored
         await _take_part(agent, scenario, site, record)
+        is_stopped = record.final is not None and record.final.status == "stopped"  # it may be resumed
+        is_over = is_last and not is_stopped
         await asyncio.sleep(5.0)
 
 

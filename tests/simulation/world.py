@@ -92,6 +92,7 @@ class World:
         self._daemon: Daemon | None = None
         self._stop_daemon = asyncio.Event()
         self._operator = asyncio.Lock()
+        self._rollbacks_left = len(faults.rollbacks)
         self._processes: dict[str, Process] = {}
         self.ended = Ended(
             scenario,
@@ -167,6 +168,8 @@ class World:
             yield self._trouble(trouble)
         for at_s, order in self._faults.orders:
             yield self._order(at_s, order)
+        for at_s, part in self._faults.rollbacks:
+            yield self._roll_back(at_s, part)
         for at_s, machine, jump_s in self._faults.clock_jumps:
             yield self._jump(at_s, machine, jump_s)
         if self._scenario.run.get("quarantine"):
@@ -215,7 +218,15 @@ class World:
         machine.folder.mkdir(parents=True, exist_ok=True)
 
         async def main(process: Process) -> None:
-            await attend(self._scenario, site, record, process, machine, self._network)
+            await attend(
+                self._scenario,
+                site,
+                record,
+                process,
+                machine,
+                self._network,
+                lambda: self._rollbacks_left > 0,
+            )
 
         try:
             await self._keep(site.name, main)
@@ -313,24 +324,34 @@ class World:
                 is_guilty = not self._is_calm and random.random() < 0.1
                 await self._order(0.0, "quarantine" if is_guilty else "release", site.name)
 
-    async def _order(self, at_s: float, order: str, about: str = "") -> None:
+    async def _roll_back(self, at_s: float, part: float) -> None:
+        """Let the run go on from one of its rounds; sites come again until that is done, if it was over."""
+        await asyncio.sleep(at_s)
+        try:
+            host = self._daemon.runs.find("r") if self._daemon else None
+            made = round(part * host.run.round_id) if host else 0
+            await self._order(0.0, "rollback", to=made)
+        finally:
+            self._rollbacks_left -= 1
+
+    async def _order(self, at_s: float, order: str, about: str = "", to: int = 0) -> None:
         await asyncio.sleep(at_s)
         self._count(order)
-        self.say("operator", f"{order} {about}".strip())
+        self.say("operator", f"{order} {about or to or ''}".strip())
         if order == "restart":
             self._stop_daemon.set()
             return
         async with self._operator:  # one order after the other, each until it is answered
-            while not await self._ordered(order, about):
+            while not await self._ordered(order, about, to):
                 await asyncio.sleep(10.0)
                 if self._is_calm and order not in ("resume", "release"):
                     return
 
-    async def _ordered(self, order: Any, about: str) -> bool:
+    async def _ordered(self, order: Any, about: str, to: int) -> bool:
         process = Process("operator", Random(0), FAST_S, None, lambda *_: None)
         try:
             link = await self._network.dial(process)
-            answer = process.run(_answer(link, "o", Ask(number=1, order=order, run="r", about=about)))
+            answer = process.run(_answer(link, "o", Ask(number=1, order=order, run="r", about=about, to=to)))
             await asyncio.wait_for(answer, 30.0)
             await link.close()
         except OrderFailedError as error:
