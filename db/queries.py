@@ -78,6 +78,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
     counted = _counted(count for group in counts.values() for count in group)
     came, judged = way(connection, run_id), _judged(connection, run_id)
     query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
+    undone = _undone(connection, run_id)
     return [
         _round(
             row,
@@ -87,6 +88,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
             Effort(*counted[row["round_id"]], row["busy_s"], row["wasted_s"], row["idle_s"]),
             came,
             judged.get(row["round_id"], (0, 0)),
+            row["round_id"] in undone,
         )
         for row in connection.execute(query, (run_id,))
     ]
@@ -100,6 +102,7 @@ def _round(
     effort: Effort,
     came: tuple[str, str],
     judged: tuple[int, int],
+    is_undone: bool,
 ) -> Round:
     main = [count for count in counts if count["kind"] == step.get("kind")]
 
@@ -131,7 +134,23 @@ def _round(
         *judged,
         row["created_at"],
         row["changed_at"],
+        is_undone,
     )
+
+
+def _undone(connection: Connection, run_id: str) -> set[int]:
+    """Return the rounds whose models the run's last one does not come of: it was rolled back."""
+    query = "SELECT model_id, rollbacks FROM runs WHERE run_id = ?"
+    run = connection.execute(query, (run_id,)).fetchone()
+    if run is None or not run["rollbacks"]:
+        return set()
+    query = "SELECT round_id, model_id, base_model_id FROM rounds WHERE run_id = ? AND status = 'done'"
+    made = {row["model_id"]: row for row in connection.execute(query, (run_id,))}
+    rounds, model_id = {row["round_id"] for row in made.values()}, run["model_id"]
+    while (row := made.pop(model_id, None)) is not None:
+        rounds.discard(row["round_id"])
+        model_id = row["base_model_id"]
+    return rounds
 
 
 def way(connection: Connection, run_id: str) -> tuple[str, str]:

@@ -102,6 +102,8 @@ class Round:
         effort: How stale its updates were, and what became of the agents' time.
         outliers: Of the updates that count in its model, those that lay far from what came of all.
         dropped: Of them, those that a robust strategy left out.
+        is_undone: Whether the run was rolled back to an earlier round, and its model is none of those
+            that the run's last one came of.
     """
 
     run_id: str
@@ -130,6 +132,7 @@ class Round:
     dropped: int
     created_at: float
     changed_at: float
+    is_undone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ def rounds(
     time. `bytes` are those of the updates as they came, `sent_as` their form and codec, `plain` what
     they would be without it, and `saved` what packing saved of them on their way. `outliers` are
     updates far from what came of all, `dropped` those that a robust strategy left out: `fl db updates`.
+    A round is `undone` if the run was rolled back to an earlier one.
     Columns that say nothing in any round are left out.
     """
     found = [
@@ -91,11 +92,12 @@ def rounds(
     rows = [_round_row(entry) for entry in found]
     if output not in ("json", "csv"):
         columns = [name for name in columns if name not in _SOMETIMES or any(row[name] for row in rows)]
+        rows = [{**row, "status": "undone" if row["undone"] else row["status"]} for row in rows]
     print_table(rows, columns, output)
 
 
 _ROUND_FACTS = [
-    *("round", "status", "reason", "kind", "accepted", "invited", "eligible"),
+    *("round", "status", "undone", "reason", "kind", "accepted", "invited", "eligible"),
     *("late", "rejected", "discarded", "bytes", "saved", "plain_bytes", "form", "codec", "seconds", "model"),
     *("counted", "staleness", "max_staleness", "busy_s", "wasted_s", "idle_s", "outliers", "dropped"),
 ]
@@ -118,6 +120,7 @@ def _round_row(entry: Round) -> dict[str, object]:
     row: dict[str, object] = {
         "round": entry.round_id,
         "status": entry.status,
+        "undone": entry.is_undone,
         "reason": entry.reason or None,
         "kind": str(entry.kind) if entry.kind else None,
         "agents": f"{entry.effort.counted or entry.accepted}/{entry.invited}",

@@ -150,6 +150,7 @@ def test_what_the_daemon_does_in_a_round_and_at_its_start(folder: Path, asked: A
         store.find_task("t3a")
         store.tasks_beginning("t3", 9)
         store.events("run-1", 9)
+        store.milestone("run-1", 1)
         publish(store, 3, [answer(store, 3, "a", 1.0)], 0.5)
     assert list(scans(folder, asked)) == []
 

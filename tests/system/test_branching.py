@@ -11,11 +11,12 @@ from click.testing import CliRunner
 from fl_main.agent import TrainResult
 from fl_main.aggregator.operator import OrderFailedError, ask
 from fl_main.cli import fl as commands
-from fl_main.db import ModelDB, verify_database
+from fl_main.db import ModelDB, ModelStore, verify_database
+from fl_main.settings import DatabaseSettings
 from fl_main.training import TrainingTask
 from tests.system.agents import AgentThread, assert_equal
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess
-from tests.system.daemons import DaemonThread, run_of, write_yaml
+from tests.system.daemons import DaemonThread, run_of, until, write_yaml
 from tests.system.test_corrections import SITES, training_of, zeros
 from tests.system.test_restart import Gate
 
@@ -69,6 +70,8 @@ def test_a_finished_run_goes_on_as_it_did_the_first_time(
     assert [models[round_id] for round_id in range(5, 9 - to)] == [models[r] for r in range(to + 1, 5)]
     assert_equal(final.weights, daemon.db().model("r:4").weights())
     assert verify_database(daemon.folder) == []
+    undone = [made.round_id for made in daemon.db().run("r").rounds() if made.is_undone]
+    assert undone == list(range(to + 1, 5))
     [event] = daemon.db().run("r").events("run_rolled_back")
     assert (event.round_id, event.details["to"], event.details["reason"]) == (4, to, "once more")
 
@@ -111,8 +114,40 @@ def test_daemon_may_be_killed_after_a_rollback(
     for agent in start_sites(daemon.url):
         agent.join()
     daemon.stop()
+    listed = CliRunner().invoke(commands, ["db", "--folder", str(daemon.models), "rounds", "r"]).output
+    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
+        *(["0", "done"], ["1", "done"], ["2", "undone"], ["3", "undone"], ["4", "undone"]),
+        *(["5", "done"], ["6", "done"]),
+    ]
     models = models_of(daemon.models)
     assert [models[round_id] for round_id in (5, 6)] == [models[round_id] for round_id in (2, 3)]
+    assert verify_database(daemon.models) == []
+
+
+def test_model_is_sent_as_it_is_where_its_encoded_form_was_let_go(
+    start_process: StartProcess, start_sites: Callable[..., list[AgentThread]]
+) -> None:
+    run = run_of(compression={"codec": "int8", "download": "int8"}, end={"rounds": 4})
+    kept = {"retention": {"keep": "rounds", "rounds": 1}}
+    daemon = start_process(run, database=kept).started()
+    for agent in start_sites(daemon.url):
+        agent.join()
+    daemon.stop()
+    with ModelStore(daemon.models, DatabaseSettings.model_validate(kept)) as store:
+        store.prune()  # the updates
+        store.prune()  # and what they began from
+    with ModelDB(daemon.models) as db:
+        assert not db.run("r").models("download", round_id=1)[0].is_stored
+    daemon = start_process(run, port=daemon.port, database=kept).started()
+    until(lambda: daemon.text.count("listening url=") == 2)
+    target = ["--url", daemon.url, "--database", str(daemon.models)]
+    done = CliRunner().invoke(commands, ["run", "rollback", "r", "--to", "1", *target])
+    assert done.exit_code == 0, done.output
+    daemon.kill()
+    daemon = start_process(run, port=daemon.port, database=kept).started()
+    for agent in start_sites(daemon.url):
+        assert agent.join().round_id == 7
+    daemon.stop()
     assert verify_database(daemon.models) == []
 
 
