@@ -1,16 +1,19 @@
 """The JSON API: what `ModelDB` answers, as it is; a number that JSON lacks is null."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from fl_main.db.history import Note
+from fl_main.db.insight.comparison import Comparison
 from fl_main.db.insight.curves import Curve
 from fl_main.db.insight.heat import Heat
 from fl_main.db.insight.lineage import Lineage
+from fl_main.db.insight.ranking import Standing
 from fl_main.db.insight.timeline import Timeline
+from fl_main.db.insight.usage import Usage
 from fl_main.db.model_db import Run
 from fl_main.db.records import Agent, Effort, Event, Round, RunFacts, Update
 from fl_main.errors import NotFoundError
@@ -24,6 +27,7 @@ from .source import Database
 
 ROUNDS = 100  # of a timeline, where nobody says which
 MOST_MODELS = 1000  # of a lineage
+MOST_RUNS = 20  # side by side
 
 SAID: dict[int | str, dict[str, Any]] = {
     404: {"description": "There is no such run or model: `detail` says so."},
@@ -72,6 +76,12 @@ def documented(request: Request) -> HTMLResponse:
 def heads(database: Database) -> list[Note]:
     """Return the head of each run's history, and last that of all (run_id `all`): to be noted elsewhere."""
     return database.heads()
+
+
+@router.get("/usage", tags=["database"])
+def usage(database: Database) -> Usage:
+    """Return what the database takes on its disk, and how much of it could go."""
+    return database.usage()
 
 
 @router.get("/runs", tags=["runs"])
@@ -219,6 +229,31 @@ def heat(
 def run_lineage(run: OneRun, most: Annotated[int, Query(ge=1, le=MOST_MODELS)] = 200) -> Lineage:
     """Return the models of a run as a graph; where there are more than `most`, without those of agents."""
     return run.lineage(most)
+
+
+@router.get("/runs/{run}/standings", tags=["at a glance"])
+def standings(
+    run: OneRun,
+    metric: Annotated[str | None, Query(description="By default what the run chose.")] = None,
+    source: Annotated[str | None, Query(description="`train` or `evaluate`.")] = None,
+    direction: Annotated[Literal["min", "max"] | None, Query(description="Which way is better.")] = None,
+    limit: Limit = 1000,
+) -> list[Standing]:
+    """Return the global models of a run, the best first, each with since when that is known."""
+    return run.standings(metric, source, direction)[:limit]
+
+
+@router.get("/compare", tags=["runs"])
+def compare(
+    database: Database,
+    runs: Annotated[str, Query(description="Names or ids of two to 20 runs, with commas between them.")],
+) -> Comparison:
+    """Return runs side by side: in which settings they differ, and what came of each."""
+    names = runs.split(",")
+    if not 2 <= len(names) <= MOST_RUNS:
+        raise HTTPException(422, f"runs: name two to {MOST_RUNS} of them, with commas between")
+    first, *others = [database.run(name) for name in names]
+    return first.compare(*others)
 
 
 router.include_router(model_api.router)

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from fl_main import __version__
-from fl_main.errors import FLError, NotFoundError
+from fl_main.errors import FLError, NotFoundError, SettingsError
 
 from . import api, pages, showing
 from .access import Access, Guard
@@ -119,8 +119,9 @@ def trouble(request: Request, status: int, message: str, headers: dict[str, str]
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """The database says what is wrong: a name that nothing has, or that it cannot be read."""
-    return trouble(request, 404 if isinstance(error, NotFoundError) else 503, str(error))
+    """The database says what is wrong: an unknown name, a wrong question, or that it cannot be read."""
+    status = 404 if isinstance(error, NotFoundError) else 422 if isinstance(error, SettingsError) else 503
+    return trouble(request, status, str(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,12 +1,15 @@
 """The JSON API's answers about one model."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from pydantic import Field
 
 from fl_main import __version__
+from fl_main.db.insight.difference import ArrayDifference
 from fl_main.db.insight.lineage import Lineage
+from fl_main.db.insight.statistics import ArrayHistogram
 from fl_main.db.model_db import Model
 from fl_main.db.records import ArrayFacts, Metric, Parent
 
@@ -15,6 +18,12 @@ from .source import Database
 
 MOST_MODELS = 1000  # of a lineage
 MOST_STEPS = 1000
+MOST_BINS = 200
+
+NOT_STORED: dict[int | str, dict[str, Any]] = {
+    410: {"description": "Its file is not stored: `detail` says why."}
+}
+Name = Annotated[str, Field(max_length=1000)]
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -90,16 +99,17 @@ class NotModified(Exception):
     """The visitor has this answer already."""
 
 
-def of_digest(request: Request, response: Response, model: Model) -> None:
-    """Let a visitor keep an answer that follows from a model's file, which never changes.
+def to_keep(request: Request, response: Response, *models: Model) -> None:
+    """Let a visitor keep an answer that follows from models' values, which never change.
 
     Raises:
         NotModified: If it has it already.
     """
-    tag = f'"{model.digest}-{__version__}"'
+    ids = [model.model_id for model in models]
+    tag = f'"{"-".join(ids)}-{__version__}"'
     response.headers["ETag"] = tag
     response.headers["Cache-Control"] = "private, no-cache"  # a name may lead to another model later
-    if request.path_params["model"] == model.model_id:
+    if [request.path_params["model"], *request.query_params.getlist("other")] == ids:
         response.headers["Cache-Control"] = "private, max-age=86400"
     given = request.headers.get("if-none-match", "")
     if tag in (word.strip().removeprefix("W/") for word in given.split(",")):
@@ -112,14 +122,53 @@ def one_model(model: OneModel) -> ModelDetails:
     return ModelDetails(ModelFacts.of(model), model.parents, model.tags)
 
 
-@router.get("/{model}/arrays", responses={410: {"description": "Its file is not stored: `detail` says why."}})
+@router.get("/{model}/arrays", responses=NOT_STORED)
 def arrays(request: Request, response: Response, model: OneModel) -> list[ArrayFacts]:
     """Return the arrays of a model's file in numbers: shapes, norms, ranges, values that are not finite."""
     require_stored(model)
-    of_digest(request, response, model)
+    to_keep(request, response, model)
     require_size(model.size)
     heavy: Heavy = request.app.state.heavy
-    return heavy.once(("arrays", model.digest), model.arrays)
+    return heavy.once(("arrays", model.model_id), model.arrays)
+
+
+@router.get("/{model}/histograms", responses=NOT_STORED)
+def histograms(
+    request: Request,
+    response: Response,
+    model: OneModel,
+    bins: Annotated[int, Query(ge=1, le=MOST_BINS, description="Bins of each array.")] = 20,
+    array: Annotated[
+        list[Name] | None, Query(max_length=100, description="Only this array; again: and that.")
+    ] = None,
+    as_stored: Annotated[bool, Query(description="Of the arrays of its file: of a delta the delta.")] = False,
+) -> list[ArrayHistogram]:
+    """Return how the values of a model's arrays are spread; of a delta those of base + delta."""
+    require_stored(model)
+    to_keep(request, response, model)
+    require_size(model.decoded_layout.nbytes)
+    heavy: Heavy = request.app.state.heavy
+    key = ("histograms", model.model_id, bins, tuple(array or ()), as_stored)
+    return heavy.once(key, lambda: model.histograms(bins, array, as_stored))
+
+
+@router.get("/{model}/difference", responses=NOT_STORED)
+def difference(
+    request: Request,
+    response: Response,
+    database: Database,
+    model: OneModel,
+    other: Annotated[str, Query(description="Another model, named in one of the same ways.")],
+) -> list[ArrayDifference]:
+    """Return what another model has and this one has not, array by array."""
+    second = database.model(other)
+    for each in (model, second):
+        require_stored(each)
+        require_size(each.decoded_layout.nbytes)
+    to_keep(request, response, model, second)
+    heavy: Heavy = request.app.state.heavy
+    key = ("difference", model.model_id, second.model_id)
+    return heavy.once(key, lambda: model.difference(second))
 
 
 @router.get("/{model}/metrics")

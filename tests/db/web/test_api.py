@@ -17,7 +17,8 @@ from tests.db.web.serving import Page, serving
 jsonschema = pytest.importorskip("jsonschema", reason="needs the extra test: pip install -e '.[test]'")
 
 # A value for each parameter of a path, and of a query that must be given.
-PLACES = {"run": "hearts", "model": "m2a", "other": "m2b"}
+PLACES = {"run": "hearts", "model": "m2a", "other": "m2b", "runs": "hearts,hearts"}
+MEASURED = "metric=accuracy&direction=max"  # what the run chose was not measured
 ODD = ["", "-1", "1e9", "9" * 30, "9" * 5000, "nan", "true", "' OR 1=1 --", "../../etc/passwd", "\0", "ÿ€𝄞"]
 
 
@@ -54,6 +55,7 @@ def asked(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             for each in methods["get"].get("parameters", [])
             if each["in"] == "query" and each["required"]
         ]
+        needed += [MEASURED] if path.endswith("/standings") else []
         yield path.format(**PLACES) + ("?" + "&".join(needed) if needed else ""), methods["get"]
 
 
@@ -194,6 +196,34 @@ def test_arrays_of_a_file_may_be_kept_by_the_visitor(page: Page) -> None:
     by_name = page.ask("/api/models/hearts:3/arrays")
     assert by_name.headers["cache-control"] == "private, no-cache"
     assert by_name.json == first.json
+
+
+def test_two_models_are_held_against_each_other(page: Page, folder: Path) -> None:
+    found = page.get("/api/models/g1/difference?other=hearts:3")
+    with ModelDB(folder) as db:
+        expected = db.model("g1").difference(db.model("g3"))
+    assert [(entry["name"], entry["l2"], entry["largest"]) for entry in found] == [
+        (entry.name, entry.l2, entry.largest) for entry in expected
+    ]
+    assert page.ask("/api/models/g1/difference").status == 422
+
+
+def test_a_histogram_has_as_many_bins_as_are_asked_for(page: Page) -> None:
+    [found] = page.get("/api/models/g2/histograms?bins=3&array=bias")
+    assert (found["name"], found["counts"]) == ("bias", [1, 0, 2])  # -1, 1/3 and 0.5; edges -1, -0.5, 0, 0.5
+    assert page.ask("/api/models/g2/histograms?array=none").status == 404
+
+
+def test_runs_are_held_against_each_other(page: Page) -> None:
+    assert page.get("/api/compare?runs=hearts,hearts")["runs"] == ["hearts", "hearts"]
+    assert "two to 20" in page.get("/api/compare?runs=hearts", 422)["detail"]
+    assert page.ask("/api/compare?runs=hearts,lungs").status == 404
+
+
+def test_standings_of_another_metric_say_which_way_is_better(page: Page) -> None:
+    found = page.get("/api/runs/hearts/standings?metric=accuracy&source=evaluate&direction=max")
+    assert [(entry["place"], entry["model_id"]) for entry in found] == [(1, "g3"), (2, "g2"), (3, "g1")]
+    assert page.ask("/api/runs/hearts/standings?metric=accuracy").status == 422
 
 
 def test_a_model_too_large_to_look_at_is_told(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
