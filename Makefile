@@ -11,8 +11,8 @@ BENCH_ARGS = $(CONTESTANTS:%=--contestant %) $(SIZES:%=--size %) $(NETWORK:%=--n
 EXTRAS_demo := sklearn
 EXTRAS_test := test,sklearn,web
 EXTRAS_check := dev
-EXTRAS_bench := test
-EXTRAS_bench-full := test,fast,figures
+EXTRAS_bench := test,web
+EXTRAS_bench-full := test,web,fast,figures
 EXTRAS_soak := test
 EXTRAS_flower := test
 EXTRAS_records := sklearn

@@ -60,6 +60,7 @@ class Database:
         commands: Median seconds of whole processes, by command.
         verify_s: Of `fl db verify`.
         start_s: From the start of a daemon's process until it listens.
+        pages: Median seconds of whole answers of `fl db serve`, by path.
     """
 
     holds: dict[str, int]
@@ -70,6 +71,7 @@ class Database:
     start_s: float = 0.0
     groups: Groups | None = None
     readers: Readers | None = None
+    pages: dict[str, float] = field(default_factory=dict)
 
 
 def database_of(found: Mapping[str, Any]) -> Database:

@@ -8,6 +8,7 @@ from bench.database.commands import time_commands, time_daemon, time_verify
 from bench.database.figures import Database
 from bench.database.groups import measure_groups
 from bench.database.make import Shape, make
+from bench.database.pages import time_pages
 from bench.database.readers import measure_readers
 from fl_main.db import ModelDB
 from fl_main.db.sqlite import FILE
@@ -35,6 +36,8 @@ def measure_database(
     found.commands = time_commands(folder, work / "out")
     found.start_s, asked = time_daemon(folder)
     found.commands |= asked
+    told("asking for pages ...")
+    found.pages = time_pages(folder)
     told("verifying ...")
     found.verify_s = time_verify(folder)
     told("committing updates in groups ...")

@@ -17,6 +17,9 @@ def told_database(found: Database | None) -> str:
         f"| `fl db verify` | {found.verify_s:.1f} |",
         f"| `fl aggregator`, until it listens | {found.start_s:.1f} |",
     ]
+    if found.pages:
+        lines += ["", "| page or answer of `fl db serve` | seconds |", "|---|--:|"]
+        lines += [f"| `{path}` | {seconds:.2f} |" for path, seconds in found.pages.items()]
     if found.groups:
         lines += ["", _of_groups(found.groups)]
     if found.readers:

@@ -9,6 +9,7 @@ import pytest
 from bench.database.figures import Database, Groups, Readers, database_of
 from bench.database.groups import measure_groups
 from bench.database.make import Shape, make
+from bench.database.pages import time_pages
 from bench.database.readers import measure_readers
 from bench.database.words import told_database
 from fl_main.db import ModelDB, verify_database
@@ -75,6 +76,14 @@ def test_readers_and_a_writer_have_no_errors(folder: Path) -> None:
     assert verify_database(folder) == []
 
 
+def test_every_page_and_answer_is_asked_for(folder: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra web: pip install -e '.[web]'")
+    found = time_pages(folder, turns=1)
+    assert {"/", "/runs/RUN", "/runs/RUN/rounds", "/models/RUN:best", "/api/runs/RUN/heat"} <= found.keys()
+    assert {"/api/models/RUN:best/difference?other=RUN:2"} <= found.keys()
+    assert "/api/changes" not in found
+
+
 FOUND = Database(
     {"runs": 1, "updates": 1000},
     12.3,
@@ -84,6 +93,7 @@ FOUND = Database(
     0.75,
     Groups(1000, 1.5, 6, 6000, 2500, 0.5),
     Readers(2, 50.0, 900, 0, 0.02, 0.01, 0.03, 0.005),
+    {"/runs/RUN": 0.05},
 )
 
 
@@ -94,6 +104,7 @@ def test_what_was_found_is_told() -> None:
     assert "| `fl db runs` | 0.10 |" in text
     assert "| `fl why` (of a daemon) | 0.20 |" in text
     assert "| (completion) | 0.08 |" in text
+    assert "| `/runs/RUN` | 0.05 |" in text
     assert text[-3].endswith("6,000 records, 2,500 in the largest transaction, 12,000 a second.")
     assert "The longest transaction took 20 ms (10 ms without readers)" in text[-1]
 
