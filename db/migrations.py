@@ -190,6 +190,14 @@ def as_written(word: str, facts: Facts) -> Iterator[Facts]:
         yield facts
 
 
+def added_since(word: str) -> Facts:
+    """Return the columns that came after version 1, with what they are where the chain does not say so."""
+    found: Facts = {}
+    for migration in MIGRATIONS:
+        found |= migration.added.get(word, {})
+    return found
+
+
 def version_of(connection: "PlainConnection", place: str) -> int | None:
     """Return a database's schema version; None if it is empty.
 

@@ -32,7 +32,11 @@ COMMANDS = {
     "contributions": Lazy(
         "fl_main.db.cli.whatif:contributions", "Say what each agent contributed to RUN, by a metric."
     ),
-    "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors or .npz file."),
+    "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors, .npz or .pt file."),
+    "archive": Lazy("fl_main.db.cli.importing:archive", "Write RUN to one file for another database."),
+    "import": Lazy(
+        "fl_main.db.cli.importing:import_", "Take in an archived run, or a model of another program."
+    ),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
     "du": Lazy("fl_main.db.cli.asking:du", "Print how many bytes the models take, and what may go."),
     "sql": Lazy("fl_main.db.cli.asking:sql", "Answer a SELECT."),

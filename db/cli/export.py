@@ -19,7 +19,7 @@ from .common import form_of, with_database
 )
 @with_database
 def export(database: ModelDB, model: str, file: Path, force: bool, as_stored: bool) -> None:
-    """Write MODEL to FILE, a .safetensors or .npz file."""
+    """Write MODEL to FILE: .safetensors, .npz, or .pt, a state dict of PyTorch."""
     from ..transfer.export import export_model
 
     found = database.model(model)

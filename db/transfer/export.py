@@ -3,6 +3,8 @@
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from numpy.lib.format import write_array
@@ -21,10 +23,11 @@ def export_model(
 
     A `.safetensors` file is a copy of the stored one, of the same digest, unless that is a delta
     or encoded.
-    An `.npz` file has one entry per array. The file appears when it is complete.
+    An `.npz` file has one entry per array, a `.pt` file is a state dict of PyTorch, which must be
+    installed then. The file appears when it is complete.
 
     Args:
-        target: Ends in `.safetensors` or `.npz`.
+        target: Ends in `.safetensors`, `.npz` or `.pt`.
         overwrite: Whether a file that is there is replaced.
         as_stored: Whether the file's own arrays are written: of a delta the delta, of an encoded model
             the codec's; not the model that they stand for.
@@ -37,18 +40,29 @@ def export_model(
     """
     target = Path(target)
     if target.suffix not in _WRITERS:
-        raise StoreError(f"cannot export to {target}: its name must end in {' or '.join(_WRITERS)}")
+        raise StoreError(f"cannot export to {target}: its name must end in {_KINDS}")
+    model.open().close()  # is it there, and of the right size?
+    with appearing(target, "export a model", overwrite=overwrite) as part:
+        _WRITERS[target.suffix](model, part, as_stored or model.is_plain)
+    return target
+
+
+@contextmanager
+def appearing(target: Path, doing: str, *, overwrite: bool) -> Iterator[Path]:
+    """Lend the name of a file to be written, which becomes `target` once it is complete.
+
+    Raises:
+        StoreError: If target exists and is not to be replaced, or cannot be written.
+    """
     if target.exists() and not overwrite:
         raise StoreError(f"{target} exists already; choose another name, or say --force")
-    model.open().close()  # is it there, and of the right size?
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with translated(target, "export a model"):
+    with translated(target, doing):
         try:
-            _WRITERS[target.suffix](model, part, as_stored or model.is_plain)
+            yield part
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
-    return target
 
 
 def _write_safetensors(model: Model, part: Path, as_stored: bool) -> None:
@@ -71,4 +85,12 @@ def _write_npz(model: Model, part: Path, as_stored: bool) -> None:
                 write_array(entry, array, allow_pickle=False)
 
 
-_WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz}
+def _write_pt(model: Model, part: Path, as_stored: bool) -> None:
+    from . import torch_files
+
+    layout = model.layout if as_stored else model.decoded_layout
+    torch_files.write(part, model.as_stored() if as_stored else model.weights(), layout)
+
+
+_WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz, ".pt": _write_pt}
+_KINDS = ".safetensors, .npz or .pt"

@@ -46,6 +46,10 @@ class Change:
         """Take records in order; staged files that they name are moved into their places."""
         self._batch.add_all(records)
 
+    def place(self, moves: Sequence[tuple[str | None, str]]) -> None:
+        """Move staged files into their places at the end; see `ModelFiles.place`."""
+        self._batch.moves += moves
+
     def remove(self, model_ids: Sequence[str], reason: str) -> None:
         """Let rows say that models are not stored any more, and why.
 

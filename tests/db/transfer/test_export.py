@@ -1,5 +1,6 @@
 """Models as files for other programs."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,18 @@ def test_a_file_that_is_there_is_kept_unless_said_otherwise(db: ModelDB, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("out.pt", r"must end in \.safetensors or \.npz"), ("none/out.npz", "cannot export a model")],
+    [("out.bin", r"must end in \.safetensors, \.npz or \.pt"), ("none/out.npz", "cannot export a model")],
 )
 def test_where_it_cannot_be_written_is_told(db: ModelDB, tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(StoreError, match=words):
         export_model(db.model("g1"), tmp_path / name)
+
+
+def test_without_pytorch_a_line_says_what_to_do(
+    db: ModelDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "fl_main.db.transfer.torch_files", raising=False)
+    with pytest.raises(StoreError, match=r'^a \.pt file needs PyTorch, .*pip install "fl_main\[torch\]"'):
+        export_model(db.model("g1"), tmp_path / "out.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
