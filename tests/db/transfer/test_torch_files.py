@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_main.agent.torch import get_weights
 from fl_main.db import ModelDB, ModelStore, export_model, verify_database
 from fl_main.db.transfer.importing import import_model
 from fl_main.errors import StoreError
@@ -32,6 +31,8 @@ def net() -> Any:
 @pytest.fixture
 def stored(folder: Path, net: Any) -> Path:
     """The net's own arrays, with their roles, as a model of a run."""
+    from fl_main.agent.torch import get_weights
+
     weights = get_weights(net)
     roles = {name: Role.BUFFER for name in weights if "running" in name or "tracked" in name}
     layout = Layout.of(weights, roles)
