@@ -30,8 +30,9 @@ class Chart:
     words: str
     version: str
     columns: tuple[str, ...]
-    rows: list[tuple[float | None, ...]]
+    rows: Sequence[tuple[float | None, ...]]
     left_out: str
+    source: str
 
 
 def charts(curves: Sequence[Curve], first: str = "") -> list[Chart]:
@@ -58,6 +59,7 @@ def _chart(i: int, curve: Curve) -> Chart:
         tuple(lines),
         rows,
         f"the first {count(more, 'round')}" if more else "",
+        curve.source,
     )
 
 
@@ -83,3 +85,30 @@ def _known(rounds: Sequence[int], values: Sequence[float | None]) -> Iterator[tu
 def named(source: str, metric: str) -> str:
     """Name a run's metric: `accuracy`, `loss in training`."""
     return text(metric) if source == "evaluate" else f"{text(metric)} in training"
+
+
+def beside(
+    first: Sequence[Curve], second: Sequence[Curve], metrics: Sequence[tuple[str, str]]
+) -> list[Chart]:
+    """Return a chart for each metric that both of two runs have: the means of both."""
+    ours, theirs = ({(curve.source, curve.name): curve for curve in curves} for curves in (first, second))
+    both = [key for key in metrics if key in ours and key in theirs]
+    return [_pair(i, ours[key], theirs[key]) for i, key in enumerate(both[:MOST])]
+
+
+def _pair(i: int, first: Curve, second: Curve) -> Chart:
+    ours, theirs = (dict(zip(curve.rounds, curve.mean, strict=True)) for curve in (first, second))
+    rounds = sorted({*ours, *theirs})
+    rows = [(round_id, ours.get(round_id), theirs.get(round_id)) for round_id in rounds][-ROWS:][::-1]
+    more = len(rounds) - len(rows)
+    return Chart(
+        f"both-{i}",
+        first.name,
+        named(first.source, first.name),
+        f"first: {told(first.rounds, first.mean)}. Second: {told(second.rounds, second.mean)}",
+        f"{len(first.rounds)}.{len(second.rounds)}",
+        ("first", "second"),
+        rows,
+        f"the first {count(more, 'round')}" if more else "",
+        first.source,
+    )

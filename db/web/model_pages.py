@@ -2,22 +2,43 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from fl_main.db.insight import layout
+from fl_main.db.insight.comparison import Line
+from fl_main.db.insight.difference import total
 from fl_main.db.insight.lineage import Lineage, Node
-from fl_main.db.model_db import Model
+from fl_main.db.model_db import Model, ModelDB, Run
 from fl_main.errors import StoreError
+from fl_main.weights import ArraySpec
 
-from . import showing
+from . import charts, drawing, showing
 from .rendering import page_of
 from .source import Database
 
+BINS = 24
 ARRAYS = 200  # in one table
+MOST_BYTES = 32_000_000  # of one model that a page reads
+CHOICES = 200  # runs that are offered for a comparison
+
+SUMS = {  # of a comparison of runs: what each line is, and how it is shown
+    "run_time_s": ("run time", showing.duration),
+    "busy_s": ("agents busy", showing.duration),
+    "wasted_s": ("agents' work wasted", showing.duration),
+    "idle_s": ("agents without a task", showing.duration),
+    "bytes": ("received", showing.size),
+    "plain_bytes": ("without a codec", showing.size),
+    "created_at": ("begun (UTC)", showing.moment),
+    "best": ("best value", showing.number),
+    "best_round": ("in round", showing.whole),
+    "counted": ("updates in its models", showing.whole),
+    "staleness": ("mean staleness", showing.number),
+}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -29,7 +50,7 @@ def model(request: Request, database: Database, name: str) -> Response:
     run = database.run(found.run_id)
     names = run.agent_names()
     reference = _reference(found, run.name)
-    arrays, trouble = _arrays(found)
+    arrays, trouble, left_out = _arrays(found)
     lineage = found.lineage(2, 1, most=60)
     return page_of(
         request,
@@ -49,8 +70,8 @@ def model(request: Request, database: Database, name: str) -> Response:
             )
             for metric in found.metrics()
         ],
-        arrays=arrays[:ARRAYS],
-        more_arrays=max(0, len(arrays) - ARRAYS),
+        arrays=arrays,
+        more_arrays=left_out,
         trouble=trouble,
         graph=graph_of(lineage),
         words=lineage_in_words(lineage),
@@ -72,34 +93,37 @@ def _reference(found: Model, run: str) -> str:
     return f"{run}:{found.round_id}" if found.kind == "global" else found.model_id
 
 
-def _arrays(found: Model) -> tuple[list[dict[str, Any]], str]:
-    """Return its arrays in numbers and bars; or without them, and why."""
+def _arrays(found: Model) -> tuple[list[dict[str, Any]], str, int]:
+    """Return its first arrays in numbers and bars, why there are no numbers, and how many are left out."""
+    specs = found.decoded_layout.arrays
+    chosen = _first(specs)
     plain = [
-        {
-            "name": spec.name,
-            "dtype": str(spec.dtype),
-            "shape": spec.shape,
-            "role": str(spec.role),
-            "facts": None,
-        }
-        for spec in found.layout.arrays
+        {"name": each.name, "dtype": each.dtype, "shape": each.shape, "role": each.role} for each in chosen
     ]
+    left_out = len(specs) - len(chosen)
     if not found.is_stored:
-        return plain, f"not stored, because {found.not_stored_reason}"
+        return plain, f"not stored, because {found.not_stored_reason}", left_out
     try:
-        facts = found.arrays()
+        facts = found.histograms(BINS, [spec.name for spec in chosen])
     except StoreError as error:
-        return plain, str(error)
-    return [
-        {
-            "name": each.name,
-            "dtype": each.dtype,
-            "shape": each.shape,
-            "role": each.role,
-            "facts": each,
-        }
-        for each in facts
-    ], ""
+        return plain, str(error), left_out
+    told = [
+        {**each, "facts": fact, "bars": drawing.bars(fact.counts)}
+        for each, fact in zip(plain, facts, strict=True)
+    ]
+    return told, "", left_out
+
+
+def _first(specs: Sequence[ArraySpec]) -> list[ArraySpec]:
+    """Return the first arrays, within what a page can read; the very first always."""
+    chosen: list[ArraySpec] = []
+    left = MOST_BYTES
+    for spec in specs[:ARRAYS]:
+        left -= spec.nbytes
+        if chosen and left < 0:
+            break
+        chosen.append(spec)
+    return chosen
 
 
 # --- lineage ---------------------------------------------------------------------------------
@@ -160,3 +184,65 @@ def lineage_in_words(lineage: Lineage) -> str:
     shown = f"{showing.count(len(lineage.nodes), 'model')}, each left of what was made from it"
     left_out = f"; {showing.count(lineage.left_out, 'more model')} left out" if lineage.left_out else ""
     return shown + left_out
+
+
+# --- two beside each other -------------------------------------------------------------------
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    database: Database,
+    a: Annotated[str, Query(max_length=500)] = "",
+    b: Annotated[str, Query(max_length=500)] = "",
+) -> Response:
+    """Compare two runs, or two models."""
+    runs = database.runs()
+    names = sorted({run.name for run in runs[-CHOICES:]})
+    context: dict[str, Any] = {"place": "compare", "a": a, "b": b, "names": names, "trouble": ""}
+    if not a or not b:
+        return page_of(request, "compare/ask.html", **context)
+    try:
+        first, second = database.find_run(a), database.find_run(b)
+        if first is not None and second is not None:
+            return page_of(request, "compare/runs.html", **context, **_two_runs(first, second))
+        return page_of(request, "compare/models.html", **context, **_two_models(database, a, b))
+    except StoreError as error:
+        return page_of(request, "compare/ask.html", **{**context, "trouble": str(error)})
+
+
+def _two_runs(first: Run, second: Run) -> dict[str, Any]:
+    found = first.compare(second)
+    metrics = [(line.source, line.name) for line in found.metrics]
+    return {
+        "runs": [first.facts, second.facts],
+        "facts": [_told_fact(line) for line in found.facts],
+        "settings": [(line.name, line.values) for line in found.settings],
+        "metrics": [(charts.named(line.source, line.name), line) for line in found.metrics],
+        "charts": charts.beside(first.curves(agents=False), second.curves(agents=False), metrics),
+    }
+
+
+def _told_fact(line: Line) -> tuple[str, list[str]]:
+    name, shown = SUMS.get(line.name, (line.name.replace("_", " "), str))
+    return name, [showing.NONE if value is None else shown(value) for value in line.values]
+
+
+def _two_models(database: ModelDB, a: str, b: str) -> dict[str, Any]:
+    models = [database.model(a), database.model(b)]
+    runs = [database.run(found.run_id) for found in models]
+    titles = [_title(found, run.agent_names()) for found, run in zip(models, runs, strict=True)]
+    if max(found.decoded_layout.nbytes for found in models) > MOST_BYTES:
+        quoted = " ".join(shlex.quote(found.model_id) for found in models)
+        raise StoreError(f"these models are too large to be compared while a page waits: fl db diff {quoted}")
+    arrays = models[0].difference(models[1])
+    pairs = [
+        {"model": found, "run": run.facts, "title": title}
+        for found, run, title in zip(models, runs, titles, strict=True)
+    ]
+    return {
+        "pairs": pairs,
+        "arrays": arrays[:ARRAYS],
+        "more_arrays": len(arrays[ARRAYS:]),
+        "total": total(arrays),
+    }

@@ -120,6 +120,7 @@ def rounds(
         found,
         "Rounds",
         rows=shown[::-1],
+        any_reason=any(entry.reason for entry in shown),
         metrics=_metrics(shown, settings_of(found.facts)),
         lanes=drawing.lanes(chosen, _stretches(timeline), _slots(timeline)),
         words=f"Rounds {first} to {last}: {showing.count(len(timeline.updates), 'task')} "

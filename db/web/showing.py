@@ -54,6 +54,8 @@ def duration(seconds: float | None) -> str:
     """Return seconds in the two largest units that say something: `3 min 20 s`."""
     if seconds is None:
         return NONE
+    if seconds == 0:
+        return "0 s"
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 10:

@@ -176,8 +176,17 @@ class Story:
             best_value=self._best,
             best_round=number if is_best else self._run.best_round,
         )
+        busy_s = sum(self._took(name) for name in counted)
         done = RoundRecord(
-            self._run_id, number, "done", started_s=self._start(number), ended_s=at, model_id=model_id
+            self._run_id,
+            number,
+            "done",
+            started_s=self._start(number),
+            ended_s=at,
+            model_id=model_id,
+            busy_s=busy_s,
+            wasted_s=sum(map(self._took, self._names)) - busy_s,
+            idle_s=12.0 * len(counted),
         )
         means = [
             self._metric(number, model_id, "train", "loss", self._loss(self._names[0])),

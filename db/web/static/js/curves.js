@@ -1,6 +1,6 @@
 // Curves over the rounds, drawn by uPlot into the figures that the page has.
 import uPlot from "../vendor/uplot.js";
-import { linesOf, reading, shown } from "./series.js";
+import { inOrder, linesOf, reading, shown } from "./series.js";
 
 /** @typedef {import("./series.js").Curve} Curve */
 
@@ -59,15 +59,15 @@ async function draw(place, ask, old) {
   const colour = colours(place);
   const figure = /** @type {HTMLElement} */ (place.closest("figure"));
   const told = /** @type {HTMLElement} */ (figure.querySelector("[data-reading]"));
-  let agent = 0;
+  let nth = 0;
   const series = lines.map((line) => {
-    const i = line.kind === "agent" || curves.length > 1 ? agent++ : 0;
+    const i = line.kind === "agent" || curves.length > 1 ? nth++ : 0;
     return {
       label: line.label,
       scale: "y",
       stroke: () => (curves.length > 1 ? colour.nth(i) : { mean: colour.named("--accent"), agent: colour.nth(i), median: colour.named("--text"), edge: colour.named("--line") }[line.kind]),
       width: line.kind === "mean" ? 2.5 : line.kind === "edge" ? 0.5 : 1.25,
-      dash: line.kind === "median" ? [4, 3] : DASHES[Math.floor(i / HUES.length) % DASHES.length],
+      dash: line.kind === "median" ? [4, 3] : DASHES[(curves.length > 1 ? i : Math.floor(i / HUES.length)) % DASHES.length],
       points: { show: rounds.length <= 40 && line.kind !== "edge", size: line.kind === "mean" ? 6 : 4 },
       spanGaps: true,
     };
@@ -90,8 +90,8 @@ async function draw(place, ask, old) {
         setCursor: [
           (plot) => {
             const at = plot.cursor.idx;
-            const values = at == null ? [] : lines.map((line, i) => ({ label: line.label, value: plot.series[i + 1].show ? line.values[at] : null }));
-            told.textContent = at == null ? "" : reading(rounds[at], values);
+            const values = at == null ? [] : inOrder(lines).map((i) => ({ label: lines[i].label, value: plot.series[i + 1].show ? /** @type {number | null} */ (plot.data[i + 1][at]) : null }));
+            told.textContent = at == null ? "" : reading(plot.data[0][at], values);
           },
         ],
       },
@@ -100,14 +100,14 @@ async function draw(place, ask, old) {
     place,
   );
   new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: place.clientHeight })).observe(place);
-  setKeys(/** @type {HTMLElement} */ (figure.querySelector("[data-keys]")), plot);
+  setKeys(/** @type {HTMLElement} */ (figure.querySelector("[data-keys]")), plot, inOrder(lines));
   return plot;
 }
 
 /** A check box for each line; they show and hide it. */
-function setKeys(/** @type {HTMLElement} */ list, /** @type {uPlot} */ plot) {
+function setKeys(/** @type {HTMLElement} */ list, /** @type {uPlot} */ plot, /** @type {number[]} */ order) {
   list.replaceChildren(
-    ...plot.series.slice(1).map((series, i) => {
+    ...order.map((i) => {
       const item = document.createElement("li");
       const label = document.createElement("label");
       const box = document.createElement("input");
@@ -115,7 +115,7 @@ function setKeys(/** @type {HTMLElement} */ list, /** @type {uPlot} */ plot) {
       box.checked = true;
       box.addEventListener("change", () => plot.setSeries(i + 1, { show: box.checked }));
       const name = document.createElement("bdi");
-      name.textContent = String(series.label);
+      name.textContent = String(plot.series[i + 1].label);
       label.append(box, sample(plot, i + 1), name);
       item.append(label);
       return item;

@@ -63,7 +63,7 @@ export function rangeOf(values) {
  */
 export function between(part, from, to) {
   const t = Math.min(1, Math.max(0, part));
-  return [0, 1, 2].map((i) => Math.round(from[i] + t * (to[i] - from[i])));
+  return /** @type {[number, number, number]} */ (from.map((begin, i) => Math.round(begin + t * (to[i] - begin))));
 }
 
 /**

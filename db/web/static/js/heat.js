@@ -176,8 +176,9 @@ class HeatMap {
   }
 
   step(/** @type {KeyboardEvent} */ event) {
+    /** @type {Record<string, [number, number]>} */
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    const step = steps[/** @type {keyof steps} */ (event.key)];
+    const step = steps[event.key];
     if (!step || !this.heat) return;
     event.preventDefault();
     const [i, j] = this.at ?? [0, this.heat.rounds.length - 1];

@@ -1,48 +1,9 @@
 // A page that stays true: where the database tells that a run moved, the page is fetched again and what differs
 // is put in its place. Elements stay the same, so that focus, selection, scrolling and open parts do.
 import { Idiomorph } from "../vendor/idiomorph.js";
+import { concerns, paced } from "./pace.js";
 
 const LEAST_MS = 1000; // between two fetches, however much moves
-
-/**
- * Whether a message of `api/changes` is about what a page shows.
- * @param {string} watched a run's id, several apart by spaces, or `*`
- * @param {string} runId
- */
-export function concerns(watched, runId) {
-  return watched === "*" || watched.split(" ").includes(runId);
-}
-
-/**
- * Calls at once, then at most once in a while; the last call is never lost.
- * @param {() => Promise<void>} act never two at a time
- * @param {number} leastMs
- * @param {{now: () => number, later: (act: () => void, ms: number) => void}} clock
- */
-export function paced(act, leastMs, clock) {
-  let last = -Infinity;
-  let isBusy = false;
-  let isDue = false;
-  const run = async () => {
-    isBusy = true;
-    isDue = false;
-    try {
-      await act();
-    } finally {
-      last = clock.now();
-      isBusy = false;
-      if (isDue) wait();
-    }
-  };
-  const wait = () => {
-    isBusy = true;
-    clock.later(run, Math.max(0, last + leastMs - clock.now()));
-  };
-  return () => {
-    isDue = true;
-    if (!isBusy) wait();
-  };
-}
 
 /**
  * Follows the database as long as the page is open.

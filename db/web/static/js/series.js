@@ -18,8 +18,11 @@ export function linesOf(curves) {
   for (const { label, curve } of curves) {
     const place = new Map(curve.rounds.map((round, i) => [round, i]));
     const spread = (/** @type {(number | null)[]} */ values) => rounds.map((round) => values[place.get(round) ?? -1] ?? null);
-    lines.push({ label: label || "mean", values: spread(curve.mean), kind: "mean" });
-    if (curves.length > 1) continue;
+    const mean = /** @type {Line} */ ({ label: label || "mean", values: spread(curve.mean), kind: "mean" });
+    if (curves.length > 1) {
+      lines.push(mean);
+      continue;
+    }
     for (const [name, values] of Object.entries(curve.agents ?? {})) lines.push({ label: name, values: spread(values), kind: "agent" });
     const { p10, p25, p50, p75, p90 } = curve.quantiles ?? {};
     if (p50) {
@@ -29,8 +32,18 @@ export function linesOf(curves) {
         lines.push({ label: `${name} of the agents`, values: spread(/** @type {number[]} */ (values)), kind: "edge" });
       bands.push([first + 4, first + 1], [first + 3, first + 2]);
     }
+    lines.push(mean); // the last is drawn above all others
   }
   return { rounds, lines, bands };
+}
+
+/**
+ * The places of lines in the order in which a reader meets them: the mean first.
+ * @param {Line[]} lines
+ */
+export function inOrder(lines) {
+  const places = lines.map((_, i) => i);
+  return [...places.filter((i) => lines[i].kind === "mean"), ...places.filter((i) => lines[i].kind !== "mean")];
 }
 
 /**
