@@ -23,6 +23,7 @@ AGENTS = 100  # in one table
 MODELS = 200
 LINEAGE = 120  # models in one drawing
 EVENTS = 100
+MOST_EVENTS = 100_000  # that can be paged through; `fl db events` has all
 HEAT_CELLS = 20_000  # in one heat map
 HEAT_ROUNDS = 200
 METRICS = 4  # columns of the table of rounds
@@ -272,7 +273,7 @@ def models(request: Request, database: Database, run: str, kind: str = "", round
         found,
         "Models",
         models=shown,
-        names={agent.agent_id: agent.name for agent in found.agents()},
+        names=found.agent_names(),
         tags=tags,
         kinds=list(ModelKind),
         kind=chosen,
@@ -284,21 +285,20 @@ def models(request: Request, database: Database, run: str, kind: str = "", round
 
 
 @router.get("/runs/{run}/events")
-def events(request: Request, database: Database, run: str, before: Number | None = None) -> Response:
+def events(request: Request, database: Database, run: str, page: Number = 0) -> Response:
     """Show what happened, the last first."""
     found = database.run(run)
-    every = found.events()
-    upto = [event for event in every if before is None or event.seq < before]
-    shown = upto[-EVENTS:][::-1]
+    latest = found.events(last=min((page + 1) * EVENTS + 1, MOST_EVENTS))[::-1]
+    shown = latest[page * EVENTS : (page + 1) * EVENTS]
     return _run_page(
         request,
         found,
         "Events",
         events=shown,
-        names={agent.agent_id: agent.name for agent in found.agents()},
-        newer=address(request, before="") if before is not None else "",
-        older=address(request, before=shown[-1].seq) if len(upto) > EVENTS else "",
-        words=f"{showing.count(len(shown), 'event')} of {showing.whole(len(every))}",
+        names=found.agent_names(),
+        newer=address(request, page=page - 1) if page else "",
+        older=address(request, page=page + 1) if len(latest) > (page + 1) * EVENTS else "",
+        words=f"Events {page * EVENTS + 1} to {page * EVENTS + len(shown)}, the last first",
     )
 
 

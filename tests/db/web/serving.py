@@ -57,9 +57,9 @@ class Page:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Page]:
+def serving(app: FastAPI, port: int = 0) -> Iterator[Page]:
     """Serve an application by a thread of its own, until the block ends."""
-    listening = bind("127.0.0.1", 0)
+    listening = bind("127.0.0.1", port)
     up = threading.Event()
     server = Server(app, None, up.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)

@@ -1,13 +1,15 @@
 """The page as people see it: in Chromium, over a database that is told as a story."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fl_main.db import ModelStore
 from fl_main.db.web.app import create_app
-from tests.db.web import browser
+from tests.db.web import browser, story
 from tests.db.web.serving import serving
 from tests.db.web.story import Story
 
@@ -23,6 +25,10 @@ PAGES = [
     *(f"/runs/run-0000{view}" for view in VIEWS),
     "/models/run-0000.g3",
     "/models/run-0000.t3.0.weights",
+    "/compare",
+    "/compare?a=breast-cancer&b=lungs",
+    "/compare?a=breast-cancer:1&b=lungs:2",
+    "/compare?a=nothing&b=lungs",
 ]
 HOSTILE_PAGES = ["/", *(f"/runs/run-0009{view}" for view in VIEWS), "/models/run-0009.t2.0.weights"]
 PHONE = {"width": 320, "height": 640}
@@ -56,20 +62,22 @@ def violations(page: Any) -> list[str]:
     return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_everybody_can_use_it(chromium: Any, site: str, path: str, scheme: str) -> None:
-    with browser.looking(chromium, site + path, allow=("404",), color_scheme=scheme) as page:
+def test_everybody_can_use_it(chromium: Any, site: str, path: str) -> None:
+    with browser.looking(chromium, site + path) as page:
         page.wait_for_load_state("load")
         assert page.locator("h1").count() == 1
-        for details in page.locator("details").all():
-            details.evaluate("element => { element.open = true; }")
-        assert violations(page) == []
+        page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert violations(page) == [], scheme
+        page.set_viewport_size(PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 @pytest.mark.parametrize("path", HOSTILE_PAGES)
 def test_hostile_names_are_text_and_fit_on_a_phone(chromium: Any, site: str, path: str) -> None:
-    with browser.looking(chromium, site + path, allow=("404",), viewport=PHONE) as page:
+    with browser.looking(chromium, site + path, viewport=PHONE) as page:
         page.on("dialog", lambda dialog: pytest.fail(f"a name was run: {dialog.message}"))
         page.wait_for_load_state("load")
         assert page.locator("main img, main script").count() == 0
@@ -77,8 +85,182 @@ def test_hostile_names_are_text_and_fit_on_a_phone(chromium: Any, site: str, pat
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_nothing_scrolls_sideways_on_a_phone_but_tables(chromium: Any, site: str, path: str) -> None:
-    with browser.looking(chromium, site + path, allow=("404",), viewport=PHONE) as page:
-        page.wait_for_load_state("load")
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+def test_curves_are_drawn_and_read_by_keys(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, f"{site}/runs/run-0000") as page:
+        chart = page.locator("figure").first
+        chart.locator("canvas").wait_for()
+        assert chart.get_by_role("checkbox").count() == 1 + len(story.AGENTS)
+        mean = chart.get_by_role("checkbox", name="mean")
+        mean.focus()
+        page.keyboard.press("Space")
+        assert not mean.is_checked()
+        chart.locator(".u-over").hover()
+        reading = chart.locator("[data-reading]").inner_text()
+        assert reading.startswith("Round ")
+        assert "charite 0." in reading
+        assert "mean" not in reading
+
+
+def test_heat_map_tells_the_outlier_in_words_and_by_keys(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, f"{site}/runs/run-0000/agents") as page:
+        page.get_by_text("Outliers: uni-lab in 6 of 6 rounds.").wait_for()
+        page.locator("canvas").focus()
+        page.keyboard.press("ArrowLeft")
+        assert page.locator("[data-reading]").inner_text().startswith("uni-lab, round 6: distance ")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowLeft")
+        said = page.locator("[data-reading]").inner_text()
+        assert ", round 5: distance " in said
+        assert "outlier" not in said
+        page.get_by_label("Measure").select_option("seconds")
+        page.locator("canvas[aria-label^=seconds]").wait_for()
+        page.get_by_text("As a table").click()
+        assert page.locator("[data-heat-table] tbody tr").count() == len(story.AGENTS)
+
+
+def test_lineage_can_be_clicked_through(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, f"{site}/models/run-0000.g3") as page:
+        page.locator("svg.drawing a", has_text="uni-lab").first.click()
+        assert page.locator("h1").inner_text() == "Update of uni-lab, round 3"
+        page.locator("svg.drawing a.global", has_text="round 2").click()
+        assert page.locator("h1").inner_text() == "Global model of round 2"
+
+
+def test_colours_are_switched_and_stay(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, f"{site}/", color_scheme="light") as page:
+        ground = "getComputedStyle(document.body).backgroundColor"
+        assert page.evaluate(ground) == "rgb(246, 247, 249)"
+        page.get_by_role("button", name="Dark colours").click()
+        assert page.evaluate(ground) == "rgb(15, 19, 25)"
+        page.goto(f"{site}/compare")
+        assert page.evaluate(ground) == "rgb(15, 19, 25)"
+        assert page.get_by_role("button", name="Light colours").is_visible()
+
+
+def test_keyboard_reaches_everything(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, f"{site}/runs/run-0000") as page:
+        page.locator("canvas").first.wait_for()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.goto(f"{site}/runs/run-0000")
+        page.locator("canvas").first.wait_for()
+        expected = page.evaluate(REACHABLE)
+        reached = set()
+        for _ in range(expected):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate(FOCUSED))
+        assert len(reached - {"unseen"}) == expected
+
+
+REACHABLE = """
+    [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")]
+        .filter((element) => element.checkVisibility()).length
+"""
+# What has the focus, if one sees that it has.
+FOCUSED = """
+    (() => {
+        const element = document.activeElement;
+        element.dataset.reached ??= String(Math.random());
+        return getComputedStyle(element).outlineStyle === "none" ? "unseen" : element.dataset.reached;
+    })()
+"""
+
+
+def test_a_run_is_watched_live_from_start_to_end(chromium: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with serving(create_app(folder)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with browser.looking(chromium, f"{url}/", allow=("503",)) as page:
+            page.get_by_text("No run yet: what to do next").wait_for()
+            with ModelStore(folder) as store:
+                watched_run = Story(store, rounds=3)
+                watched_run.begin()
+                page.get_by_role("link", name="breast-cancer").click()
+                page.get_by_text("0 of 3 rounds done, waiting").wait_for()
+                page.get_by_text("Live", exact=True).wait_for()
+                for number in (1, 2, 3):
+                    watched_run.ask()
+                    page.get_by_text(f"Round {number} of 3: 0 of 6 updates here").wait_for()
+                    for done, name in enumerate(story.AGENTS, 1):
+                        watched_run.answer(name)
+                        if number == 1 and done == 3:
+                            page.get_by_text("Round 1 of 3: 3 of 6 updates here").wait_for()
+                    watched_run.publish()
+                page.get_by_text("Finished: 3 rounds").wait_for()
+                page.locator("canvas").first.wait_for()
+                page.get_by_text("0.7415 → 0.8516 over 3 rounds").wait_for()
+
+
+def test_a_change_leaves_focus_scrolling_and_what_is_open(chromium: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with ModelStore(folder) as store, serving(create_app(folder)) as server:
+        watched_run = Story(store, rounds=9).train(3)
+        url = f"http://127.0.0.1:{server.port}/runs/run-0000"
+        with browser.looking(chromium, url, viewport={"width": 800, "height": 500}) as page:
+            page.get_by_text("Live", exact=True).wait_for()
+            figure = page.locator("figure").first
+            figure.locator("canvas").wait_for()
+            figure.get_by_text("As a table").click()
+            box = figure.get_by_role("checkbox", name="charite")
+            box.uncheck()
+            box.focus()
+            page.evaluate("window.scrollTo(0, 333); document.querySelector('canvas').dataset.same = 'yes'")
+            watched_run.round()
+            page.get_by_text("4 of 9 rounds done").wait_for()
+            page.locator("td", has_text="0.8558").first.wait_for()
+            assert page.evaluate("window.scrollY") == 333
+            assert figure.locator("details").evaluate("element => element.open")
+            assert not box.is_checked()
+            assert box.evaluate("element => element === document.activeElement")
+            assert figure.locator("canvas").get_attribute("data-same") == "yes"
+
+
+def test_a_lost_connection_is_shown_and_comes_back(chromium: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with ModelStore(folder) as store:
+        Story(store, rounds=2).train()
+    lost = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "503")
+    with contextlib.ExitStack() as first:
+        server = first.enter_context(serving(create_app(folder)))
+        with browser.looking(chromium, f"http://127.0.0.1:{server.port}/", allow=lost) as page:
+            page.get_by_text("Live", exact=True).wait_for()
+            first.close()
+            page.get_by_text("Connection lost, trying again").wait_for()
+            with serving(create_app(folder), server.port):
+                page.get_by_text("Live", exact=True).wait_for()
+
+
+def test_damaged_and_empty_databases_have_a_page(chromium: Any, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "fl.db").write_bytes(b"no database " * 1000)
+    for folder, title in ((damaged, "Service Unavailable"), (tmp_path / "empty", "Runs")):
+        with serving(create_app(folder)) as server:
+            look = browser.looking(chromium, f"http://127.0.0.1:{server.port}/", allow=("503",))
+            with look as page:
+                assert page.locator("h1").inner_text() == title
+                assert violations(page) == []
+
+
+def test_a_thousand_agents_and_rounds_do_not_freeze_a_heat_map(chromium: Any, site: str) -> None:
+    """Of a JSON API that has them; drawing is the page's part."""
+    names = [f"agent {number}" for number in range(1000)]
+    heat = {
+        "measure": "distance",
+        "measures": ["distance"],
+        "rounds": list(range(1, 1001)),
+        "agents": names,
+        "values": [[(17 * i + j) % 101 for j in range(1000)] for i in range(1000)],
+        "outliers": [[7, j] for j in range(1000)],
+        "missing": {},
+    }
+    with browser.looking(chromium, "about:blank") as page:
+        page.route("**/heat?*", lambda route: route.fulfill(json=heat))
+        page.goto(f"{site}/runs/run-0000/agents")
+        page.get_by_text("1000 agents, 1000 rounds. Outliers: agent 7 in 1000 of 1000 rounds.").wait_for()
+        canvas = page.locator("canvas")
+        canvas.hover(position={"x": 500, "y": 24})
+        assert page.locator("[data-reading]").inner_text().startswith("agent 7, round ")
+        assert canvas.bounding_box()["height"] == 22 + 3 * 1000  # three pixels each

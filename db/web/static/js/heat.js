@@ -38,11 +38,16 @@ class HeatMap {
     this.canvas = document.createElement("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
+    this.map = document.createElement("canvas"); // without what is read, so that to point is quick
     this.loaded = "";
     /** @type {Heat | null} */
     this.heat = null;
     /** @type {Row[]} */
     this.rows = [];
+    /** @type {Set<string>} */
+    this.odd = new Set();
+    /** @type {Row[]} in the order in which they are drawn */
+    this.drawn = [];
     /** @type {[number, number] | null} the row and column that is read */
     this.at = null;
     this.form.addEventListener("submit", (event) => event.preventDefault());
@@ -70,6 +75,7 @@ class HeatMap {
     }
     this.heat = /** @type {Heat} */ (found);
     this.rows = rowsOf(this.heat);
+    this.odd = new Set(this.heat.outliers.map(([agent, round]) => `${agent},${round}`));
     this.show();
   }
 
@@ -116,15 +122,16 @@ class HeatMap {
     const { heat } = this;
     const { label, row, width, across, height } = this.size;
     const ratio = devicePixelRatio || 1;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(height * ratio);
-    const pen = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
+    for (const canvas of [this.canvas, this.map]) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    const pen = /** @type {CanvasRenderingContext2D} */ (this.map.getContext("2d"));
     pen.scale(ratio, ratio);
     const style = getComputedStyle(this.place);
     const named = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
     const ends = /** @type {[[number, number, number], [number, number, number]]} */ ([rgb(named("--accent-soft")), rgb(named("--accent"))]);
     const [low, high] = rangeOf(heat.values);
-    const odd = new Set(heat.outliers.map(([agent, round]) => `${agent},${round}`));
     this.drawn = ordered(this.rows, this.order.value, heat.measure);
     const gap = row > 6 ? 1 : 0;
     this.drawn.forEach(({ place }, i) => {
@@ -133,21 +140,22 @@ class HeatMap {
         const [x, w] = cell(j, heat.rounds.length, across);
         pen.fillStyle = value === null ? named("--ground") : `rgb(${between((value - low) / (high - low), ...ends).join(" ")})`;
         pen.fillRect(label + x, y, Math.max(1, w - (w > 6 ? 1 : 0)), row - gap);
-        if (odd.has(`${place},${j}`)) cross(pen, label + x, y, Math.max(1, w - 1), row - gap, named("--bad"), named("--surface"));
+        if (this.odd.has(`${place},${j}`)) cross(pen, label + x, y, Math.max(1, w - 1), row - gap, named("--bad"), named("--surface"));
       });
     });
-    this.write(pen, named("--muted"), named("--accent"));
+    this.write(pen, named("--muted"));
+    this.frame(named("--text"));
   }
 
-  /** Names of agents and numbers of rounds, as many as there is room for, and a frame around what is read. */
-  write(/** @type {CanvasRenderingContext2D} */ pen, /** @type {string} */ ink, /** @type {string} */ accent) {
+  /** Names of agents and numbers of rounds, as many as there is room for. */
+  write(/** @type {CanvasRenderingContext2D} */ pen, /** @type {string} */ ink) {
     const heat = /** @type {Heat} */ (this.heat);
     const { label, row, across } = this.size;
     pen.fillStyle = ink;
     pen.font = "11px system-ui, sans-serif";
     pen.textBaseline = "middle";
     const every = Math.ceil(NAMED / row);
-    this.drawn?.forEach(({ name }, i) => {
+    this.drawn.forEach(({ name }, i) => {
       if (i % every === 0) pen.fillText(shortened(pen, name, label - 8), 0, HEAD + row * i + row / 2);
     });
     let free = -1;
@@ -159,9 +167,20 @@ class HeatMap {
       pen.fillText(text, label + begin, HEAD / 2);
       free = begin + pen.measureText(text).width + 8;
     });
+  }
+
+  /** The map, and a frame around what is read. */
+  frame(/** @type {string} */ ink) {
+    const heat = /** @type {Heat} */ (this.heat);
+    const { label, row, across } = this.size;
+    const pen = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
+    pen.resetTransform();
+    pen.drawImage(this.map, 0, 0);
     if (!this.at) return;
+    const ratio = devicePixelRatio || 1;
+    pen.scale(ratio, ratio);
     const [x, w] = cell(this.at[1], heat.rounds.length, across);
-    pen.strokeStyle = accent;
+    pen.strokeStyle = ink;
     pen.lineWidth = 2;
     pen.strokeRect(label + x, HEAD + row * this.at[0], w, row);
   }
@@ -189,12 +208,12 @@ class HeatMap {
   /** Tells what a cell is. */
   read(/** @type {number} */ i, /** @type {number} */ j) {
     const heat = /** @type {Heat} */ (this.heat);
-    const row = this.drawn?.[i];
+    const row = this.drawn[i];
     if (!row || heat.rounds[j] === undefined) return;
     this.at = [i, j];
-    const isOdd = heat.outliers.some(([agent, round]) => agent === row.place && round === j);
+    const isOdd = this.odd.has(`${row.place},${j}`);
     this.reading.textContent = `${row.name}, round ${heat.rounds[j]}: ${heat.measure} ${shown(heat.values[row.place][j])}${isOdd ? ", an outlier" : ""}`;
-    this.draw();
+    this.frame(getComputedStyle(this.place).getPropertyValue("--text").trim());
   }
 
   /** The same for who cannot see it: each agent in numbers. */

@@ -28,13 +28,12 @@ export function watch(document, redraw) {
     if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
     else refresh();
   };
-  /** @type {string | undefined} */
-  let before;
+  let before = "";
   const source = new EventSource(`${document.body.dataset.root}/api/changes`);
   source.addEventListener("heads", (event) => {
     show("live", "Live");
     const heads = /** @type {MessageEvent<string>} */ (event).data;
-    if (before !== undefined && before !== heads) changed(); // it moved while nobody listened
+    if (before !== heads) changed(); // it may have moved since the page was made, or while nobody listened
     before = heads;
   });
   source.addEventListener("message", (event) => {
@@ -68,7 +67,7 @@ function put(/** @type {Element} */ old, /** @type {Element} */ next) {
     callbacks: {
       beforeNodeMorphed: (/** @type {Node} */ from, /** @type {Node} */ to) => {
         if (!(from instanceof HTMLElement) || !(to instanceof HTMLElement)) return true;
-        if (from.matches("[data-keys], [data-reading]")) return false;
+        if (from.matches("form, [data-keys], [data-reading], [data-drawn]")) return false;
         if (from.matches("[data-curves], [data-heat]")) {
           for (const { name, value } of to.attributes) from.setAttribute(name, value);
           return false;
