@@ -9,10 +9,12 @@ database is made and brought up to date by daemons only.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
+
+from sqlalchemy import Connection as Rows
 
 from fl_main.errors import StoreError, StoreLockedError
 from fl_main.ports import Lock
@@ -100,6 +102,10 @@ class SecondWriter(ModelStore):
 
     def _look_through(self) -> None:
         """Leave what a crash left to the next start of a daemon: others may be at work here."""
+
+    def rows(self) -> AbstractContextManager[Rows]:
+        """Lend a connection that reads: within a change, what was there when it began."""
+        return self._read()
 
     @contextmanager
     def changing(self, doing: str) -> Iterator[Change]:

@@ -11,6 +11,7 @@ from fl_main.db import ModelStore
 from fl_main.events import AgentJoined, Event
 from fl_main.ledger import Outcome
 from fl_main.local import LocalTask, _LocalDriver, _rounds_of
+from fl_main.rounds import RoundMachine
 from fl_main.settings_files import parse_run
 from fl_main.store import AgentRecord, ModelRecord, Record
 from fl_main.strategies import compose
@@ -44,6 +45,12 @@ class Recorder(_LocalDriver):
         self._staged = 0
         stated = self._settings.model_dump(mode="json")
         self._machine.run = replace(self._machine.run, run_id=run_id, settings=stated)
+        self._machine.adopt = self._begin_with  # type: ignore[method-assign,assignment]
+
+    def _begin_with(self, model: ModelRecord) -> Outcome:
+        run_id = self._machine.run.run_id
+        named = replace(model, model_id=f"{run_id}.initial", run_id=run_id)
+        return RoundMachine.adopt(self._machine, named)
 
     def _schedule(self, delay_s: float, happening: Callable[[], Event]) -> None:
         if isinstance(happening, partial) and happening.func is AgentJoined:
