@@ -16,6 +16,7 @@ from fl_main.errors import (
 
 if TYPE_CHECKING:
     from .audit import Damage, Fault
+    from .frames import to_frame
     from .insight.comparison import Comparison, Line, MetricLine
     from .insight.curves import Curve
     from .insight.difference import ArrayDifference
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
     "export_model": "transfer.export",
+    "to_frame": "frames",
     **dict.fromkeys(("Comparison", "Line", "MetricLine"), "insight.comparison"),
     "Curve": "insight.curves",
     "ArrayDifference": "insight.difference",
@@ -86,6 +88,7 @@ __all__ = [
     "Timeline",
     "Update",
     "export_model",
+    "to_frame",
     "verify_database",
 ]
 
