@@ -78,7 +78,7 @@ def rounds(connection: Connection, run_id: str) -> list[Round]:
     counted = _counted(count for group in counts.values() for count in group)
     came, judged = way(connection, run_id), _judged(connection, run_id)
     query = "SELECT * FROM rounds WHERE run_id = ? ORDER BY round_id"
-    undone = _undone(connection, run_id)
+    undone = undone_rounds(connection, run_id)
     return [
         _round(
             row,
@@ -138,7 +138,7 @@ def _round(
     )
 
 
-def _undone(connection: Connection, run_id: str) -> set[int]:
+def undone_rounds(connection: Connection, run_id: str) -> set[int]:
     """Return the rounds whose models the run's last one does not come of: it was rolled back."""
     query = "SELECT model_id, rollbacks FROM runs WHERE run_id = ?"
     run = connection.execute(query, (run_id,)).fetchone()

@@ -51,7 +51,7 @@ def _run_row(run: Run, output: Output | None) -> dict[str, object]:
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--status", type=click.Choice(["open", "done", "failed"]), help="Only these.")
+@click.option("--status", type=click.Choice(["open", "done", "failed", "undone"]), help="Only these.")
 @since_option("those that began")
 @last_option("the latest")
 @output_options
@@ -79,7 +79,7 @@ def rounds(
     found = [
         entry
         for entry in database.run(run).rounds()
-        if (status is None or entry.status == status) and (since is None or entry.created_at >= since)
+        if (status is None or _status(entry) == status) and (since is None or entry.created_at >= since)
     ]
     found = latest(found, last)
     named = [(source, name) for source in ("train", "evaluate") for name in _names(found, source)]
@@ -92,8 +92,12 @@ def rounds(
     rows = [_round_row(entry) for entry in found]
     if output not in ("json", "csv"):
         columns = [name for name in columns if name not in _SOMETIMES or any(row[name] for row in rows)]
-        rows = [{**row, "status": "undone" if row["undone"] else row["status"]} for row in rows]
+        rows = [{**row, "status": _status(entry)} for row, entry in zip(rows, found, strict=True)]
     print_table(rows, columns, output)
+
+
+def _status(entry: Round) -> str:
+    return "undone" if entry.is_undone else entry.status
 
 
 _ROUND_FACTS = [

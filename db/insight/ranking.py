@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from fl_main.errors import NotFoundError, SettingsError
 
+from .. import queries
+
 Direction = Literal["min", "max"]
 
 # As `settings.TargetSettings` has them, which takes longer to load than the question to be answered.
@@ -66,13 +68,15 @@ def target(
     """
     own = {**DEFAULTS, **(settings.get("best") or {})}
     name, kind = metric or own["metric"], source or own["source"]
-    if direction is None and (name, kind) != (own["metric"], own["source"]):
-        raise SettingsError(f"direction: which way is better for {kind} {name}? Give min or max")
+    if direction is None and name != own["metric"]:
+        raise SettingsError(f"direction: which way is better for {name}? Give min or max")
     return Target(kind, name, direction or own["direction"])
 
 
 def standings(connection: Connection, run_id: str, wanted: Target) -> list[Standing]:
-    """Return a run's models by a metric, the best first; without those whose value is no finite number.
+    """Return a run's models by a metric, the best first.
+
+    Without those whose value is no finite number, and those of rounds that were undone.
 
     Raises:
         NotFoundError: If the run has no such metric; the message lists those that it has.
@@ -80,9 +84,11 @@ def standings(connection: Connection, run_id: str, wanted: Target) -> list[Stand
     rows = connection.execute(_MEANS, (run_id, wanted.source, wanted.metric)).fetchall()
     if not rows:
         raise NotFoundError(_unknown(connection, run_id, wanted))
+    undone = queries.undone_rounds(connection, run_id)
     query = "SELECT round_id FROM rounds WHERE run_id = ? AND model_id IS NOT NULL ORDER BY round_id"
-    made = [row[0] for row in connection.execute(query, (run_id,))]
-    latest = {row["model_id"]: row for row in rows}  # of a model that was measured again
+    made = [row[0] for row in connection.execute(query, (run_id,)) if row[0] not in undone]
+    # Of a model that was measured again the latest value counts.
+    latest = {row["model_id"]: row for row in rows if row["made_in"] not in undone}
     finite = [row for row in latest.values() if row["value"] is not None and math.isfinite(row["value"])]
     sign = 1 if wanted.direction == "min" else -1
     finite.sort(key=lambda row: sign * float(row["value"]))

@@ -16,6 +16,7 @@ class Span:
         ended_s: None while it is open.
         deadline_s: Of its main step; None if it has none yet.
         reason: Why it failed.
+        is_undone: Whether the run was rolled back to an earlier round.
     """
 
     round_id: int
@@ -24,6 +25,7 @@ class Span:
     ended_s: float | None
     deadline_s: float | None
     reason: str
+    is_undone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def timeline(connection: Connection, run_id: str, first: int | None, last: int |
     """Return the rounds from `first` to `last`, None: without that end."""
     bounds = (run_id, 0 if first is None else first, _ENDLESS if last is None else last)
     deadlines = {row["round_id"]: row["ends_s"] for row in connection.execute(_DEADLINES, bounds)}
-    rounds = [_span(row, deadlines) for row in connection.execute(_ROUNDS, bounds)]
+    undone = queries.undone_rounds(connection, run_id)
+    rounds = [_span(row, deadlines, undone) for row in connection.execute(_ROUNDS, bounds)]
     names = queries.agent_names(connection, run_id)
     marks = [_mark(row, names) for row in connection.execute(_TASKS, bounds)]
     asked = {mark.agent for mark in marks}
@@ -105,10 +108,10 @@ _TASKS = """
 """
 
 
-def _span(row: Row, deadlines: dict[int, float]) -> Span:
+def _span(row: Row, deadlines: dict[int, float], undone: set[int]) -> Span:
     round_id = row["round_id"]
     times = (row["started_s"], row["ended_s"], deadlines.get(round_id))
-    return Span(round_id, row["status"], *times, row["reason"])
+    return Span(round_id, row["status"], *times, row["reason"], round_id in undone)
 
 
 def _mark(row: Row, names: dict[str, str]) -> Mark:

@@ -57,6 +57,10 @@ def test_rounds_by_status_and_time(trained: Path) -> None:
     assert numbers("--last", 2) == [2, 3]
     assert numbers("--since", "1970-01-01T00:02:00+00:00") == [2, 3]  # it began at 120 s
     assert numbers("--since", "1h") == []
+    with ModelStore(trained) as store:
+        store.commit([replace(RUN, model_id="g1", rollbacks=1)], 200.0)
+    assert numbers("--status", "undone") == [2]
+    assert numbers("--status", "done") == [0, 1]
 
 
 def test_models_by_tag_and_by_whether_they_are_stored(trained: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_metric_that_is_not_there_or_has_no_direction(trained: Path) -> None:
     unsaid = fl_db("best", "-d", trained, "--metric", "accuracy")
     assert (unsaid.exit_code, unsaid.stderr) == (
         2,
-        "error: direction: which way is better for evaluate accuracy? Give min or max\n",
+        "error: direction: which way is better for accuracy? Give min or max\n",
     )
 
 

@@ -35,6 +35,7 @@ def test_the_best_comes_first(db: ModelDB) -> None:
     assert (best.num_examples, best.agents, best.measured_at) == (20, 2, 135.0)  # published at 105 + 10 * 3
     assert (best.rounds_since, found[2].rounds_since) == (0, 2)
     assert (best.is_stored, best.why_not) == (True, "")
+    assert db.run().standings(source="train") == found  # the settings' metric, and its direction
     worst = db.run().standings("loss", "train", "max")
     assert [one.model_id for one in worst] == ["g1", "g2", "g3"]
 
@@ -52,7 +53,7 @@ def test_the_settings_say_by_what(db: ModelDB, folder: Path) -> None:
 
 
 def test_another_metric_needs_a_direction(db: ModelDB) -> None:
-    with pytest.raises(SettingsError, match="which way is better for evaluate accuracy"):
+    with pytest.raises(SettingsError, match="which way is better for accuracy"):
         db.run().standings("accuracy")
 
 
@@ -67,6 +68,16 @@ def test_of_equal_ones_the_earlier_and_none_that_is_no_number(folder: Path) -> N
         store.commit(again, 200.0)
     with ModelDB(folder) as db:
         assert [one.model_id for one in db.run().standings("loss", "train", "min")] == ["g1", "g3"]
+
+
+def test_models_of_rounds_that_were_undone_are_left_out(db: ModelDB, folder: Path) -> None:
+    db.close()
+    with ModelStore(folder) as store:
+        store.commit([replace(RUN, model_id="g2", rollbacks=1)], 200.0)
+    with ModelDB(folder) as opened:
+        first, second = opened.run().standings("loss", "train", "min")
+    assert (first.model_id, first.rounds_since) == ("g2", 0)
+    assert (second.model_id, second.rounds_since) == ("g1", 1)
 
 
 def test_nothing_was_measured_yet(folder: Path) -> None:

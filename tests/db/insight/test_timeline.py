@@ -60,6 +60,15 @@ def test_a_task_whose_round_is_over_is_late(folder: Path) -> None:
     assert (late.is_late, late.verdict, open_.is_late) == (True, None, False)
 
 
+def test_rounds_that_were_undone(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=3)
+        store.commit([replace(RUN, model_id="g1", rollbacks=1)], 200.0)
+    with ModelDB(folder) as db:
+        spans = db.run().timeline(first=1).rounds
+    assert [span.is_undone for span in spans] == [False, True, True]
+
+
 def test_only_some_rounds(folder: Path) -> None:
     with ModelStore(folder) as store:
         train(store, rounds=4)
