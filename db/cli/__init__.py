@@ -33,6 +33,7 @@ COMMANDS = {
         "fl_main.db.cli.whatif:contributions", "Say what each agent contributed to RUN, by a metric."
     ),
     "export": Lazy("fl_main.db.cli.export:export", "Write MODEL to a .safetensors, .npz or .pt file."),
+    "card": Lazy("fl_main.db.cli.card:card", "Write a model card in the format of the Hugging Face hub."),
     "archive": Lazy("fl_main.db.cli.importing:archive", "Write RUN to one file for another database."),
     "import": Lazy(
         "fl_main.db.cli.importing:import_", "Take in an archived run, or a model of another program."

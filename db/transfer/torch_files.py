@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fl_main.errors import StoreError
+from fl_main.errors import MissingExtraError, StoreError
 from fl_main.weights import Array, DType, Layout, Role
 
 try:
     import torch
 except ImportError as error:
-    raise StoreError(
+    raise MissingExtraError(
         'a .pt file needs PyTorch, which is not installed: pip install "fl_main[torch]", '
         "or use .safetensors, which PyTorch's programs read with safetensors.torch"
     ) from error

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from fl_main.weights import Layout, Role, pack
 from tests.db.building import begin, model, train
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
+if find_spec("torch"):  # without it pytest must be able to collect, and to deselect, these tests
+    import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 
