@@ -17,6 +17,7 @@ from .. import queries
 from ..reading import Stored, opened, opened_decoded
 
 STACK_BYTES = 32 << 20  # what a block of all updates of a round may take
+FILE_BYTES = 64 << 10  # that each file counts as at least: about as many are read while one is opened
 MOST_BYTES = 512 << 20  # of models that one question reads: some seconds
 
 Known = dict[tuple[str, ...], list[dict[str, float]]]
@@ -66,10 +67,10 @@ class Measuring:
             for update, row in zip(updates, group, strict=True)
         ]
         origins = self._find({base for base in bases if base})
-        nbytes = updates[0].decoded_layout.nbytes * (len(updates) + len(origins))
+        nbytes = max(updates[0].decoded_layout.nbytes, FILE_BYTES) * (len(updates) + len(origins))
         if nbytes > self._left:
             most = f"{self._most >> 20} MiB"
-            raise StoreError(f"its models are {nbytes >> 20} MiB; one question reads {most} at most")
+            raise StoreError(f"its models count as {nbytes >> 20} MiB; one question reads {most} at most")
         self._left -= nbytes
         return _notes(updates, bases, origins, _counts(group))
 

@@ -25,7 +25,7 @@ from .listing import Limit, Number, following, part
 from .model_api import ModelFacts
 from .source import Database
 
-ROUNDS = 100  # of a timeline, where nobody says which
+ROUNDS = 50  # of a timeline or a heat map, where nobody says which
 MOST_MODELS = 1000  # of a lineage
 MOST_RUNS = 20  # side by side
 
@@ -201,11 +201,15 @@ def curves(
 def timeline(run: OneRun, first: RoundId = None, last: RoundId = None) -> Timeline:
     """Return when rounds began and ended, who was asked in them, and when which answer came.
 
-    Without `first`, the last 100 rounds up to `last`.
+    Without `first`, of the 50 rounds up to `last`, or to the latest.
     """
-    if first is None:
-        first = max(0, (run.facts.round_id if last is None else last) - ROUNDS + 1)
-    return run.timeline(first, last)
+    return run.timeline(_first(run, first, last), last)
+
+
+def _first(run: Run, first: int | None, last: int | None) -> int:
+    if first is not None:
+        return first
+    return max(0, (run.facts.round_id if last is None else last) - ROUNDS + 1)
 
 
 @router.get("/runs/{run}/heat", tags=["at a glance"])
@@ -219,10 +223,11 @@ def heat(
     """Return one number of each agent's update in each round: one sees who is odd.
 
     A `distance` or `cosine` that the run's strategy did not note is computed from the stored models;
-    what that would take too long for is in `missing`, and may be asked for again.
+    what that would take too long for is in `missing`, and may be asked for again. Without `first`, of the
+    50 rounds up to `last`, or to the latest.
     """
     heavy: Heavy = request.app.state.heavy
-    return heavy.now(lambda: run.heat(measure, first, last, MOST_READ_BYTES))
+    return heavy.now(lambda: run.heat(measure, _first(run, first, last), last, MOST_READ_BYTES))
 
 
 @router.get("/runs/{run}/lineage", tags=["at a glance"])

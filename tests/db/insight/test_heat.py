@@ -145,7 +145,7 @@ def test_what_is_not_stored_or_too_much_is_said(folder: Path) -> None:
         assert found.missing == {1: "model m1a is not stored: deleted by the retention settings"}
     with ModelDB(folder) as db:
         refused = db.run().heat(first=2, most_bytes=100)
-        assert refused.missing == {2: "its models are 0 MiB; one question reads 0 MiB at most"}
+        assert refused.missing == {2: "its models count as 0 MiB; one question reads 0 MiB at most"}
         assert db.run().heat(first=2).missing == {}
         assert db.run().heat(first=2, most_bytes=0).missing == {}  # it is known from then on
 
