@@ -18,4 +18,5 @@ setup(
         for name in [package, *(f"{package}.{sub}" for sub in find_packages(folder))]
     ],
     package_data={"fl_main": ["py.typed"], "fl_main.db.web": ["templates/**", "static/**"]},
+    exclude_package_data={"fl_main.db.web": ["npm/*"]},  # what static/vendor is built with
 )

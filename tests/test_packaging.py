@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,13 @@ def test_wheel_has_every_module_and_no_other(distribution: Distribution) -> None
     }
     assert {name for name in names if name.endswith(".py")} == expected
     assert "fl_main/py.typed" in names
+    page = {
+        f"fl_main/{name.as_posix()}"
+        for name in project_files()
+        if name.parts[:3] in {("db", "web", "templates"), ("db", "web", "static")}
+    }
+    assert page
+    assert {name for name in names if name.startswith("fl_main/db/web/") and not name.endswith(".py")} == page
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -138,6 +146,29 @@ def test_agent_needs_nothing_of_the_server(scripts: Path, tmp_path: Path) -> Non
     where, *modules = run([scripts / "python", "-c", program], cwd=tmp_path).splitlines()
     assert scripts.parent in Path(where).parents
     assert not set(modules) & {"sqlalchemy", "fl_main.aggregator", "fl_main.db"}
+
+
+def test_page_says_what_it_needs_and_is_served_with_it(
+    scripts: Path, distribution: Distribution, tmp_path: Path
+) -> None:
+    run([scripts / "python", "-c", "from fl_main.db import ModelStore; ModelStore('models')"], cwd=tmp_path)
+    serve: list[str | Path] = ["db", "serve", "--port", "0"]
+    done = subprocess.run([scripts / "fl", *serve], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not installed: pip install 'fl_main[web]'" in done.stderr
+    venv = tmp_path / "venv"
+    run([sys.executable, "-m", "venv", venv], cwd=tmp_path)
+    place = venv / scripts.name
+    install: list[str | Path] = ["-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    run([place / "python", *install, f"{distribution.wheel}[web]"], cwd=tmp_path)
+    with subprocess.Popen([place / "fl", *serve], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        for path in ("", "static/page.css", "api/", "api/runs"):
+            with urllib.request.urlopen(url + path, timeout=60) as answer:
+                assert answer.status == 200, path
+        server.terminate()
+    assert server.returncode == 0
 
 
 def test_installed_packages_fit_together(scripts: Path, tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def serve(ctx: click.Context, /, folder: Path | None, is_to_open: bool, beside: 
 
     A daemon may be writing meanwhile. Ctrl-C ends it.
     """
+    run = _extra()
     settings = _settings(**options)
     place = folder or ctx.obj or Path(DEFAULT_FOLDER)
     _check(place)
     if is_to_open and settings.token is not None:
         raise SettingsError("--open would show the token to all users of this machine: leave out one of them")
-    run = _extra()
     if beside:
         os.nice(NICE)
 
