@@ -39,6 +39,7 @@ COMMANDS = {
         "fl_main.db.cli.importing:import_", "Take in an archived run, or a model of another program."
     ),
     "prune": Lazy("fl_main.db.cli.upkeep:prune", "Delete model files, after a look at what would go."),
+    "withdraw": Lazy("fl_main.db.cli.upkeep:withdraw", "Delete what AGENT sent, with a report."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),
     "du": Lazy("fl_main.db.cli.asking:du", "Print how many bytes the models take, and what may go."),
     "sql": Lazy("fl_main.db.cli.asking:sql", "Answer a SELECT."),

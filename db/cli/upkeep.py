@@ -1,13 +1,16 @@
 """`fl db prune` and `withdraw`: what changes a database, beside a daemon or without one."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from fl_main.console import Output, output_options, print_table
+from fl_main.errors import StoreError
 
+from ..faults import translated
 from ..model_db import ModelDB
-from .common import print_json, progress_bar, with_database
+from .common import as_json, print_json, progress_bar, with_database
 
 _yes = click.option(
     "--yes", "is_sure", is_flag=True, help="Do it; without this it only says what it would do."
@@ -50,3 +53,48 @@ def prune(database: ModelDB, keep: str, runs: tuple[str, ...], is_sure: bool, ou
         needed = f"; {found.needed} more stay, as something needs them" if found.needed else ""
         did = "deleted" if found.is_done else "would be deleted; say --yes to do it"
         click.echo(f"\n{found.files} files of {found.size} bytes {did}{needed}")
+
+
+@click.command()
+@click.argument("agent")
+@click.option("--run", "runs", multiple=True, help="Only from this run; may be given again.")
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report there, in Markdown; the file must not exist.",
+)
+@_yes
+@as_json
+@with_database
+def withdraw(
+    database: ModelDB,
+    agent: str,
+    runs: tuple[str, ...],
+    file: Path | None,
+    is_sure: bool,
+    output: Output | None,
+) -> None:
+    """Delete what AGENT sent: its stored updates; a report says what that removes and what not.
+
+    Without --yes it only says what it would do. The rows stay and say that it was withdrawn. Global
+    models that count its updates still contain it: the report names them, and the ways on. A run that is
+    under way must not ask the agent any more: `fl run quarantine RUN AGENT`.
+    """
+    from ..upkeep.withdraw import plan_withdrawal
+    from ..upkeep.withdraw import withdraw as withdrawn
+    from ..upkeep.withdrawal_report import report
+
+    if file is not None and file.exists():
+        raise StoreError(f"{file} exists already; give the report another name")
+    found = withdrawn(database, agent, runs) if is_sure else plan_withdrawal(database, agent, runs)
+    if file is not None:
+        with translated(file, "write the report"):
+            file.write_text(report(found), encoding="utf-8")
+    if output == "json":
+        print_json(asdict(found))
+    elif file is None:
+        click.echo(report(found), nl=False)
+    if not is_sure and output is None:
+        click.echo("\nNothing was changed; say --yes to do it")
