@@ -29,7 +29,7 @@ $(shell test -x $(PY) || rm -f $(VENV)/.[a-z]*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies attacks records flower soak docs typings vendor clean
+.PHONY: help demo test wheel-test chaos chaos-real fuzz check format bench bench-full modes codecs strategies attacks records flower soak docs typings vendor page-figures clean
 
 help:             ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +107,9 @@ typings:          ## let mypy and editors see agent/ as fl_main.agent
 
 vendor:           ## build the libraries of the page anew, as pinned in db/web/npm; needs Node.js and npm
 	@cd db/web/npm && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
+
+page-figures: $(VENV)/.test ## take the pictures of docs/web.md anew; needs Chromium
+	@FL_PAGE_FIGURES=$(CURDIR)/docs/figures $(PY) -m pytest tests/db/web/test_in_browser.py -k figures
 
 clean:            ## remove everything that make made
 	rm -rf $(VENV) build dist site typings demo htmlcov *.egg-info db/web/npm/node_modules

@@ -193,8 +193,13 @@ class Story:
             self._metric(number, model_id, "evaluate", "accuracy", accuracy),
             self._metric(number, model_id, "evaluate", "loss", 1 / (number + 1)),
         ]
+        middle = (len(self._names) - 1) / 2
         own = [
-            self._metric(number, model_id, "evaluate", "accuracy", accuracy - 0.01 * i, name)
+            self._metric(number, model_id, "evaluate", "accuracy", accuracy + 0.01 * (middle - i), name)
+            for i, name in enumerate(self._names)
+        ]
+        own += [
+            self._metric(number, model_id, "evaluate", "loss", (1 + 0.1 * (i - middle)) / (number + 1), name)
             for i, name in enumerate(self._names)
         ]
         tags = [TagRecord(self._run_id, "best", model_id)] if is_best else []

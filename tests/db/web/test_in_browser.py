@@ -1,6 +1,7 @@
 """The page as people see it: in Chromium, over a database that is told as a story."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,54 @@ def test_a_thousand_agents_and_rounds_do_not_freeze_a_heat_map(chromium: Any, si
         canvas.hover(position={"x": 500, "y": 24})
         assert page.locator("[data-reading]").inner_text().startswith("agent 7, round ")
         assert canvas.bounding_box()["height"] == 22 + 3 * 1000  # three pixels each
+
+
+# What docs/web.md shows: file, path, size of the window, colours, what must be there first.
+FIGURES = [
+    ("page-runs", "/", (1040, 560), "light", "svg.spark"),
+    ("page-run", "/runs/run-0000", (1040, 1010), "light", "figure canvas"),
+    ("page-rounds", "/runs/run-0001/rounds", (1040, 700), "dark", "svg.drawing"),
+    ("page-agents", "/runs/run-0000/agents", (1040, 640), "light", "canvas[aria-label]"),
+    ("page-model", "/models/breast-cancer:best", (1040, 1060), "light", "svg.drawing"),
+    ("page-phone", "/runs/run-0001", (360, 700), "dark", "figure canvas"),
+]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page over what the figures show."""
+    folder = Path("models")  # as most people have it
+    with contextlib.chdir(tmp_path_factory.mktemp("shown")), ModelStore(folder) as store:
+        Story(store, "skin", 8, story.AGENTS[:4], seed=2).train()
+        Story(store, "retina", 15, seed=3).train(5)
+        Story(store, rounds=12).train()
+        under_way = Story(store, "lungs", 20, seed=1).train(7)
+        under_way.ask()
+        for name in ("st-mary", "karolinska"):
+            under_way.answer(name)
+        with serving(create_app(folder)) as page:
+            yield f"http://127.0.0.1:{page.port}"
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "size", "scheme", "there"), FIGURES, ids=[each[0] for each in FIGURES]
+)
+def test_figures_of_the_docs(
+    chromium: Any,
+    shown: str,
+    tmp_path: Path,
+    file: str,
+    path: str,
+    size: tuple[int, int],
+    scheme: str,
+    there: str,
+) -> None:
+    """`make page-figures` has them written into docs/figures."""
+    folder = Path(os.environ.get("FL_PAGE_FIGURES", tmp_path))
+    window = {"width": size[0], "height": size[1]}
+    with browser.looking(chromium, shown + path, viewport=window, color_scheme=scheme) as page:
+        page.locator(there).first.wait_for()
+        page.get_by_text("Live", exact=True).wait_for()
+        picture = folder / f"{file}.png"
+        page.screenshot(path=picture, animations="disabled")
+    assert 5_000 < picture.stat().st_size < 200_000

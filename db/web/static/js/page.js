@@ -2,6 +2,7 @@
 import { setUpScheme } from "./scheme.js";
 import { watch } from "./live.js";
 
+for (const place of document.querySelectorAll("[data-end]")) place.scrollLeft = place.scrollWidth; // what is new is right
 setUpScheme(document);
 drawAll();
 watch(document, drawAll);
