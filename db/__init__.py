@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .insight.curves import Curve
     from .insight.difference import ArrayDifference
     from .insight.heat import Heat
-    from .insight.lineage import Edge, Lineage, Node
+    from .insight.lineage import Edge, Lineage, Node, Origin
     from .insight.ranking import Standing
     from .insight.statistics import ArrayHistogram
     from .insight.timeline import Mark, Span, Timeline
@@ -39,7 +39,7 @@ _HOMES = {
     "Curve": "insight.curves",
     "ArrayDifference": "insight.difference",
     "Heat": "insight.heat",
-    **dict.fromkeys(("Edge", "Lineage", "Node"), "insight.lineage"),
+    **dict.fromkeys(("Edge", "Lineage", "Node", "Origin"), "insight.lineage"),
     "Standing": "insight.ranking",
     "ArrayHistogram": "insight.statistics",
     **dict.fromkeys(("Mark", "Span", "Timeline"), "insight.timeline"),
@@ -74,6 +74,7 @@ __all__ = [
     "ModelStore",
     "Node",
     "NotFoundError",
+    "Origin",
     "Parent",
     "Round",
     "Run",

@@ -19,6 +19,7 @@ from ..reading import Stored, opened, opened_decoded
 STACK_BYTES = 32 << 20  # what a block of all updates of a round may take
 FILE_BYTES = 64 << 10  # that each file counts as at least: about as many are read while one is opened
 MOST_BYTES = 512 << 20  # of models that one question reads: some seconds
+MOST_KNOWN = 1000  # rounds whose distances are kept between questions
 
 Known = dict[tuple[str, ...], list[dict[str, float]]]
 Models = Mapping[str, Stored]
@@ -49,12 +50,16 @@ class Measuring:
     def __call__(self, round_id: int, group: Sequence[Row]) -> list[dict[str, float]] | str:
         """Return distance and cosine of each update of a round, or why they cannot be measured."""
         ids = tuple(row["model_id"] or "" for row in group)
-        if ids not in self._known:
-            try:
-                self._known[ids] = self._measured(ids, group)
-            except StoreError as error:
-                return str(error)
-        return self._known[ids]
+        if ids in self._known:
+            return self._known[ids]
+        try:
+            found = self._measured(ids, group)
+        except StoreError as error:
+            return str(error)
+        while len(self._known) >= MOST_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[ids] = found
+        return found
 
     def _measured(self, ids: Sequence[str], group: Sequence[Row]) -> list[dict[str, float]]:
         found = self._find(ids)
@@ -67,6 +72,8 @@ class Measuring:
             for update, row in zip(updates, group, strict=True)
         ]
         origins = self._find({base for base in bases if base})
+        if lost := [base for base in bases if base and base not in origins]:
+            raise StoreError(f"model {lost[0]}, which updates were trained from, is missing")
         nbytes = max(updates[0].decoded_layout.nbytes, FILE_BYTES) * (len(updates) + len(origins))
         if nbytes > self._left:
             most = f"{self._most >> 20} MiB"
@@ -111,6 +118,8 @@ def _notes(
     layout = updates[0].decoded_layout
     if any(other.decoded_layout != layout for other in (*updates, *origins.values())):
         raise StoreError("its updates are of different layouts")
+    if not layout.trained:
+        raise StoreError("its updates have no float parameters, by which they could be compared")
     geometry = Geometry(len(updates))
     step = max(1, STACK_BYTES // (8 * len(updates)))
     for segment in filter(lambda segment: segment.is_trained, layout.segments):

@@ -6,7 +6,7 @@ from html import escape
 from fl_main.printable import printable
 
 from . import layout
-from .lineage import Edge, Lineage, Node
+from .lineage import Edge, Lineage, Node, Origin
 
 _LETTERS = 20  # of a line in a box
 
@@ -121,12 +121,15 @@ def _safe(text: str) -> str:
 
 
 def as_tree(lineage: Lineage, model_id: str) -> Iterator[str]:
-    """Yield lines: a model, below it what it was made from and how that was, then what was made from it.
+    """Yield lines: a model, by what it was made; below it what it was made from, and what was made from it.
 
     A model that has its line already is named where it comes again.
     """
     nodes = {node.model_id: node for node in lineage.nodes}
     yield f"{model_id}  {described(nodes[model_id])}"
+    for origin in lineage.origins:
+        if len(lineage.origins) == 1 or origin.run == nodes[model_id].run:
+            yield from _made_by(origin)
     up: dict[str, list[tuple[str, float | None]]] = {}
     down: dict[str, list[tuple[str, float | None]]] = {}
     for edge in lineage.edges:
@@ -136,6 +139,24 @@ def as_tree(lineage: Lineage, model_id: str) -> Iterator[str]:
         if model_id in ways:
             yield f"\n{title}"
             yield from _branches(model_id, ways, nodes)
+    yield from _left_out(lineage)
+
+
+def _made_by(origin: Origin) -> Iterator[str]:
+    """Yield lines about a run: strategy, settings, versions."""
+    agents = ", ".join(f"{software} ({number})" for software, number in origin.agents.items())
+    facts = {
+        "strategy": origin.strategy,
+        "settings": f"{origin.settings_digest} (fl db show {origin.run})",
+        "daemon": ", ".join(origin.daemon),
+        "agents": agents,
+    }
+    for name, words in facts.items():
+        if words:
+            yield f"{name:8}  {printable(words)}"
+
+
+def _left_out(lineage: Lineage) -> Iterator[str]:
     if lineage.left_out:
         yield f"\n{lineage.left_out} more left out; --most shows them"
 
@@ -166,22 +187,30 @@ def _branches(
 
 
 def as_list(lineage: Lineage) -> Iterator[str]:
-    """Yield lines: the models that came from no agent, the newest first, each with what it was made from."""
+    """Yield lines: the models that came from no agent, the newest first, each with what it was made from.
+
+    Before them, of each run, by what they were made.
+    """
     nodes = {node.model_id: node for node in lineage.nodes}
     made: dict[str, list[Edge]] = {}
     for edge in lineage.edges:
         made.setdefault(edge.child, []).append(edge)
+    for origin in lineage.origins:
+        yield f"run {printable(origin.run)}"
+        yield from _made_by(origin)
+        yield ""
     for node in reversed(lineage.nodes):
-        if node.agent:
-            continue
-        below = made.get(node.model_id, [])
-        if len(below) == 1 and below[0].share is None:  # its updates are not in the graph
-            yield f"{node.model_id}  {described(node)} ← {below[0].parent}"
-            continue
-        yield f"{node.model_id}  {described(node)}"
-        for place, edge in enumerate(below, 1):
-            branch = "└─ " if place == len(below) else "├─ "
-            share = f"{percent(edge.share)} " if edge.share is not None else ""
-            yield f"{branch}{share}{edge.parent}  {described(nodes[edge.parent])}"
-    if lineage.left_out:
-        yield f"\n{lineage.left_out} more left out; --most shows them"
+        if not node.agent:
+            yield from _made_from(node, made.get(node.model_id, []), nodes)
+    yield from _left_out(lineage)
+
+
+def _made_from(node: Node, edges: Sequence[Edge], nodes: Mapping[str, Node]) -> Iterator[str]:
+    if len(edges) == 1 and edges[0].share is None:  # its updates are not in the graph
+        yield f"{node.model_id}  {described(node)} ← {edges[0].parent}"
+        return
+    yield f"{node.model_id}  {described(node)}"
+    for place, edge in enumerate(edges, 1):
+        branch = "└─ " if place == len(edges) else "├─ "
+        share = f"{percent(edge.share)} " if edge.share is not None else ""
+        yield f"{branch}{share}{edge.parent}  {described(nodes[edge.parent])}"

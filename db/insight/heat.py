@@ -136,8 +136,8 @@ def _heat(
     missing: dict[int, str],
 ) -> Heat:
     rounds = sorted(by_round)
-    here = {row["agent_id"] for group in by_round.values() for row in group}
-    ids = [agent_id for agent_id in names if agent_id in here]
+    here = dict.fromkeys(row["agent_id"] for group in by_round.values() for row in group)
+    ids = list(dict.fromkeys(agent_id for agent_id in (*names, *here) if agent_id in here))
     place = {agent_id: number for number, agent_id in enumerate(ids)}
     values: list[list[float | None]] = [[None] * len(rounds) for _ in ids]
     outliers: dict[tuple[int, int], bool] = {}
@@ -148,4 +148,5 @@ def _heat(
             values[place[row["agent_id"]]][column] = value if math.isfinite(value) else None
             outliers[place[row["agent_id"]], column] = bool(known.get("outlier"))
     odd = sorted(cell for cell, is_odd in outliers.items() if is_odd)
-    return Heat(measure, measures, rounds, [names[agent_id] for agent_id in ids], values, odd, missing)
+    agents = [names.get(agent_id, agent_id) for agent_id in ids]
+    return Heat(measure, measures, rounds, agents, values, odd, missing)

@@ -1,8 +1,11 @@
 """Where models come from, and what became of them: a graph of models and what they were made from."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from sqlite3 import Connection
+
+from fl_main.steps import strategy_in_words
 
 MOST = 200  # models in a graph: more cannot be looked at
 _PLACES = "SELECT value FROM json_each(?)"  # one statement for however many ids there are
@@ -44,17 +47,38 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run's models were made with.
+
+    Attributes:
+        run: Its name.
+        strategy: In words: `norm_bound > trimmed_mean`.
+        daemon: Versions of the software of the daemons that made them, as far as they are known.
+        agents: How many agents have which software; of each the one that it came with last.
+    """
+
+    run_id: str
+    run: str
+    strategy: str
+    settings_digest: str
+    daemon: tuple[str, ...]
+    agents: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """A graph of models.
 
     Attributes:
         nodes: In the order in which they were stored.
         left_out: How many models belong to it and are not in it, as it would be too large.
+        origins: Of the runs that they belong to.
     """
 
     nodes: list[Node]
     edges: list[Edge]
     left_out: int
+    origins: list[Origin]
 
 
 def of_model(connection: Connection, model_id: str, up: int | None, down: int | None, most: int) -> Lineage:
@@ -115,6 +139,8 @@ def of_run(connection: Connection, run_id: str, most: int) -> Lineage:
 
 def _graph(connection: Connection, chosen: set[str], left_out: int) -> Lineage:
     ids = json.dumps(sorted(chosen))
+    nodes = _nodes(connection, ids)
+    chosen = {node.model_id for node in nodes}  # of a damaged database a row may be gone
     query = f"SELECT * FROM parents WHERE model_id IN ({_PLACES}) ORDER BY model_id, position"  # noqa: S608
     found = connection.execute(query, (ids,)).fetchall()
     edges = [
@@ -124,7 +150,44 @@ def _graph(connection: Connection, chosen: set[str], left_out: int) -> Lineage:
     query = f"SELECT model_id, parent_id FROM parents WHERE parent_id IN ({_PLACES})"  # noqa: S608
     more |= {parent for child, parent in connection.execute(query, (ids,)) if child not in chosen}
     edges += _from_base(connection, ids, chosen, {edge.child for edge in edges})
-    return Lineage(_nodes(connection, ids, more), edges, left_out)
+    nodes = [replace(node, has_more=node.model_id in more) for node in nodes]
+    return Lineage(nodes, edges, left_out, _origins(connection, ids))
+
+
+def _origins(connection: Connection, ids: str) -> list[Origin]:
+    query = f"""
+        SELECT * FROM runs WHERE run_id IN (SELECT run_id FROM models WHERE model_id IN ({_PLACES}))
+        ORDER BY rowid
+    """  # noqa: S608
+    runs = connection.execute(query, (ids,)).fetchall()
+    query = """
+        SELECT at, json_extract(facts, '$.details.software') AS software FROM events
+        WHERE run_id = '' AND record = 'event' AND json_extract(facts, '$.kind') = 'daemon_started'
+        ORDER BY seq
+    """
+    starts = [(row["at"], row["software"]) for row in connection.execute(query) if row["software"]]
+    return [
+        Origin(
+            row["run_id"],
+            row["name"],
+            strategy_in_words(json.loads(row["settings"]).get("strategy", "")),
+            row["settings_digest"],
+            _daemons(starts, row["created_at"], row["changed_at"]),
+            _software(connection, row["run_id"]),
+        )
+        for row in runs
+    ]
+
+
+def _daemons(starts: Sequence[tuple[float, str]], begin: float, end: float) -> tuple[str, ...]:
+    """Return the software of the daemon that was up when a run began, and of those started until it ended."""
+    before = [software for at, software in starts if at <= begin][-1:]
+    return tuple(dict.fromkeys([*before, *(software for at, software in starts if begin < at <= end)]))
+
+
+def _software(connection: Connection, run_id: str) -> dict[str, int]:
+    query = "SELECT software, count(*) FROM agents WHERE run_id = ? GROUP BY software ORDER BY 2 DESC, 1"
+    return dict(connection.execute(query, (run_id,)).fetchall())
 
 
 def _from_base(connection: Connection, ids: str, chosen: set[str], linked: set[str]) -> list[Edge]:
@@ -137,14 +200,14 @@ def _from_base(connection: Connection, ids: str, chosen: set[str], linked: set[s
     ]
 
 
-def _nodes(connection: Connection, ids: str, more: set[str]) -> list[Node]:
+def _nodes(connection: Connection, ids: str) -> list[Node]:
     tags: dict[str, list[str]] = {}
     query = f"SELECT DISTINCT model_id, tag FROM tags WHERE model_id IN ({_PLACES}) ORDER BY tag"  # noqa: S608
     for model_id, tag in connection.execute(query, (ids,)):
         tags.setdefault(model_id, []).append(tag)
     query = f"""
         SELECT models.*, runs.name AS run, agents.name AS agent
-        FROM models JOIN runs ON runs.run_id = models.run_id
+        FROM models LEFT JOIN runs ON runs.run_id = models.run_id
         LEFT JOIN agents ON agents.run_id = models.run_id AND agents.agent_id = models.agent_id
         WHERE models.model_id IN ({_PLACES}) ORDER BY models.rowid
     """  # noqa: S608
@@ -153,12 +216,12 @@ def _nodes(connection: Connection, ids: str, more: set[str]) -> list[Node]:
             row["model_id"],
             row["kind"],
             row["round_id"],
-            row["run"],
+            row["run"] or row["run_id"],
             row["agent"] or row["agent_id"] or "",
             bool(row["is_stored"]),
             row["not_stored_reason"],
             tuple(tags.get(row["model_id"], ())),
-            row["model_id"] in more,
+            False,
         )
         for row in connection.execute(query, (ids,))
     ]

@@ -84,9 +84,10 @@ def timeline(connection: Connection, run_id: str, first: int | None, last: int |
     rounds = [_span(row, deadlines, undone) for row in connection.execute(_ROUNDS, bounds)]
     names = queries.agent_names(connection, run_id)
     marks = [_mark(row, names) for row in connection.execute(_TASKS, bounds)]
-    asked = {mark.agent for mark in marks}
+    asked = dict.fromkeys(mark.agent for mark in marks)
     now_s = connection.execute("SELECT run_time_s FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
-    return Timeline(rounds, marks, [name for name in names.values() if name in asked], now_s)
+    ordered = dict.fromkeys(name for name in (*names.values(), *asked) if name in asked)
+    return Timeline(rounds, marks, list(ordered), now_s)
 
 
 _ENDLESS = 2**63 - 1  # SQLite's largest integer

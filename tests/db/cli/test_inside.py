@@ -166,6 +166,8 @@ def test_runs_side_by_side(trained: Path) -> None:
 def test_a_tree(trained: Path) -> None:
     assert fl_db("lineage", "g3", "-d", trained, "--up", "all").stdout.splitlines() == [
         "g3  global model, round 3 of hearts",
+        f"settings  {RUN.settings_digest} (fl db show hearts)",
+        "agents    fl_main (2)",
         "",
         "made from",
         "├─ 75% d-t  local model of site a, round 1 of hearts",
@@ -178,7 +180,7 @@ def test_a_tree(trained: Path) -> None:
 
 def test_what_became_of_a_model(trained: Path) -> None:
     lines = fl_db("lineage", "g1", "-d", trained, "--up", 0).stdout.splitlines()
-    assert lines[2:] == [
+    assert lines[4:] == [
         "became part of",
         "└─ d-t  local model of site a, round 1 of hearts",
         "   └─ 75% g3  global model, round 3 of hearts",
@@ -194,7 +196,7 @@ def test_a_model_that_comes_again_is_named_only(trained: Path) -> None:
         both = tuple((twin.model_id, 0.5) for twin in twins)
         made = model("g4", stage(store, "g4", 0.5), 4, ModelKind.GLOBAL, parents=(*both, ("m4a", 0.0)))
         store.commit([*twins, made], 170.0)
-    assert fl_db("lineage", "g4", "-d", trained).stdout.splitlines()[3:] == [
+    assert fl_db("lineage", "g4", "-d", trained).stdout.splitlines()[5:] == [
         "├─ 50% m4a  local model of site a, round 4 of hearts",
         "│  └─ g3  global model, round 3 of hearts",
         "├─ 50% m4b  local model of site b, round 4 of hearts ← g3",
@@ -205,6 +207,12 @@ def test_a_model_that_comes_again_is_named_only(trained: Path) -> None:
 def test_a_run_newest_first(trained: Path) -> None:
     lines = fl_db("lineage", "hearts", "-d", trained).stdout.splitlines()
     assert lines[:4] == [
+        "run hearts",
+        f"settings  {RUN.settings_digest} (fl db show hearts)",
+        "agents    fl_main (2)",
+        "",
+    ]
+    assert lines[4:8] == [
         "g3  global model, round 3 of hearts",
         "├─ 75% d-t  local model of site a, round 1 of hearts",
         "└─ 25% m2b  local model of site b, round 2 of hearts",
@@ -212,7 +220,7 @@ def test_a_run_newest_first(trained: Path) -> None:
     ]
     assert lines[-1] == "initial  initial model, round 0 of hearts"
     few = fl_db("lineage", "hearts", "-d", trained, "--most", 5).stdout.splitlines()
-    assert few == [
+    assert few[4:] == [
         "g3  global model, round 3 of hearts",
         "g2  global model, round 2 of hearts, tagged final ← g1",
         "g1  global model, round 1 of hearts ← initial",
@@ -282,4 +290,5 @@ def test_a_run_without_models(folder: Path) -> None:
     assert fl_db("lineage", "hearts", "-d", folder).stdout == ""
     with ModelStore(folder) as store:
         begin(store)
-    assert fl_db("lineage", "hearts", "-d", folder).stdout == "initial  initial model, round 0 of hearts\n"
+    lines = fl_db("lineage", "hearts", "-d", folder).stdout.splitlines()
+    assert lines[-1] == "initial  initial model, round 0 of hearts"

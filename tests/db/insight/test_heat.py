@@ -11,7 +11,8 @@ import pytest
 from fl_main.db import ModelDB, ModelStore
 from fl_main.errors import StoreError
 from fl_main.settings import DatabaseSettings, RetentionSettings
-from fl_main.store import UpdateRecord
+from fl_main.store import StoredPayload, UpdateRecord
+from fl_main.weights import Layout
 from tests.db.building import (
     RUN,
     answer,
@@ -21,6 +22,7 @@ from tests.db.building import (
     model,
     publish,
     stage,
+    tampering,
     task,
     train,
     update,
@@ -158,6 +160,49 @@ def test_a_damaged_model_is_said(folder: Path) -> None:
         found = db.run().heat()
         assert found.values == [[None], [None]]
         assert "has 0 bytes instead of" in found.missing[1]
+
+
+def test_damaged_rows_are_said_or_left_as_they_are(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=2)
+    with tampering(folder) as connection:
+        connection.execute("DELETE FROM agents WHERE agent_id = 'b'")
+        connection.execute("DELETE FROM models WHERE model_id IN ('m1b', 'g1')")
+    with ModelDB(folder) as db:
+        found = db.run().heat()
+        assert found.agents == ["site a", "b"]
+        assert found.missing == {
+            1: "1 of its 2 updates have no model in the database",
+            2: "model g1, which updates were trained from, is missing",
+        }
+        assert db.run().timeline(1, 1).agents == ["site a", "b"]
+
+
+def test_models_without_float_parameters_cannot_be_compared(folder: Path) -> None:
+    layout = Layout.free(4)
+    with ModelStore(folder) as store:
+        begin(store, "a")
+        ask(store, 1, "initial", "a")
+        for name in ("seed", "tree"):
+            staging = store.stage(name, layout)
+            staging.write(name.encode())
+            payload = StoredPayload("weights", staging.finish(), 4, layout, name)
+            store.commit([model(name, payload, agent_id="a", parents=(("seed", None),))], 110.0)
+        store.commit([update("t1a", "a", model_id="tree", counted_in=1)], 111.0)
+    with ModelDB(folder) as db:
+        why = "its updates have no float parameters, by which they could be compared"
+        assert db.run().heat().missing == {1: why}
+        assert db.run().heat("examples").values == [[10.0]]
+
+
+def test_what_was_computed_is_not_kept_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_main.db.insight.distances.MOST_KNOWN", 2)
+    with ModelStore(folder) as store:
+        train(store, rounds=3)
+    with ModelDB(folder) as db:
+        db.run().heat()
+        kept = db.run().heat(most_bytes=0)
+    assert set(kept.missing) == {3}  # the latest is asked first, and was the first to go
 
 
 def test_models_larger_than_a_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

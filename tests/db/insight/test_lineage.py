@@ -8,8 +8,8 @@ import pytest
 from fl_main.db import ModelDB, ModelStore
 from fl_main.db.insight.lineage import Edge, Lineage
 from fl_main.settings import DatabaseSettings, RetentionSettings
-from fl_main.store import ModelKind
-from tests.db.building import RUN, answer_delta, begin, model, stage, train
+from fl_main.store import EventRecord, ModelKind
+from tests.db.building import RUN, agent, answer_delta, begin, model, stage, tampering, train
 
 
 def ids(found: Lineage) -> list[str]:
@@ -111,11 +111,48 @@ def test_models_that_are_not_stored_say_why(folder: Path) -> None:
     assert (nodes["m1a"].is_stored, nodes["m1a"].why_not) == (False, "deleted by the retention settings")
 
 
+def test_what_models_were_made_with(folder: Path) -> None:
+    """The run of 100 s to 125 s begins under version 1 of a daemon; version 2 starts meanwhile, 3 later."""
+
+    def started(version: str) -> EventRecord:
+        return EventRecord(None, "daemon_started", details={"software": version})
+
+    strategy = [{"norm_bound": {"bound": 1.0}}, "trimmed_mean"]
+    with ModelStore(folder) as store:
+        store.commit([started("fl_main 0")], 10.0)
+        store.commit([started("fl_main 1")], 20.0)
+        begin(store, "abc")  # from 100 s on
+        store.commit([started("fl_main 2")], 103.0)
+        store.commit([replace(agent("c"), software="other 7")], 104.0)
+        store.commit([replace(RUN, settings={"strategy": strategy}, model_id="initial")], 125.0)
+        store.commit([started("fl_main 3")], 130.0)
+    with ModelDB(folder) as db:
+        (origin,) = db.run().lineage().origins
+        assert db.model("initial").lineage().origins == [origin]
+    assert (origin.run_id, origin.run) == ("run-1", "hearts")
+    assert (origin.strategy, origin.settings_digest) == ("norm_bound > trimmed_mean", RUN.settings_digest)
+    assert origin.daemon == ("fl_main 1", "fl_main 2")
+    assert origin.agents == {"fl_main": 2, "other 7": 1}
+
+
+def test_a_damaged_database_still_tells_what_is_there(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=1)
+    with tampering(folder) as connection:
+        connection.execute("DELETE FROM models WHERE model_id = 'm1a'")
+        connection.execute("DELETE FROM runs")
+    with ModelDB(folder) as db:
+        found = db.model("g1").lineage()
+    assert [(node.model_id, node.run) for node in found.nodes] == [("m1b", "run-1"), ("g1", "run-1")]
+    assert found.edges == [Edge("m1b", "g1", 0.5)]
+    assert found.origins == []
+
+
 def test_a_run_without_models(folder: Path) -> None:
     with ModelStore(folder) as store:
         store.commit([RUN], 100.0)
     with ModelDB(folder) as db:
-        assert db.run().lineage() == Lineage([], [], 0)
+        assert db.run().lineage() == Lineage([], [], 0, [])
     with ModelStore(folder) as store:
         begin(store)
     with ModelDB(folder) as db:
