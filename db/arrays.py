@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_main.compression.vector import read_array
 from fl_main.precision import decoded
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.weights import ArraySpec
 
 from .records import ArrayFacts

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from fl_main.compression.vector import read_array
 from fl_main.errors import StoreDamagedError
 from fl_main.precision import decoded, stored_as
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.store import DataFile
 from fl_main.weights import Layout, Segment
 

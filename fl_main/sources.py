@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fl_main.weights import DType, Layout, Weights
+from fl_main.weights import Array, DType, Layout, Weights
 
 
 class Source(Protocol):
@@ -18,6 +18,13 @@ class Source(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer with the data from byte `offset` on."""
+
+
+def read_array(source: Source, offset: int, size: int, dtype: DType) -> Array:
+    """Return `size` stored values from byte `offset` on, as a new array."""
+    array: Array = np.empty(size, dtype.stored)
+    source.read_into(offset, array.view(np.uint8).data)
+    return array
 
 
 class Sink(Protocol):

@@ -5,10 +5,9 @@ from sqlite3 import Connection, Row
 
 import numpy as np
 
-from fl_main.compression.vector import read_array
 from fl_main.errors import StoreError
 from fl_main.precision import decoded
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
 from fl_main.weights import Segment

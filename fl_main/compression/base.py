@@ -22,10 +22,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from fl_main.compression.vector import STRETCH, Signal, Span, Vector, read_array
+from fl_main.compression.vector import STRETCH, Signal, Span, Vector
 from fl_main.errors import WeightsError
 from fl_main.precision import stored_as
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
 from fl_main.weights import PIECE_BYTES, Array, ArraySpec, DType, FiniteCheck, Layout, Segment
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from fl_main.compression.base import Codec
-from fl_main.compression.vector import Signal, read_array
+from fl_main.compression.vector import Signal
 from fl_main.precision import decoded
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 
 
 def left_of(codec: Codec, signal: Signal, stored: Source) -> Iterator[memoryview]:

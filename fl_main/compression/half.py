@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 
 from fl_main.compression.base import Codec, Reader
-from fl_main.compression.vector import Signal, Vector, read_array
+from fl_main.compression.vector import Signal, Vector
 from fl_main.errors import WeightsError
 from fl_main.precision import decoded, stored_as
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
 from fl_main.weights import Array, ArraySpec, DType, Segment, is_finite
 

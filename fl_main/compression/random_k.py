@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from fl_main.compression.base import Codec, Reader
 from fl_main.compression.top_k import VALUES, number_of
-from fl_main.compression.vector import Signal, Vector, read_array
-from fl_main.sources import Source
+from fl_main.compression.vector import Signal, Vector
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
 from fl_main.weights import Array, ArraySpec, DType
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_main.compression.base import Codec, Reader
-from fl_main.compression.vector import Signal, Vector, read_array
-from fl_main.sources import Source
+from fl_main.compression.vector import Signal, Vector
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
 from fl_main.weights import Array, ArraySpec, DType
 

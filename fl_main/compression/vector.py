@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fl_main.errors import WeightsError
 from fl_main.precision import decoded, stored_as
-from fl_main.sources import Source
+from fl_main.sources import Source, read_array
 from fl_main.strategies.base import Values
-from fl_main.weights import Array, ArraySpec, DType, Layout, Segment, is_finite
+from fl_main.weights import Array, ArraySpec, Layout, Segment, is_finite
 
 STRETCH = 64 << 10  # values handled at a time: with what is computed of them they fit the cache
 
@@ -161,10 +161,3 @@ class Signal:
             name = self.vector.name_at(int(places[np.argmin(fits)]))
             raise WeightsError(f"array {name!r} has values too large to be sent alone: take codec none")
         return narrow
-
-
-def read_array(source: Source, offset: int, size: int, dtype: DType) -> Array:
-    """Return `size` stored values from byte `offset` on, as a new array."""
-    array: Array = np.empty(size, dtype.stored)
-    source.read_into(offset, array.view(np.uint8).data)
-    return array
