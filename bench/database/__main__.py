@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from bench.database import readers
+from bench.database import crowd, readers
 from bench.database.make import Shape, make
 from bench.database.measure import measure_database
-from bench.database.words import told_database
+from bench.database.words import told_crowd, told_database
 from bench.rounds.record import begun
 from bench.rounds.record import read as read_record
 
@@ -64,12 +64,40 @@ def measure_command(folder: Path | None, file: Path | None, seconds: float, **sh
     click.echo(told_database(record.database))
 
 
+@main.command("crowd")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seconds", default=10.0, show_default=True)
+@click.option("--readers", default=crowd.READERS, show_default=True)
+def crowd_command(folder: Path, seconds: float, readers: int) -> None:
+    """Let many read, prune and export from a database while updates are written to it."""
+    with tempfile.TemporaryDirectory(prefix="fl-bench-") as work:
+        click.echo(told_crowd(crowd.measure_crowd(folder, Path(work), seconds, readers)))
+
+
+@main.command("prune")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("seconds", type=float)
+def prune_command(folder: Path, seconds: float) -> None:
+    """Prune again and again; `crowd` starts this beside a writer."""
+    click.echo(json.dumps(crowd.prune_for(folder, seconds)))
+
+
+@main.command("export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("seconds", type=float)
+@click.argument("work", type=click.Path(path_type=Path))
+def export_command(folder: Path, seconds: float, work: Path) -> None:
+    """Export models again and again; `crowd` starts this beside a writer."""
+    click.echo(json.dumps(crowd.export_for(folder, seconds, work)))
+
+
 @main.command("read")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("seconds", type=float)
-def read_command(folder: Path, seconds: float) -> None:
+@click.argument("pause_s", type=float, default=0.0)
+def read_command(folder: Path, seconds: float, pause_s: float) -> None:
     """Ask one question after the other; `measure` starts this beside a writer."""
-    click.echo(json.dumps(readers.read(folder, seconds)))
+    click.echo(json.dumps(readers.read(folder, seconds, pause_s)))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,33 @@ class Readers:
     longest_read_alone_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Processes that read, prune and export while updates are written.
+
+    Attributes:
+        readers: Processes that asked a question ten times a second.
+        updates_per_s: That were written meanwhile, each in a transaction of its own.
+        reads: Questions that were answered.
+        pruned: Files that were deleted.
+        exports: Models that were written to files.
+        errors: Whatever failed, in any process.
+        longest_commit_s: The longest that a transaction of the daemon's store took, its wait included.
+        longest_lock_s: The longest that pruning kept others from writing.
+        longest_read_s: The longest that an answer took.
+    """
+
+    readers: int
+    updates_per_s: float
+    reads: int
+    pruned: int
+    exports: int
+    errors: int
+    longest_commit_s: float
+    longest_lock_s: float
+    longest_read_s: float
+
+
 @dataclass(slots=True)
 class Database:
     """All of it.
@@ -72,10 +99,11 @@ class Database:
     groups: Groups | None = None
     readers: Readers | None = None
     pages: dict[str, float] = field(default_factory=dict)
+    crowd: Crowd | None = None
 
 
 def database_of(found: Mapping[str, Any]) -> Database:
     """Return what was written as JSON."""
-    parts = {"groups": Groups, "readers": Readers}
-    given = {name: kind(**found[name]) if found[name] else None for name, kind in parts.items()}
+    parts = {"groups": Groups, "readers": Readers, "crowd": Crowd}
+    given = {name: kind(**found[name]) if found.get(name) else None for name, kind in parts.items()}
     return Database(**{**found, **given})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.database.commands import time_commands, time_daemon, time_verify
+from bench.database.crowd import measure_crowd
 from bench.database.figures import Database
 from bench.database.groups import measure_groups
 from bench.database.make import Shape, make
@@ -44,6 +45,8 @@ def measure_database(
     found.groups = measure_groups(work / "groups", GROUP_AGENTS, GROUP_ROUNDS)
     told("reading while updates are written ...")
     found.readers = measure_readers(folder, seconds)
+    told("reading, pruning and exporting while updates are written ...")
+    found.crowd = measure_crowd(folder, work, seconds)
     return found
 
 

@@ -54,10 +54,10 @@ def measure_readers(folder: Path, seconds: float, readers: int = READERS) -> Rea
         folder: Of a database, which gets new runs.
         seconds: Of each of the three.
     """
-    alone = _written(folder, "alone", seconds)
+    alone = written(folder, "alone", seconds)
     _, longest_read_alone_s, _ = _read_by(_started(folder, seconds, 1))
     reading = _started(folder, seconds, readers)
-    together = _written(folder, "together", seconds)
+    together = written(folder, "together", seconds)
     reads, longest_read_s, errors = _read_by(reading)
     return Readers(
         readers,
@@ -71,7 +71,8 @@ def measure_readers(folder: Path, seconds: float, readers: int = READERS) -> Rea
     )
 
 
-def _written(folder: Path, name: str, seconds: float) -> PacedStore:
+def written(folder: Path, name: str, seconds: float) -> PacedStore:
+    """Write a run whose name begins so for a while; return the store, which noted how it went."""
     with ModelDB(folder) as found:  # it may be used again
         number = 1 + sum(run.name.startswith(name) for run in found.runs())
     plan = Plan(f"{name}-{number}", "sync", 1_000_000, AGENTS, 64, time.time(), number, is_left_open=False)
@@ -104,12 +105,18 @@ QUESTIONS: Sequence[Callable[[ModelDB], object]] = (
 )
 
 
-def read(folder: Path, seconds: float) -> dict[str, float]:
-    """Ask one question after the other; return how many there were and how long the longest took."""
+def read(folder: Path, seconds: float, pause_s: float = 0.0) -> dict[str, float]:
+    """Ask one question after the other; return how many there were and how long the longest took.
+
+    Args:
+        pause_s: Before each, as people make one.
+    """
     ends_at = time.perf_counter() + seconds
     longest_s, reads, errors = 0.0, 0, 0
     with ModelDB(folder) as found:
-        while (began := time.perf_counter()) < ends_at:
+        while time.perf_counter() < ends_at:
+            time.sleep(pause_s)
+            began = time.perf_counter()
             try:
                 QUESTIONS[reads % len(QUESTIONS)](found)
             except FLError:

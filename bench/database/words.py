@@ -1,6 +1,6 @@
 """What was measured of the database, as Markdown."""
 
-from bench.database.figures import Database, Groups, Readers
+from bench.database.figures import Crowd, Database, Groups, Readers
 
 
 def told_database(found: Database | None) -> str:
@@ -24,6 +24,8 @@ def told_database(found: Database | None) -> str:
         lines += ["", _of_groups(found.groups)]
     if found.readers:
         lines += ["", _of_readers(found.readers)]
+    if found.crowd:
+        lines += ["", told_crowd(found.crowd)]
     return "\n".join(lines)
 
 
@@ -50,6 +52,17 @@ def _of_readers(found: Readers) -> str:
         f"errors. The longest transaction took {_ms(found.longest_commit_s)} "
         f"({_ms(found.longest_commit_alone_s)} without readers), the longest answer "
         f"{_ms(found.longest_read_s)} ({_ms(found.longest_read_alone_s)} while nobody wrote)."
+    )
+
+
+def told_crowd(found: Crowd) -> str:
+    """Return what came of everybody at once."""
+    return (
+        f"{found.readers} readers, `fl db prune` and `fl db export` at once, while {found.updates_per_s:.0f} "
+        f"updates a second are written: {found.reads:,} answers, {found.pruned:,} files deleted, "
+        f"{found.exports:,} models exported, {found.errors} errors. The longest that pruning kept others "
+        f"from writing is {_ms(found.longest_lock_s)}; the longest transaction of the daemon's store took "
+        f"{_ms(found.longest_commit_s)}, its wait included, the longest answer {_ms(found.longest_read_s)}."
     )
 
 

@@ -24,7 +24,7 @@ from .writing import SecondWriter
 
 Progress = Callable[[int, int], None]
 
-FILES = 200  # of a transaction: others write in between
+FILES = 100  # of a transaction, which takes some hundredths of a second: others write in between
 
 _POLICY = re.compile(r"(globals)|(rounds):([0-9]{1,9})|(bytes):([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([kMGT]?i?B?)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

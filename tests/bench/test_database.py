@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.database.crowd import measure_crowd
 from bench.database.figures import Database, Groups, Readers, database_of
 from bench.database.groups import measure_groups
 from bench.database.make import Shape, make
 from bench.database.pages import time_pages
 from bench.database.readers import measure_readers
-from bench.database.words import told_database
+from bench.database.words import told_crowd, told_database
 from fl_main.db import ModelDB, verify_database
 from fl_main.store import RunStatus
 
@@ -73,6 +74,15 @@ def test_readers_and_a_writer_have_no_errors(folder: Path) -> None:
     found = measure_readers(folder, seconds=0.5, readers=1)
     assert found.reads > 0
     assert found.errors == 0
+    assert verify_database(folder) == []
+
+
+def test_readers_pruning_and_exporting_beside_a_writer_have_no_errors(folder: Path, tmp_path: Path) -> None:
+    found = measure_crowd(folder, tmp_path, seconds=3.0, readers=3)
+    assert found.errors == 0
+    assert min(found.reads, found.exports) > 0
+    assert found.updates_per_s > 0
+    assert "3 readers, `fl db prune` and `fl db export` at once" in told_crowd(found)
     assert verify_database(folder) == []
 
 
