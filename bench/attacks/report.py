@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.attacks.cases import ATTACKERS, ATTACKS, NONE, RULES, SITES
 from bench.attacks.record import Record
 from bench.attacks.tasks import TASKS
-from bench.rounds.report import filled
+from bench.page import filled
 from fl_main.strategies import compose
 
 

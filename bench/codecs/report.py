@@ -7,7 +7,7 @@ from typing import Any
 from bench.codecs.cases import CASES, PLAIN, POOLED
 from bench.codecs.record import Record
 from bench.codecs.tasks import TASKS, Outcome
-from bench.rounds.report import filled
+from bench.page import filled
 
 COLOURS = {
     PLAIN: "#444444",

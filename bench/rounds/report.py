@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.database.words import told_database
+from bench.page import filled
 from bench.rounds.compare import (
     Size,
     agent_peak_mib,
@@ -41,20 +42,6 @@ def sections(record: Record) -> dict[str, str]:
         "small": _small(record),
         "database": told_database(record.database),
     }
-
-
-def filled(page: str, texts: dict[str, str]) -> str:
-    """Return a page with texts between their markers: `<!-- bench: name -->` … `<!-- /bench -->`.
-
-    Raises:
-        ValueError: If the page has no place for a text.
-    """
-    for name, text in texts.items():
-        marked = re.compile(f"(<!-- bench: {name} -->\n).*?(<!-- /bench -->)", re.DOTALL)
-        if not marked.search(page):
-            raise ValueError(f"the page has no place for '{name}': <!-- bench: {name} --> … <!-- /bench -->")
-        page = marked.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)  # type: ignore[misc]
-    return page
 
 
 def write_page(record: Record, page: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.commands import commands
-from bench.rounds.report import filled
+from bench.page import filled
 from bench.strategies import pages
 from bench.strategies.skew import Record, draw, measure, read, table
 

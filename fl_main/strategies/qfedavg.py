@@ -11,11 +11,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_main.errors import UpdateRejectedError
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import not_negative, positive
 from fl_main.strategies.scalars import squared_norm
 
+LONGEST = 1e290  # of q ‖L Δ‖²: divided by TINY, and the sum over all agents, it is still a float64
 TINY = 1e-10  # added to a loss, as in the authors' code: 0 to a negative power is infinite
 
 
@@ -54,6 +56,7 @@ class QFedAvg(Strategy):
         self.needs = (metric,)
         self._losses: NDArray[np.float64] = np.zeros(0)
         self._squares: NDArray[np.float64] = np.zeros(0)
+        self._agents: list[str] = []
 
     def fault(self, update: Contribution) -> str:  # noqa: D102 - see Strategy
         if not 0 <= (loss := update.metrics[self._metric]) < math.inf:
@@ -63,6 +66,7 @@ class QFedAvg(Strategy):
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
         self._losses = TINY + np.array([update.metrics[self._metric] for update in contributions])
         self._squares = np.zeros(len(contributions))
+        self._agents = [update.agent for update in contributions]
 
     def measure(self, number: int, block: Block) -> None:  # noqa: D102 - see Strategy
         for index, delta in enumerate(block.updates()):
@@ -73,10 +77,25 @@ class QFedAvg(Strategy):
         """What each difference is multiplied by."""
         # Of losses divided by the largest: the formula's value, and no power of a large loss is infinite.
         weights = (self._losses / self._losses.max()) ** self._q
-        lengths = self._inverse**2 * self._squares
-        below = weights * (self._q * lengths / self._losses + self._inverse)
+        below = weights * (self._inverse + self._lengths() / self._losses)
         factors: list[float] = (self._inverse * weights / below.sum()).tolist()
         return factors
+
+    def _lengths(self) -> NDArray[np.float64]:
+        """Return q ‖L Δ_k‖² of each update.
+
+        Raises:
+            UpdateRejectedError: If it is more than a float64 can say.
+        """
+        if self._q == 0:
+            return np.zeros(len(self._squares))
+        lengths = self._q * self._inverse**2 * self._squares
+        for agent, length in zip(self._agents, lengths, strict=True):
+            if not length < LONGEST:
+                raise UpdateRejectedError(
+                    f"{agent}: its update is too long to be weighed: q ‖L Δ‖² is {length}"
+                )
+        return lengths
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_deltas(block, self._factors)

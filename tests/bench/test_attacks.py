@@ -9,7 +9,7 @@ from bench.attacks.cases import ATTACKERS, ATTACKS, NONE, ROOT, RULES, SITES
 from bench.attacks.record import Record, Training, read
 from bench.attacks.report import borne, sections, task_table
 from bench.attacks.tasks import TASKS, attacked, cancer
-from bench.rounds.report import filled
+from bench.page import filled
 from fl_main.strategies import STRATEGIES, compose, make_strategy
 from tests.fl_main.strategies.test_robust_laws import ROBUST
 

@@ -10,7 +10,7 @@ from bench.codecs.measure import costs
 from bench.codecs.record import Cost, Record, Training, read
 from bench.codecs.report import cost_table, sections, task_table
 from bench.codecs.tasks import TASKS, Outcome, network, slopes, trained
-from bench.rounds.report import filled
+from bench.page import filled
 from fl_main.compression import CODECS
 from fl_main.settings import CompressionSettings
 

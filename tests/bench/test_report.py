@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.page import filled
 from bench.rounds.compare import Size, cpu_s_per_mb, peak_mib, ratio, round_s
 from bench.rounds.plan import FULL, SHORT, rounds_of
 from bench.rounds.record import Idle, Record, Run, read
 from bench.rounds.report import (
     codecs_table,
-    filled,
     floor_table,
     growth_table,
     mib_text,

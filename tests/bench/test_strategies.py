@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.rounds.report import filled
+from bench.page import filled
 from bench.strategies import pages
 from bench.strategies.__main__ import PAGE, RECORD, sections
 from bench.strategies.skew import CASES, POOLED, ROUNDS, Record, curve, read, table

@@ -48,6 +48,21 @@ def test_the_power_of_a_large_loss_is_not_infinite(q: float, loss: float) -> Non
     assert found.folded.shares[1] == pytest.approx(0, abs=1e-6)
 
 
+HUGE = [{"w": np.array([1.0, 2.0])}, {"w": np.array([1e160, 0.0])}]  # a norm whose square is 1e320
+
+
+def test_an_update_that_is_too_long_to_be_weighed_is_refused_by_name() -> None:
+    facts = [Contribution(f"agent-{i}", 1, metrics={"loss": 1.0}) for i in range(2)]
+    with pytest.raises(UpdateRejectedError, match=r"^agent-1: its update is too long to be weighed"):
+        folded(QFedAvg(0.5, 1.0), HUGE, base=BASE, facts=facts)
+
+
+def test_q_of_0_weighs_no_length() -> None:
+    facts = [Contribution(f"agent-{i}", 1, metrics={"loss": 1.0}) for i in range(2)]
+    found = folded(QFedAvg(0.5, 0.0), HUGE, base=BASE, facts=facts)
+    np.testing.assert_allclose(found.arrays["w"], [5e159, 1.0], rtol=1e-9)
+
+
 CENTRES = {"few": -1.0, "many-1": 1.0, "many-2": 1.0, "many-3": 1.0}  # F_k(w) = (w - centre)^2 / 2
 
 
