@@ -104,7 +104,9 @@ def _front_matter(run: Run, model: Model, wishes: Wishes) -> str:
     if metrics := _means(model, "evaluate") or _means(model, "train"):
         task = {"type": wishes.task, "name": wishes.task.replace("-", " ")}
         dataset = {"type": "private", "name": wishes.dataset or "the agents' own data"}
-        measured = [{"type": one.name, "value": one.value, "name": _measured(one)} for one in metrics]
+        measured = [
+            {"type": one.name, "value": float(f"{one.value:.6g}"), "name": _measured(one)} for one in metrics
+        ]
         results = [{"task": task, "dataset": dataset, "metrics": measured}]
         facts["model-index"] = [{"name": wishes.name or run.name, "results": results}]
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n"

@@ -56,7 +56,7 @@ def test_front_matter_is_what_the_hub_reads(db: ModelDB) -> None:
     assert result["metrics"] == [
         {
             "type": "accuracy",
-            "value": pytest.approx(2 / 3),
+            "value": 0.666667,
             "name": "accuracy, mean over 2 agents, weighted by 20 held-out examples",
         }
     ]
