@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fl_main.db.records import Agent, Round, RunFacts
+from fl_main.db.records import Agent, RunFacts
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RunStatus
 
@@ -53,7 +53,8 @@ class Known:
     """What an answer follows from.
 
     Attributes:
-        rounds: The last rounds, in order.
+        came: Updates of the current round that were accepted, and how many were asked for.
+        measured: How many agents measured the best model, and on how many examples.
         missed: By agent, of the last `LATELY` rounds.
         tags: Model ids by tag.
         waits: Ids of the agents whose updates are not there yet.
@@ -61,8 +62,9 @@ class Known:
 
     run: RunFacts
     settings: RunSettings
-    rounds: Sequence[Round]
     agents: Sequence[Agent]
+    came: tuple[int, int] = (0, 0)
+    measured: tuple[int, int] = (0, 0)
     missed: Mapping[str, Missed] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     waits: Sequence[str] = ()
@@ -97,10 +99,9 @@ def _under_way(known: Known, asked: int) -> str:
     run = known.run
     if run.status is RunStatus.PAUSED:
         return f"Paused in round {run.round_id} of {asked}"
-    if run.phase is Phase.COLLECTING and known.rounds:
-        latest = known.rounds[-1]
-        came = f"{latest.accepted} of {count(latest.invited, 'update')} here"
-        return f"Round {run.round_id} of {asked}: {came}"
+    if run.phase is Phase.COLLECTING and known.came[1]:
+        came, invited = known.came
+        return f"Round {run.round_id} of {asked}: {came} of {count(invited, 'update')} here"
     if run.phase is Phase.AGGREGATING:
         return f"Round {run.round_id} of {asked}: making its model"
     if run.rounds_done == 0 and not any(agent.is_present for agent in known.agents):
@@ -214,15 +215,8 @@ def _take(known: Known) -> Part:
 
 def _held_by(known: Known) -> list[str]:
     """Tell how many agents stand behind the measurement."""
-    source, metric = known.settings.best.source, known.settings.best.metric
-    for entry in known.rounds:
-        if entry.round_id == known.run.best_round:
-            mean = (entry.evaluate if source == "evaluate" else entry.train).get(metric)
-            if mean is not None:
-                return [
-                    f"Measured by {count(mean.agents, 'agent')} on {count(mean.num_examples, 'example')}."
-                ]
-    return []
+    agents, examples = known.measured
+    return [f"Measured by {count(agents, 'agent')} on {count(examples, 'example')}."] if agents else []
 
 
 def _sentence(reason: str) -> str:

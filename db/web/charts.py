@@ -35,17 +35,21 @@ class Chart:
     source: str
 
 
-def charts(curves: Sequence[Curve], first: str = "") -> list[Chart]:
-    """Return a chart for each curve, that of metric `first` before all others."""
+def charts(curves: Sequence[Curve], first: str = "", agents: int = 0) -> list[Chart]:
+    """Return a chart for each curve, that of metric `first` before all others.
+
+    Args:
+        agents: How many there are, where curves may be those of the means only.
+    """
     order = [first, *_FIRST]
 
     def place(curve: Curve) -> tuple[int, str]:
         return (order.index(curve.name) if curve.name in order else len(order), curve.name)
 
-    return [_chart(i, curve) for i, curve in enumerate(sorted(curves, key=place)[:MOST])]
+    return [_chart(i, curve, agents) for i, curve in enumerate(sorted(curves, key=place)[:MOST])]
 
 
-def _chart(i: int, curve: Curve) -> Chart:
+def _chart(i: int, curve: Curve, agents: int) -> Chart:
     lines = {"mean": curve.mean, **(curve.agents or {}), **(curve.quantiles or {})}
     rows = list(zip(curve.rounds, *lines.values(), strict=True))[-ROWS:][::-1]
     more = len(curve.rounds) - len(rows)
@@ -58,9 +62,14 @@ def _chart(i: int, curve: Curve) -> Chart:
         f"{len(curve.rounds)}.{known}",
         tuple(lines),
         rows,
-        f"the first {count(more, 'round')}" if more else "",
+        " and ".join(_left_out(more, agents if curve.agents is curve.quantiles is None else 0)),
         curve.source,
     )
+
+
+def _left_out(rounds: int, agents: int) -> list[str]:
+    found = [f"the first {count(rounds, 'round')}"] if rounds else []
+    return found + ([f"what each of {count(agents, 'agent')} reported"] if agents else [])
 
 
 def told(rounds: Sequence[int], values: Sequence[float | None]) -> str:

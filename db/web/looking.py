@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from sqlite3 import Connection
 
+from fl_main.db.records import RunFacts
+
 from .answer import LATELY, Missed
 
 _COURSE = 400  # of a run's latest rounds, what its sparkline is made of
@@ -39,6 +41,32 @@ def waited_for(connection: Connection, run_id: str) -> list[str]:
         WHERE run_id = ? AND status IN ('open', 'late') ORDER BY assigned_s, rowid
     """
     return [row["agent_id"] for row in connection.execute(query, (run_id,))]
+
+
+def came(connection: Connection, run_id: str, round_id: int) -> tuple[int, int]:
+    """Return how many updates of a round were accepted, and how many were asked for."""
+    query = """
+        SELECT kind, json_array_length(invited) FROM steps
+        WHERE run_id = ? AND round_id = ? AND kind <> 'evaluate' ORDER BY started_s DESC, rowid DESC LIMIT 1
+    """
+    step = connection.execute(query, (run_id, round_id)).fetchone()
+    if step is None:
+        return 0, 0
+    query = """
+        SELECT count(*) FROM updates
+        WHERE run_id = ? AND round_id = ? AND kind = ? AND verdict = 'accepted'
+    """
+    return connection.execute(query, (run_id, round_id, step[0])).fetchone()[0], step[1]
+
+
+def measured(connection: Connection, run: RunFacts, source: str, name: str) -> tuple[int, int]:
+    """Return how many agents measured a run's best model by a metric, and on how many examples."""
+    query = """
+        SELECT agents, num_examples FROM metrics
+        WHERE model_id = ? AND run_id = ? AND source = ? AND name = ? AND agent_id = ''
+    """
+    found = connection.execute(query, (run.best_model_id, run.run_id, source, name)).fetchone()
+    return (0, 0) if found is None else tuple(found)
 
 
 def courses(connection: Connection, chosen: Iterable[tuple[str, str, str]]) -> dict[str, list[float | None]]:

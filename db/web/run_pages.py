@@ -24,8 +24,9 @@ MODELS = 200
 LINEAGE = 120  # models in one drawing
 EVENTS = 100
 MOST_EVENTS = 100_000  # that can be paged through; `fl db events` has all
-HEAT_CELLS = 20_000  # in one heat map
-HEAT_ROUNDS = 200
+HEAT_CELLS = 5_000  # in one heat map
+HEAT_ROUNDS = 100
+MOST_VALUES = 20_000  # agents times rounds up to which the tables beside curves tell agents apart
 METRICS = 4  # columns of the table of rounds
 
 VIEWS = [
@@ -53,13 +54,17 @@ def _run_page(request: Request, run: Run, view: str, **context: Any) -> Response
 def overview(request: Request, database: Database, run: str) -> Response:
     """Answer first what a person wants to know of a run; then its curves and sums."""
     found = database.run(run)
-    settings, rounds, agents = settings_of(found.facts), found.rounds(), found.agents()
+    settings, agents = settings_of(found.facts), found.agents()
+    best = settings.best
     with database.connect() as connection:
+        came = looking.came(connection, found.run_id, found.facts.round_id)
+        measured = looking.measured(connection, found.facts, best.source, best.metric)
         missed = looking.missed(connection, found.run_id, found.facts.round_id)
         waits = [] if found.status.is_over else looking.waited_for(connection, found.run_id)
-    known = answer.Known(found.facts, settings, rounds, agents, missed, found.tags(), waits)
+    known = answer.Known(found.facts, settings, agents, came, measured, missed, found.tags(), waits)
+    are_told_apart = len(agents) * found.facts.rounds_done <= MOST_VALUES
     curves = [
-        (source, title, charts.charts(found.curves(source), settings.best.metric))
+        (source, title, charts.charts(found.curves(source, are_told_apart), best.metric, len(agents)))
         for source, title in (("evaluate", "On held-out data"), ("train", "In training"))
     ]
     return _run_page(

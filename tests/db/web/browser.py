@@ -57,7 +57,7 @@ def looking(found: Any, url: str, *, allow: tuple[str, ...] = (), **options: Any
 
     context.route(lambda _: True, ask)
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
 
     def hear(said: Any) -> None:
         if said.type in ("error", "warning"):

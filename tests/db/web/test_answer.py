@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from fl_main.db.records import Agent, Effort, Mean, Round, RunFacts
+from fl_main.db.records import Agent, RunFacts
 from fl_main.db.web.answer import Known, Missed, answer
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RunStatus
-from fl_main.training import Kind
 
 SETTINGS = RunSettings.model_validate(
     {
@@ -29,18 +28,7 @@ def agent(name: str, **more: object) -> Agent:
     return replace(found, **more)  # type: ignore[arg-type]
 
 
-def round_(round_id: int, accepted: int = 4, **more: object) -> Round:
-    effort = Effort(accepted, 0.0, 0, 0.0, 0.0, 0.0)
-    found = Round(
-        "r", round_id, "done", "", Kind.TRAIN, None, f"g{round_id}", 4, 4, accepted, 0, 0, 0, {},
-        {"accuracy": Mean(0.967, 200, 4)}, 0, 0, 0, "full", "", 1.0, effort, 0, 0, 0.0, 0.0,
-    )  # fmt: skip
-    return replace(found, **more)  # type: ignore[arg-type]
-
-
-KNOWN = Known(
-    RUN, SETTINGS, [round_(9), round_(12), round_(13, accepted=3)], [agent(name) for name in "abcd"]
-)
+KNOWN = Known(RUN, SETTINGS, [agent(name) for name in "abcd"], (3, 4), (4, 200))
 
 
 def test_run_under_way_tells_who_is_here_what_is_best_and_who_is_waited_for() -> None:
@@ -63,7 +51,7 @@ def test_run_that_lacks_agents_says_how_many() -> None:
 
 def test_run_that_nobody_came_to() -> None:
     run = replace(RUN, phase=Phase.WAITING, rounds_done=0, best_model_id=None, best_value=None, model_id=None)
-    found = answer(replace(KNOWN, run=run, agents=[], rounds=[]))
+    found = answer(replace(KNOWN, run=run, agents=[]))
     assert found.going.first == "Waiting for its first agents"
     assert found.odd.first == "Too early to say"
     assert found.take.first == "None yet"

@@ -16,6 +16,8 @@ from tests.db.web.story import Story
 
 PROGRAM = browser.chromium()
 
+pytestmark = pytest.mark.timeout(300)  # a browser needs more than most tests, where much else runs
+
 # Names as strangers may choose them: markup, a right-to-left override, 200 letters without a space.
 HOSTILE = "<script>alert(1)</script>\u202e" + "x" * 170
 AGENTS = ("<img src=x onerror=alert(1)>", "\u202egnirts", "y" * 200, "'; --")

@@ -65,6 +65,7 @@ class HeatMap {
     const wanted = `${this.measure.value}|${first}|${last}|${version}`;
     if (wanted === this.loaded) return;
     this.loaded = wanted;
+    if (!this.heat) this.tell("Measuring what is not known yet …");
     const measure = this.measure.value ? `&measure=${encodeURIComponent(this.measure.value)}` : "";
     const answer = await fetch(`${url}?first=${first}&last=${last}${measure}`).catch(() => null);
     const found = await answer?.json().catch(() => null);
