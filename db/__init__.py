@@ -1,6 +1,7 @@
 """The model database: SQLite for facts, one `.safetensors` file per model.
 
-`ModelDB` is for looking into one; `ModelStore` is what the daemon writes with.
+`ModelDB` is for looking into one; `ModelStore` is what the daemon writes with. What changes a database
+beside a daemon are functions that take a `ModelDB`: `replay`, `prune`, `withdraw`.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +30,18 @@ if TYPE_CHECKING:
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
     from .store import ModelStore
     from .transfer.export import export_model
+    from .upkeep.prune import Going, Keep, Pruned, plan_prune, prune
+    from .upkeep.withdraw import Influenced, SharedFile, Withdrawal, WithdrawnRun, plan_withdrawal, withdraw
     from .verify import verify_database
+    from .whatif.contributions import contributions
+    from .whatif.records import (
+        Contribution,
+        Contributions,
+        Replay,
+        ReplayedRound,
+        RoundContributions,
+    )
+    from .whatif.replay import replay
 
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
@@ -47,7 +59,14 @@ _HOMES = {
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
     "ModelStore": "store",
+    **dict.fromkeys(("Going", "Keep", "Pruned", "plan_prune", "prune"), "upkeep.prune"),
+    **dict.fromkeys(("Influenced", "SharedFile", "Withdrawal", "WithdrawnRun"), "upkeep.withdraw"),
+    **dict.fromkeys(("plan_withdrawal", "withdraw"), "upkeep.withdraw"),
     "verify_database": "verify",
+    "contributions": "whatif.contributions",
+    **dict.fromkeys(("Contribution", "Contributions", "RoundContributions"), "whatif.records"),
+    **dict.fromkeys(("Replay", "ReplayedRound"), "whatif.records"),
+    "replay": "whatif.replay",
 }
 
 __all__ = [
@@ -56,13 +75,18 @@ __all__ = [
     "ArrayFacts",
     "ArrayHistogram",
     "Comparison",
+    "Contribution",
+    "Contributions",
     "Curve",
     "Damage",
     "Edge",
     "Effort",
     "Event",
     "Fault",
+    "Going",
     "Heat",
+    "Influenced",
+    "Keep",
     "Line",
     "Lineage",
     "Mark",
@@ -76,9 +100,14 @@ __all__ = [
     "NotFoundError",
     "Origin",
     "Parent",
+    "Pruned",
+    "Replay",
+    "ReplayedRound",
     "Round",
+    "RoundContributions",
     "Run",
     "RunFacts",
+    "SharedFile",
     "Span",
     "Standing",
     "StoreDamagedError",
@@ -88,9 +117,17 @@ __all__ = [
     "StoreVersionError",
     "Timeline",
     "Update",
+    "Withdrawal",
+    "WithdrawnRun",
+    "contributions",
     "export_model",
+    "plan_prune",
+    "plan_withdrawal",
+    "prune",
+    "replay",
     "to_frame",
     "verify_database",
+    "withdraw",
 ]
 
 
