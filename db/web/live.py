@@ -46,6 +46,11 @@ class Changes:
         return self._is_closed or len(self._listeners) >= MAX_LISTENERS
 
     @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
+    @property
     def is_looking(self) -> bool:
         """Whether the database is looked at again and again."""
         return self._looking is not None

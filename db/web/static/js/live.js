@@ -24,24 +24,32 @@ export function watch(document, redraw) {
   const refresh = paced(async () => {
     if (await refreshed(document)) redraw();
   }, LEAST_MS, clock);
-  const changed = () => {
-    if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
-    else refresh();
-  };
   let before = "";
-  const source = new EventSource(`${document.body.dataset.root}/api/changes`);
-  source.addEventListener("heads", (event) => {
-    show("live", "Live");
-    const heads = /** @type {MessageEvent<string>} */ (event).data;
-    if (before !== heads) changed(); // it may have moved since the page was made, or while nobody listened
-    before = heads;
-  });
-  source.addEventListener("message", (event) => {
-    before = "";
-    if (concerns(watched, JSON.parse(event.data).run_id)) changed();
-  });
-  source.addEventListener("trouble", () => show("lost", "The database cannot be read"));
-  source.addEventListener("error", () => show("lost", "Connection lost, trying again"));
+  const listening = () => {
+    const source = new EventSource(`${document.body.dataset.root}/api/changes`);
+    source.addEventListener("heads", (event) => {
+      show("live", "Live");
+      const heads = /** @type {MessageEvent<string>} */ (event).data;
+      if (before !== heads) refresh(); // it may have moved since the page was made, or while nobody listened
+      before = heads;
+    });
+    source.addEventListener("message", (event) => {
+      before = "";
+      if (concerns(watched, JSON.parse(event.data).run_id)) refresh();
+    });
+    source.addEventListener("trouble", () => show("lost", "The database cannot be read"));
+    source.addEventListener("error", () => show("lost", "Connection lost, trying again"));
+    return source;
+  };
+  /** @type {EventSource | null} */
+  let source = null;
+  const follow = () => {
+    // A browser has six connections to a host, for all tabs: one that nobody looks at must not hold one.
+    if (document.hidden) source?.close();
+    source = document.hidden ? null : (source ?? listening());
+  };
+  document.addEventListener("visibilitychange", follow);
+  follow();
 }
 
 /**
