@@ -8,10 +8,13 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,7 +27,8 @@ from .access import Access
 from .app import create_app
 
 MAX_CONNECTIONS = 300  # more are told to come again
-END_S = 1  # how long answers that are under way may take once the server is told to stop
+SILENCE_S = 15.0  # after which a connection is closed that asks for nothing
+END_S = 0.5  # how long answers that are under way may take once the server is told to stop
 INTERRUPTED = 130
 
 
@@ -38,6 +42,9 @@ class Server(uvicorn.Server):
         app: What `create_app` made.
         tls: Encryption, if any.
         told: Is called once it answers.
+
+    Attributes:
+        silence_s: After which a connection is closed that asks for nothing.
 
     Raises:
         SettingsError: If certificate or key cannot be used.
@@ -54,7 +61,6 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=END_S,
             ws="none",
         )
         try:
@@ -62,8 +68,10 @@ class Server(uvicorn.Server):
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"tls: certificate and key cannot be used: {error}") from error
         super().__init__(config)
+        self.silence_s = SILENCE_S
         self.app = app
         self._told = told
+        self._silent: dict[Any, float] = {}  # connections, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
@@ -71,20 +79,36 @@ class Server(uvicorn.Server):
         self._told()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop in order."""
+        """Stop in order; answers that take too long are left as they are."""
         self.app.state.changes.close()
-        await super().shutdown(sockets)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await super().shutdown(sockets)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is still worked out by a thread."""
-        return bool(self.server_state.tasks)
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is due ten times a second: here once a second."""
+        if counter % 10 == 0:
+            self._drop_silent(time.monotonic())
+        return await super().on_tick(counter)
+
+    def _drop_silent(self, now: float) -> None:
+        """Close connections that ask for nothing, or never to the end: each takes a place."""
+        silent = {found for found in self.server_state.connections if not _is_answered(found)}
+        self._silent = {found: self._silent.get(found, now) for found in silent}
+        for connection, since in self._silent.items():
+            if now - since > self.silence_s:
+                connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End in order at the first signal, at once at the second; uvicorn would raise it once more."""
         if self.should_exit:
             os._exit(INTERRUPTED)
         self.should_exit = True
+
+
+def _is_answered(connection: Any) -> bool:
+    """Whether a request came whole and its answer is under way."""
+    return connection.cycle is not None and not connection.cycle.response_complete
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -128,7 +152,7 @@ class Place:
 def serve(
     folder: Path, settings: WebSettings, told: Callable[[Place], None], *, beside: bool = False
 ) -> None:
-    """Serve the page over a database until a signal comes; may end the process itself.
+    """Serve the page over a database until a signal comes, and end the process.
 
     Args:
         folder: Of the database.
@@ -154,11 +178,9 @@ def serve(
 
 async def _serve(server: Server, listening: socket.socket) -> None:
     await server.serve([listening])
-    await asyncio.sleep(0)  # whoever was cancelled ends
-    if server.is_busy:  # nobody waits for what a thread finds now
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)  # without waiting for threads: nobody asks any more for what they find
 
 
 def _end_with_input(server: Server) -> None:

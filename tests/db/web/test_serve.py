@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from click.testing import CliRunner
 
 from fl_main.cli import fl
 from fl_main.db import ModelStore
+from fl_main.db.web.app import create_app
 from tests.db import building
+from tests.db.web.serving import serving
 
 StartPage = Callable[..., subprocess.Popen[str]]
 
@@ -131,3 +134,49 @@ def test_without_the_extra_it_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert refused(folder) == "error: uvicorn is not installed: pip install 'fl_main[web]'"
+
+
+def test_connections_that_never_ask_are_closed_and_others_are_not(folder: Path, store: ModelStore) -> None:
+    with serving(create_app(folder)) as page:
+        page.server.silence_s = 0.0
+        quiet = [socket.create_connection(("127.0.0.1", page.port), timeout=20) for _ in range(3)]
+        quiet[1].sendall(b"GET /api/runs HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        quiet[2].sendall(b"GET /api/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert quiet[2].recv(15) == b"HTTP/1.1 200 OK"
+        for connection in quiet[:2]:
+            assert connection.recv(1) == b""  # closed by the server
+        while (piece := quiet[2].recv(1000)) and b"heads" not in piece:
+            pass
+        assert piece
+        for connection in quiet:
+            connection.close()
+
+
+BUSY = """
+import sys, threading
+from pathlib import Path
+from fl_main.db.web import api, serving
+from fl_main.settings import WebSettings
+
+@api.router.get("/busy", include_in_schema=False)
+def busy():
+    print("at work", flush=True)
+    threading.Event().wait()
+
+api.router.routes.insert(0, api.router.routes.pop())
+serving.serve(Path(sys.argv[1]), WebSettings(port=0), lambda place: print(place.url, flush=True))
+"""
+
+
+def test_an_answer_that_is_worked_out_does_not_hold_up_the_end(folder: Path, store: ModelStore) -> None:
+    command = [sys.executable, "-c", BUSY, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(told(process).rstrip("/").rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as asked:
+                asked.sendall(b"GET /api/busy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert told(process) == "at work"
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 0
+        finally:
+            process.kill()
