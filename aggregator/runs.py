@@ -138,30 +138,44 @@ class Runs:
         self._start(host)
         return host
 
-    def settings_from(self, model: ModelRecord, given: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return the settings of a run that begins with a model of the database.
+    async def create_as_told(
+        self, given: Mapping[str, Any], reference: str, name: str, actor: str
+    ) -> RunHost:
+        """Create and start a run as an operator wants it.
 
         Args:
-            model: Of any run.
-            given: The settings, but for the model; empty: those of the run that made it.
-            name: The new run's; empty: as the settings say, or made of the other run's.
+            given: Its settings; empty: those of the run that made the model.
+            reference: What people call a model of the database, of any run, that it is to begin with;
+                empty: as the settings say.
+            name: Its name; empty: as the settings say, or made of the other run's.
+            actor: Who wants it.
 
         Raises:
-            SettingsError: If nothing can be trained of it, or the settings name another model.
+            SettingsError: As for `create`; or if the settings make no sense, or the model is none to train.
+            StoreError: If there is no such model, or its file is not there.
         """
+        return await self.create(_parsed(await self._with_model(given, reference, name)), actor)
+
+    async def _with_model(self, given: Mapping[str, Any], reference: str, name: str) -> dict[str, Any]:
+        """Return settings of a run that begins with a model, if one is named."""
+        if not reference:
+            return dict(given)
+        model = await self._ports.run_in_thread(self._store.named_model, reference)
         if model.kind not in TRAINABLE:
             raise SettingsError(f"model {model.model_id} is of kind {model.kind}: nothing to train")
-        if given and any((given.get("initial") or {}).values()):
+        if any((given.get("initial") or {}).values()):
             raise SettingsError("the settings say what the run begins with, too (initial): leave that out")
-        settings = dict(given or self._settings_of(model))
-        settings["name"] = name or (settings["name"] if given else self._free_name(settings["name"]))
+        settings = dict(given) or await self._settings_of(model)
+        settings["name"] = name or (settings.get("name") if given else self._free_name(settings["name"]))
         return {**settings, "initial": {"model": model.model_id}}
 
-    def _settings_of(self, model: ModelRecord) -> dict[str, Any]:
-        for host in self:
-            if host.run.run_id == model.run_id:
-                return host.settings.model_dump(mode="json")
-        raise SettingsError(f"no run of this daemon made model {model.model_id}: give a FILE with settings")
+    async def _settings_of(self, model: ModelRecord) -> dict[str, Any]:
+        found = await self._ports.run_in_thread(self._store.settings_of, model.run_id)
+        if not found:
+            raise SettingsError(
+                f"the run that made model {model.model_id} has no settings: give a FILE with some"
+            )
+        return RunSettings.stored(found).model_dump(mode="json")
 
     def _free_name(self, name: str) -> str:
         """Return NAME-2, or the first of that kind that no run has."""
@@ -187,6 +201,14 @@ class Runs:
                 worker.cancel()
             self._workers.clear()
             self._hosts.clear()
+
+
+def _parsed(settings: Mapping[str, Any]) -> RunSettings:
+    try:
+        return RunSettings.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _report(worker: "asyncio.Task[None]") -> None:

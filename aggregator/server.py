@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
-
 from fl_main.errors import SettingsError, StoreError
 from fl_main.events import AgentSteered, RolledBack, Steered
 from fl_main.messages import Ask
@@ -151,7 +149,7 @@ class Daemon:
             await self.runs.settle()  # people, too, hear only what a crash cannot undo
             return self.status() if ask.order == "status" else await self._why.answer(ask.about)
         if ask.order == "create":
-            return status_of(await self._create(actor, ask))
+            return status_of(await self.runs.create_as_told(ask.settings, ask.about, ask.run, actor))
         host = self.runs.find(ask.run)
         if host is None:
             names = ", ".join(sorted(run.run.name for run in self.runs)) or "none yet"
@@ -170,12 +168,6 @@ class Daemon:
                 f"{ask.order} is decided, and takes effect once the database can be written: {trouble}"
             )
         return status_of(host)
-
-    async def _create(self, actor: str, ask: Ask) -> RunHost:
-        if not ask.about:
-            return await self.runs.create(_parsed(ask.settings), actor)
-        model = await self._ports.run_in_thread(self._store.named_model, ask.about)
-        return await self.runs.create(_parsed(self.runs.settings_from(model, ask.settings, ask.run)), actor)
 
     async def _roll_back(self, host: RunHost, actor: str, ask: Ask) -> None:
         """Let a run go on from an earlier round.
@@ -220,14 +212,6 @@ def _agent_of(host: RunHost, name: str) -> str:
             f"there is no agent {name!r} in run {host.run.name!r} (agents: {known or 'none yet'})"
         )
     return found[0]
-
-
-def _parsed(settings: dict[str, Any]) -> RunSettings:
-    try:
-        return RunSettings.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _in_words(settings: AggregatorSettings) -> str:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -340,6 +340,12 @@ class ModelStore:
                 connection, [model.model_id], lambda digest: self._layout(connection, digest)
             ).values()
         return found
+
+    def settings_of(self, run_id: str) -> Mapping[str, Any]:
+        """Return what a run was created with; see `Store.settings_of`."""
+        with ModelDB(self.folder) as db:
+            run = db.find_run(run_id)
+        return run.facts.settings if run else {}
 
     def whole(self, model_id: str) -> tuple[dict[str, Array], Layout]:
         """Return a model's arrays by name, and their layout; see `Store.whole`."""

@@ -552,6 +552,9 @@ class Store(Protocol):
             StoreError: If it names no model, or several, or its file is not there.
         """
 
+    def settings_of(self, run_id: str) -> Mapping[str, Any]:
+        """Return what a run was created with; empty if there is no such run."""
+
     def whole(self, model_id: str) -> "tuple[dict[str, Array], Layout]":
         """Return a model's arrays by name, and their layout: decoded, of a difference the sum with its base.
 

@@ -266,6 +266,19 @@ def test_run_of_some_arrays_begins_with_a_whole_model_and_with_a_part(
     np.testing.assert_allclose(final.weights["v"], whole["v"] + 3)
 
 
+def test_settings_are_found_of_a_run_that_this_daemon_does_not_know(
+    start_daemon: StartDaemon, start_sites: Callable[..., list[AgentThread]]
+) -> None:
+    daemon = start_daemon(run_of(seed=5))
+    for agent in start_sites(daemon.url):
+        agent.join()
+    hosts = daemon.aggregator.daemon.runs._hosts
+    host = hosts.pop("r")  # as of one that was imported meanwhile
+    assert order(daemon, "create", about="r:final", run="next")["run"] == "next"
+    hosts["r"] = host
+    assert daemon.db().run("next").facts.settings["seed"] == 5
+
+
 def test_what_is_no_model_is_no_beginning(
     start_daemon: StartDaemon, start_sites: Callable[..., list[AgentThread]]
 ) -> None:
