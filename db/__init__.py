@@ -18,6 +18,8 @@ from fl_main.errors import (
 if TYPE_CHECKING:
     from .audit import Damage, Fault
     from .frames import to_frame
+    from .history import Note
+    from .insight.asking import Answer
     from .insight.comparison import Comparison, Line, MetricLine
     from .insight.curves import Curve
     from .insight.difference import ArrayDifference
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
     from .insight.ranking import Standing
     from .insight.statistics import ArrayHistogram
     from .insight.timeline import Mark, Span, Timeline
+    from .insight.usage import Share, Usage
     from .model_db import Model, ModelDB, Run
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
     from .store import ModelStore
+    from .transfer.archive import Archived, archive_run
+    from .transfer.card import Wishes, card_model, model_card
     from .transfer.export import export_model
+    from .transfer.importing import Imported, import_model
+    from .transfer.reading_back import ReadBack, import_archive
     from .upkeep.prune import Going, Keep, Pruned, plan_prune, prune
     from .upkeep.withdraw import Influenced, SharedFile, Withdrawal, WithdrawnRun, plan_withdrawal, withdraw
     from .verify import verify_database
@@ -45,8 +52,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("Damage", "Fault"), "audit"),
+    "Note": "history",
+    **dict.fromkeys(("Archived", "archive_run"), "transfer.archive"),
+    **dict.fromkeys(("Wishes", "card_model", "model_card"), "transfer.card"),
     "export_model": "transfer.export",
+    **dict.fromkeys(("Imported", "import_model"), "transfer.importing"),
+    **dict.fromkeys(("ReadBack", "import_archive"), "transfer.reading_back"),
     "to_frame": "frames",
+    "Answer": "insight.asking",
     **dict.fromkeys(("Comparison", "Line", "MetricLine"), "insight.comparison"),
     "Curve": "insight.curves",
     "ArrayDifference": "insight.difference",
@@ -55,6 +68,7 @@ _HOMES = {
     "Standing": "insight.ranking",
     "ArrayHistogram": "insight.statistics",
     **dict.fromkeys(("Mark", "Span", "Timeline"), "insight.timeline"),
+    **dict.fromkeys(("Share", "Usage"), "insight.usage"),
     **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
@@ -71,6 +85,8 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "Answer",
+    "Archived",
     "ArrayDifference",
     "ArrayFacts",
     "ArrayHistogram",
@@ -85,6 +101,7 @@ __all__ = [
     "Fault",
     "Going",
     "Heat",
+    "Imported",
     "Influenced",
     "Keep",
     "Line",
@@ -98,15 +115,18 @@ __all__ = [
     "ModelStore",
     "Node",
     "NotFoundError",
+    "Note",
     "Origin",
     "Parent",
     "Pruned",
+    "ReadBack",
     "Replay",
     "ReplayedRound",
     "Round",
     "RoundContributions",
     "Run",
     "RunFacts",
+    "Share",
     "SharedFile",
     "Span",
     "Standing",
@@ -117,10 +137,17 @@ __all__ = [
     "StoreVersionError",
     "Timeline",
     "Update",
+    "Usage",
+    "Wishes",
     "Withdrawal",
     "WithdrawnRun",
+    "archive_run",
+    "card_model",
     "contributions",
     "export_model",
+    "import_archive",
+    "import_model",
+    "model_card",
     "plan_prune",
     "plan_withdrawal",
     "prune",

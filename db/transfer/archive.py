@@ -74,8 +74,8 @@ def archive_run(db: ModelDB, run: Run, target: Path | str, *, overwrite: bool = 
         runs = _with_origins(connection, run.run_id)
         manifest = _manifest(db, connection, runs)
         digests = _digests(connection, runs)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+        with zipfile.ZipFile(part, "w") as archive:
+            archive.writestr(_entry(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1))
             _write_lines(archive, LAYOUTS, _layouts(connection, runs))
             for number, run_id in enumerate(runs):
                 _write_lines(archive, events_entry(number), _events(connection, run_id))
@@ -149,8 +149,15 @@ def _events(connection: Connection, run_id: str) -> Iterator[str]:
     return (json.dumps(list(row), ensure_ascii=False) for row in connection.execute(query, (run_id,)))
 
 
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Return an entry for text, which says no time: archives of one run are equal."""
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
 def _write_lines(archive: zipfile.ZipFile, name: str, lines: Iterator[str]) -> None:
-    with archive.open(name, "w", force_zip64=True) as entry:
+    with archive.open(_entry(name), "w", force_zip64=True) as entry:
         for line in lines:
             entry.write(line.encode() + b"\n")
 

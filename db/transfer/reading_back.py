@@ -8,6 +8,7 @@ read twice: first to check it and to stage the files, then, in one transaction, 
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ _MAX_LINE_BYTES = 64 << 20  # of an event: a step of a million agents has less
 _MAX_DIRECTORY_BYTES = 256 << 20  # of a ZIP file: a million models have less
 _EVENTS_AT_ONCE = 1000
 _FORMS = {form.word: form for form in rows.FORMS.values()}
+
+_UNREADABLE = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, WeightsError)
 
 _Row = dict[str, Any]
 
@@ -181,15 +184,7 @@ def _opened(file: Path) -> Iterator[_Archive]:
             _require_small_directory(opened)
             with zipfile.ZipFile(opened) as archive:
                 yield _Archive(file, archive, _manifest(archive), _layouts(archive))
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        KeyError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        WeightsError,
-    ) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise StoreError(f"{file} is no whole archive of a run: {_first_line(error)}") from error
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fl_main.db import ModelDB, ModelStore, sqlite
+from fl_main.db import ModelDB, ModelStore, archive_run, model_card, sqlite
 from fl_main.db.cli import db
 from fl_main.db.why import explain
+from fl_main.errors import StoreError
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from tests.db.building import answer, ask, publish, train
 
@@ -93,7 +94,16 @@ def test_models_by_the_beginning_of_their_digest(folder: Path, asked: Asked) -> 
     assert list(scans(folder, asked)) == []
 
 
+def _archived(found: ModelDB) -> None:
+    """A run that is under way is refused, after the questions that may have to look at much."""
+    with pytest.raises(StoreError, match="is running"):
+        archive_run(found, found.run(), "x.flrun")
+
+
 QUESTIONS: list[Callable[[ModelDB], object]] = [
+    lambda found: found.heads(),
+    lambda found: model_card(found, found.model("g2")),
+    _archived,
     lambda found: found.run().updates(),
     lambda found: found.run().updates(1, "a"),
     lambda found: found.run().updates(agent_id="a"),

@@ -1,7 +1,11 @@
 """A run leaves one database and is the same in another; whatever is wrong with its file is refused."""
 
+import errno
 import json
+import random
+import shutil
 import sqlite3
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -9,13 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fl_main.db import ModelDB, ModelStore, verify_database
 from fl_main.db.transfer import reading_back
 from fl_main.db.transfer.archive import Archived, archive_run
+from fl_main.db.transfer.importing import import_model
 from fl_main.db.transfer.reading_back import ReadBack, import_archive
-from fl_main.errors import StoreDamagedError, StoreError
+from fl_main.errors import StoreDamagedError, StoreError, StoreFullError
 from fl_main.settings import DatabaseSettings, RetentionSettings
 from fl_main.store import EventRecord, ModelKind, Record, RunStatus
 from tests.db.building import (
@@ -431,3 +438,73 @@ def test_an_archive_of_before_gets_what_came_since(made: Path, target: Path, tmp
         assert db.run(found.runs[0]).tags() == tagged
     assert LAYOUT.nbytes == 60
     assert reading_back.ReadBack is ReadBack
+
+
+def test_garbage_is_refused_or_harmless(made: Path, tmp_path: Path) -> None:
+    """Bytes of an archive changed at random: a line that refuses it, or a database that is whole."""
+    file = tmp_path / "hearts.flrun"
+    archived(made, file)
+    whole, chance = file.read_bytes(), random.Random(10)
+    taken = refused = lines = 0
+    target = tmp_path / "target"
+    ModelStore(target).close()
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        file.write_bytes(data)
+        try:
+            import_archive(target, file)
+        except StoreError as error:
+            lines += len(str(error).splitlines())
+            refused += 1
+        else:
+            taken += 1
+            assert verify_database(target) == []
+            shutil.rmtree(target)
+            ModelStore(target).close()
+    assert verify_database(target) == []
+    assert lines == refused > taken  # taken: what nothing depends on, as times of entries
+
+
+def test_memory_does_not_grow_with_models(tmp_path: Path) -> None:
+    arrays = {"w": np.zeros(5_000_000, np.float64)}  # 40 MB
+    save_file(arrays, tmp_path / "large.safetensors")
+    for folder in ("one", "two"):
+        ModelStore(tmp_path / folder).close()
+    tracemalloc.start()
+    try:
+        import_model(tmp_path / "one", tmp_path / "large.safetensors", "large")
+        archived(tmp_path / "one", tmp_path / "large.flrun", "large")
+        import_archive(tmp_path / "two", tmp_path / "large.flrun")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 << 20
+    assert verify_database(tmp_path / "two") == []
+
+
+def full(*args: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_half_archive(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zipfile._ZipWriteFile.write", full)
+    with pytest.raises(StoreFullError, match=r"cannot archive a run: no room left for .*hearts\.flrun"):
+        archived(made, tmp_path / "hearts.flrun")
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_full_disk_leaves_the_database_as_it_was(
+    made: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(made, tmp_path / "hearts.flrun")
+    with monkeypatch.context() as patched:
+        patched.setattr("fl_main.disk.RealFile.write_at", full)
+        with pytest.raises(StoreFullError, match="no room left"):
+            import_archive(target, tmp_path / "hearts.flrun")
+    assert is_untouched(target)
+    import_archive(target, tmp_path / "hearts.flrun")
+    assert verify_database(target) == []
