@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fl_main.db.insight.curves import Curve
 
+from .drawing import Spark, spark
 from .showing import count, number, text
 
 ROWS = 50  # rounds in a table, the last ones
@@ -22,6 +23,7 @@ class Chart:
         version: Changes when its curve does.
         rows: A round each, the last first: its number, then a value for each column.
         left_out: What the table lacks, in words; empty: nothing.
+        spark: The mean as a plain line, until a script has drawn all.
     """
 
     key: str
@@ -33,6 +35,7 @@ class Chart:
     rows: Sequence[tuple[float | None, ...]]
     left_out: str
     source: str
+    spark: Spark | None
 
 
 def charts(curves: Sequence[Curve], first: str = "", agents: int = 0) -> list[Chart]:
@@ -64,6 +67,7 @@ def _chart(i: int, curve: Curve, agents: int) -> Chart:
         rows,
         " and ".join(_left_out(more, agents if curve.agents is curve.quantiles is None else 0)),
         curve.source,
+        spark(curve.mean),
     )
 
 
@@ -120,4 +124,5 @@ def _pair(i: int, first: Curve, second: Curve) -> Chart:
         rows,
         f"the first {count(more, 'round')}" if more else "",
         first.source,
+        spark(second.mean),
     )

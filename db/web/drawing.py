@@ -83,8 +83,8 @@ def bars(counts: Sequence[int]) -> list[Bar]:
 # --- rounds over time --------------------------------------------------------------------------
 
 LANE = 20  # pixels that an agent's lane is high
-LABEL = 132  # left of the lanes, for names
-AREA = 900  # that the time takes
+LEFT = 16  # before the run began, for half of a tick's label
+AREA = 880  # that the time takes
 HEAD = 26  # above the lanes, for the rounds' numbers
 FOOT = 24  # below, for the seconds
 _LEAST_MARK = 3.0
@@ -158,7 +158,7 @@ def lanes(agents: Sequence[str], stretches: Sequence[Stretch], slots: Iterable[S
     row = {agent: i for i, agent in enumerate(agents)}
 
     def x(at: float) -> float:
-        return round(LABEL + AREA * (at - begin) / length, 1)
+        return round(LEFT + AREA * (at - begin) / length, 1)
 
     marks = [
         Placed(
@@ -178,7 +178,7 @@ def lanes(agents: Sequence[str], stretches: Sequence[Stretch], slots: Iterable[S
             named_until = left + 9 + 7 * len(str(entry.round_id))
         bands.append(Band(entry.round_id, left, round(max(right - left, 1.0), 1), is_named))
     return Lanes(
-        LABEL + AREA + 12,
+        LEFT + AREA + 24,
         HEAD + LANE * len(agents) + FOOT,
         bands,
         [(HEAD + LANE * i + 14, agent) for agent, i in row.items()],

@@ -18,7 +18,7 @@ from .source import Database
 
 ROUNDS = 20  # on one page
 LANES = 40  # agents in one timeline
-MARKS = 300  # updates in one table, the last ones
+MARKS = 200  # updates in one table, the last ones
 AGENTS = 100  # in one table
 MODELS = 200
 LINEAGE = 120  # models in one drawing
@@ -119,7 +119,7 @@ def rounds(
     first, last = shown[0].round_id, shown[-1].round_id
     timeline = found.timeline(first, last)
     chosen = timeline.agents[lanes : lanes + LANES]
-    marks = [_told_mark(mark) for mark in reversed(timeline.updates[-MARKS:])]
+    wrong = [mark for mark in timeline.updates if _became(mark)[0] in ("late", "bad")]
     newest = every[-1].round_id
     return _run_page(
         request,
@@ -135,8 +135,9 @@ def rounds(
         if len(chosen) < len(timeline.agents)
         else "",
         next_lanes=address(request, lanes=lanes + LANES) if len(timeline.agents) > lanes + LANES else "",
-        marks=marks,
-        wrong=[mark for mark in marks if mark["tone"] in ("late", "bad")],
+        marks=[_told_mark(mark) for mark in timeline.updates[: -MARKS - 1 : -1]],
+        wrong=[_told_mark(mark) for mark in wrong[: -MARKS - 1 : -1]],
+        more_wrong=max(0, len(wrong) - MARKS),
         newer=address(request, until=min(last + ROUNDS, newest)) if last < newest else "",
         older=address(request, until=first - 1) if len(upto) > ROUNDS else "",
         pages=f"Rounds {first} to {last} of {showing.whole(newest)}",
@@ -201,7 +202,6 @@ def _became(mark: Mark) -> tuple[str, str]:
 
 
 def _told_mark(mark: Mark) -> dict[str, Any]:
-    tone, became = _became(mark)
     return {
         "round_id": mark.round_id,
         "agent": mark.agent,
@@ -210,8 +210,7 @@ def _told_mark(mark: Mark) -> dict[str, Any]:
         "received_s": mark.received_s,
         "model_id": mark.model_id,
         "reason": mark.reason,
-        "tone": tone,
-        "became": became,
+        "became": _became(mark)[1],
     }
 
 

@@ -249,20 +249,25 @@ def test_damaged_and_empty_databases_have_a_page(chromium: Any, tmp_path: Path) 
                 assert violations(page) == []
 
 
+# What the JSON API would answer, had it a thousand of each.
+THOUSANDS = """
+    const numbers = [...Array(1000).keys()];
+    const heat = {
+        measure: "distance", measures: ["distance"], missing: {},
+        rounds: numbers.map((j) => j + 1),
+        agents: numbers.map((i) => `agent ${i}`),
+        values: numbers.map((i) => numbers.map((j) => (17 * i + j) % 101)),
+        outliers: numbers.map((j) => [7, j]),
+    };
+    const ask = window.fetch;
+    window.fetch = (url, ...more) =>
+        String(url).includes("/heat?") ? Promise.resolve(Response.json(heat)) : ask(url, ...more);
+"""
+
+
 def test_a_thousand_agents_and_rounds_do_not_freeze_a_heat_map(chromium: Any, site: str) -> None:
-    """Of a JSON API that has them; drawing is the page's part."""
-    names = [f"agent {number}" for number in range(1000)]
-    heat = {
-        "measure": "distance",
-        "measures": ["distance"],
-        "rounds": list(range(1, 1001)),
-        "agents": names,
-        "values": [[(17 * i + j) % 101 for j in range(1000)] for i in range(1000)],
-        "outliers": [[7, j] for j in range(1000)],
-        "missing": {},
-    }
     with browser.looking(chromium, "about:blank") as page:
-        page.route("**/heat?*", lambda route: route.fulfill(json=heat))
+        page.add_init_script(THOUSANDS)
         page.goto(f"{site}/runs/run-0000/agents")
         page.get_by_text("1000 agents, 1000 rounds. Outliers: agent 7 in 1000 of 1000 rounds.").wait_for()
         canvas = page.locator("canvas")

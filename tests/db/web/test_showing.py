@@ -95,7 +95,7 @@ def test_lanes_place_what_agents_did_on_the_time_of_the_run() -> None:
         Slot("else", 10, 20, "good", ""),
     ]
     found = drawing.lanes(["a", "b"], [Stretch(1, 10, 60), Stretch(2, 60, 110)], slots)
-    left, half = drawing.LABEL, drawing.AREA / 2
+    left, half = drawing.LEFT, drawing.AREA / 2
     assert [(mark.x, mark.width) for mark in found.marks] == [(left, half), (left + half, half)]
     assert [mark.y for mark in found.marks] == [drawing.HEAD + 4, drawing.HEAD + drawing.LANE + 4]
     assert [(band.round_id, band.x, band.width) for band in found.bands] == [

@@ -56,6 +56,7 @@ async function draw(place, ask, old) {
   }
   old?.destroy();
   if (rounds.length === 0) return null;
+  place.replaceChildren(); // the line that stands for it until now
   const colour = colours(place);
   const figure = /** @type {HTMLElement} */ (place.closest("figure"));
   const told = /** @type {HTMLElement} */ (figure.querySelector("[data-reading]"));
