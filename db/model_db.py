@@ -333,17 +333,38 @@ class Run:
         round_id: int | None = None,
         agent_id: str | None = None,
         *,
+        kind: str | None = None,
+        verdict: str | None = None,
+        since: float | None = None,
+        are_outliers: bool = False,
         after: int = 0,
         limit: int = queries.ALL,
+        last: int | None = None,
     ) -> list[Update]:
         """Return its updates in the order in which they came, those that were refused too.
 
         Args:
             round_id: Only of this round's tasks; `agent_id`: only of this agent.
+            kind: Only of this kind of task (`train`, …); `verdict`: only those that were `accepted`, ….
+            since: Only those that came from this time on, Unix seconds.
+            are_outliers: Only those that were far from the others of their round.
             after: Only those after the one with this `update_id`, at most `limit`.
+            last: Only so many, those of the latest rounds.
         """
         with self._db.connect() as connection:
-            return queries.updates(connection, self.run_id, round_id, agent_id, after, limit)
+            return queries.updates(
+                connection,
+                self.run_id,
+                round_id,
+                agent_id,
+                after,
+                limit,
+                kind=kind,
+                verdict=verdict,
+                since=since,
+                are_outliers=are_outliers,
+                last=last,
+            )
 
     def agents(self) -> list[Agent]:
         """Return everyone who ever joined, in that order."""

@@ -253,11 +253,28 @@ def updates(
     agent_id: str | None = None,
     after: int = 0,
     limit: int = ALL,
+    *,
+    kind: str | None = None,
+    verdict: str | None = None,
+    since: float | None = None,
+    are_outliers: bool = False,
+    last: int | None = None,
 ) -> list[Update]:
-    """Return the updates of a run in the order in which they came, at most `limit` after one of them."""
-    where, values = _where(run_id=run_id, round_id=round_id, agent_id=agent_id)
-    query = f"SELECT * FROM updates WHERE {where} AND update_id > ? ORDER BY update_id LIMIT ?"  # noqa: S608
-    return [_update(row) for row in connection.execute(query, [*values, after, limit])]
+    """Return the updates of a run in the order in which they came, at most `limit` after one of them.
+
+    The other arguments select some of them, `last` that many of the latest rounds.
+    """
+    where, values = _where(run_id=run_id, round_id=round_id, agent_id=agent_id, kind=kind, verdict=verdict)
+    where, values = f"{where} AND update_id > ?", [*values, after]
+    if since is not None:
+        where, values = f"{where} AND received_at >= ?", [*values, since]
+    if are_outliers:
+        where += " AND json_extract(notes, '$.outlier') = 1"
+    # The latest go along the index of rounds from its end: what comes before them is not looked at.
+    order = "update_id" if last is None else "round_id DESC, update_id DESC"
+    query = f"SELECT * FROM updates WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
+    found = connection.execute(query, [*values, limit if last is None else last]).fetchall()
+    return [_update(row) for row in sorted(found, key=lambda row: int(row["update_id"]))]
 
 
 def _where(**wanted: object) -> tuple[str, list[object]]:

@@ -107,7 +107,7 @@ def _model_row(
 @click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), help="Only these.")
 @click.option("--outliers", is_flag=True, help="Only those that were far from the others.")
 @since_option("those that came")
-@last_option("the latest")
+@last_option("those of the latest rounds")
 @output_options
 @with_database
 def updates(
@@ -130,17 +130,20 @@ def updates(
     """
     chosen = database.run(run)
     names = chosen.agent_names()
-    wanted = None if agent is None else agents_of(names, agent)
     found = [
         update
-        for update in chosen.updates(round_id)
-        if update.kind is Kind.TRAIN
-        and (wanted is None or update.agent_id in wanted)
-        and (verdict is None or update.verdict == verdict)
-        and (not outliers or update.notes.get("outlier"))
-        and (since is None or update.received_at >= since)
+        for agent_id in ([None] if agent is None else sorted(agents_of(names, agent)))
+        for update in chosen.updates(
+            round_id,
+            agent_id,
+            kind=Kind.TRAIN,
+            verdict=verdict,
+            since=since,
+            are_outliers=outliers,
+            last=last,
+        )
     ]
-    found = latest(found, last)
+    found = latest(sorted(found, key=lambda update: update.update_id), last)
     measured = list(dict.fromkeys(name for update in found for name in update.notes))
     rows = [_update_row(update, names, output) for update in found]
     facts = [name for name in _UPDATE_SOMETIMES if any(row[name] is not None for row in rows)]

@@ -253,6 +253,10 @@ def test_agents_updates_metrics_and_events(db: ModelDB, folder: Path) -> None:
     assert (second.is_present, second.left_at, second.accepted, second.refused) == (True, None, 2, 0)
     assert [(found.agent_id, found.counted_in) for found in run.updates(round_id=2)] == [("a", 2), ("b", 2)]
     assert len(run.updates(agent_id="a")) == 2
+    assert [found.task_id for found in run.updates(last=3)] == ["t1b", "t2a", "t2b"]
+    assert [found.task_id for found in run.updates(since=120.0, verdict="accepted")] == ["t2a", "t2b"]
+    assert run.updates(kind="evaluate") == run.updates(verdict="rejected") == []
+    assert run.updates(are_outliers=True) == []
     assert [found.value for found in run.metrics("train", "loss", agent_id="")] == [0.5, 1 / 3]
     assert len(run.metrics(agent_id="a")) == 2
     (left,) = run.events("agent_left")

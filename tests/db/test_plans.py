@@ -107,6 +107,7 @@ QUESTIONS: list[Callable[[ModelDB], object]] = [
     lambda found: found.run().updates(),
     lambda found: found.run().updates(1, "a"),
     lambda found: found.run().updates(agent_id="a"),
+    lambda found: found.run().updates(kind="train", verdict="accepted", since=0.0, are_outliers=True, last=5),
     lambda found: found.run().models(agent_id="a"),
     lambda found: found.run().metrics("train", "loss"),
     lambda found: found.run().metrics(agent_id="a"),
