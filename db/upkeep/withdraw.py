@@ -161,20 +161,19 @@ def withdraw(
 
 def _memberships(db: ModelDB, agent: str, runs: Sequence[str]) -> list[tuple[Run, str, str]]:
     """Return the runs that an agent sent models to, with its id and name there."""
-    found, known = [], False
-    for run in [db.run(name) for name in runs] or db.runs():
-        for member in run.agents():
-            if agent in (member.agent_id, member.name):
-                known = True
-                with db.connect() as connection:
-                    if _own(connection, run.run_id, member.agent_id):
-                        found.append((run, member.agent_id, member.name))
+    chosen = {db.run(name).run_id for name in runs}
+    query = "SELECT run_id, agent_id, name FROM agents WHERE agent_id = ? OR name = ? ORDER BY rowid"
+    with db.connect() as connection:
+        known = [
+            row for row in connection.execute(query, (agent, agent)) if row["run_id"] in chosen or not runs
+        ]
+        sent = [row for row in known if _own(connection, row["run_id"], row["agent_id"])]
     if not known:
-        where = f"run {', '.join(runs)} has" if runs else "no run has"
-        raise NotFoundError(f"{where} {'no' if runs else 'an'} agent {agent!r}; see `fl db agents`")
-    if not found:
+        where = f"run {', '.join(runs)} has no" if runs else "no run has an"
+        raise NotFoundError(f"{where} agent {agent!r}; see `fl db agents`")
+    if not sent:
         raise NotFoundError(f"agent {agent!r} has sent no model yet: there is nothing to withdraw")
-    return found
+    return [(db.run(row["run_id"]), row["agent_id"], row["name"]) for row in sent]
 
 
 def _own(connection: Connection, run_id: str, agent_id: str) -> list[Row]:

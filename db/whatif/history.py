@@ -58,8 +58,10 @@ class History:
         self.run = run
 
     def rounds(self) -> list[int]:
-        """Return their numbers, in order."""
-        return list(self._steps)
+        """Return their numbers, in order, without those that the run was rolled back behind."""
+        with self._db.connect() as connection:
+            undone = queries.undone_rounds(connection, self.run.run_id)
+        return [round_id for round_id in self._steps if round_id not in undone]
 
     def made(self, round_id: int) -> Made:
         """Return how the model of a round was made.

@@ -27,6 +27,7 @@ from fl_main.errors import StoreError, UpdateRejectedError
 from fl_main.events import FoldFailed, StepFolded
 from fl_main.folding import staging_name
 from fl_main.plan import is_better
+from fl_main.rounds import RoundMachine
 from fl_main.settings_files import parse_run
 from fl_main.steps import strategy_in_words
 from fl_main.store import (
@@ -187,8 +188,9 @@ class _Replaying:
                 frozen=self._of.facts.frozen,
             )
             begun = RoundRecord(run_id, 0, "done", model_id=initial.model_id, ended_s=0.0)
-            event = _event(run, "run_replayed", **_parentage(plan))
-            change.add([run, *self._agents(run_id), initial, begun, event])
+            replayed = _event(run, "run_replayed", **_parentage(plan))
+            has_model = _event(run, "initial_model", 0, model_id=initial.model_id, agent_id=None)
+            change.add([run, *self._agents(run_id), initial, begun, replayed, has_model, run])
         self._stands[base.model_id] = _Stand(initial, plan.states_of(first, models))
         return run
 
@@ -220,8 +222,7 @@ class _Replaying:
         except UpdateRejectedError as error:
             event = FoldFailed(fold_of(machine), str(error))
             self._writer.unstage([staging_name(self._run.run_id, event.fold)])
-        # The chain of a daemon says so before each fold, too.
-        began: list[Record] = [machine.run] if machine.step is None else [machine.step, machine.run]
+        began = _began(machine)
         outcome = machine.handle(event, machine.run.run_time_s)
         self._run = replace(
             machine.run, status=RunStatus.STOPPED, phase=Phase.WAITING, reason=self._run.reason
@@ -297,8 +298,20 @@ class _Replaying:
         yield self._run
 
 
-def _event(run: RunRecord, kind: str, **details: Any) -> EventRecord:
-    return EventRecord(run.run_id, kind, actor="replay", details=details)
+def _event(run: RunRecord, kind: str, round_id: int | None = None, **details: Any) -> EventRecord:
+    return EventRecord(run.run_id, kind, round_id, actor="replay", details=details)
+
+
+def _began(machine: RoundMachine) -> list[Record]:
+    """Return what the chain of a daemon says before a fold: whoever asks how a run stood looks for it."""
+    if machine.step is None:
+        return []
+    step = machine.step
+    invited, eligible = len(step.invited), len(step.eligible)
+    started = _event(
+        machine.run, "step_started", step.round_id, step=str(step.kind), invited=invited, eligible=eligible
+    )
+    return [started, step, machine.run]
 
 
 def _free_name(name: str | None, of: str, taken: Collection[str]) -> str:

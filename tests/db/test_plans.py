@@ -70,6 +70,8 @@ COMMANDS = [
     *("agents hearts", "events hearts --round 1", "best hearts --metric accuracy --direction max"),
     *("stats g1", "diff g1 g2", "diff hearts hearts", "lineage g1", "lineage hearts"),
     *("updates hearts --round 1 --last 1", "rounds hearts --last 1", "models hearts --stored"),
+    *("prune --keep rounds:1", "prune --keep bytes:1 --run hearts --yes", "prune --keep globals --yes"),
+    *("withdraw a", "withdraw a --yes"),
     *("show hearts", "show g1", "show hearts:1", "show hearts:best", "show hearts:last", "show hearts:final"),
 ]
 

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from fl_main.db import sqlite as own_sqlite
 from fl_main.db.audit import Fault
 from fl_main.db.upkeep.writing import SecondWriter
 from fl_main.errors import StoreError, StoreLockedError, StoreVersionError
-from fl_main.store import EventRecord, ModelKind, RunRecord, TagRecord
+from fl_main.store import EventRecord, ModelKind, RunRecord, RunStatus, TagRecord
 from tests.db.building import (
     RUN,
     RUN_ID,
@@ -29,6 +30,7 @@ from tests.db.building import (
     tampering,
     train,
 )
+from tests.db.recording import record
 
 ROOT = Path(__file__).resolve().parents[3]
 GONE = "deleted by a test"
@@ -196,12 +198,11 @@ def test_database_is_made_and_brought_up_to_date_by_daemons_only(folder: Path) -
 DIES = """
 import os, shutil, sys
 from pathlib import Path
-from fl_main.db import ModelStore
+from fl_main.db import Keep, ModelDB, ModelStore, prune, replay, withdraw
 from fl_main.db.upkeep.writing import SecondWriter
-from fl_main.store import ModelKind
 from tests.db import building
 
-there, cases = Path(sys.argv[1]), Path(sys.argv[2])
+there, cases, what, step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 
 def dying(real, left):
     def call(*args, **kwargs):
@@ -211,15 +212,22 @@ def dying(real, left):
         return real(*args, **kwargs)
     return call
 
-def work(folder):
-    with SecondWriter(folder) as second:
+def change(db):
+    with SecondWriter(db.folder) as second:
         new = building.stage(second, "new", 9.0)
         again = building.stage(second, "again", 1.0)
         with second.changing("do much at once") as change:
             change.add([building.model("new", new), building.model("more", again)])
             change.remove(["m1a", "m1b", "m2a", "m2b"], "deleted by a test")
 
-for number in range(1, 1000):
+sys.modules["fl_main.db.upkeep.prune"].FILES = 7
+work = {
+    "change": change,
+    "prune": lambda db: prune(db, Keep.parse("globals")),
+    "withdraw": lambda db: withdraw(db, "bob"),
+    "replay": lambda db: replay(db, "hearts", strategy="fedadam", without=["bob"]),
+}[what]
+for number in range(1, 10_000, step):
     folder = cases / str(number)
     shutil.copytree(there, folder)
     child = os.fork()
@@ -229,32 +237,62 @@ for number in range(1, 1000):
             setattr(ModelStore, name, dying(getattr(ModelStore, name), left))
         for name in ("replace", "unlink"):
             setattr(os, name, dying(getattr(os, name), left))
-        work(folder)
+        with ModelDB(folder) as db:
+            work(db)
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         break
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked for each place to die at")
+def killed(there: Path, cases: Path, what: str, step: int = 1) -> Iterator[Path]:
+    """Yield a copy of a database for each place at which a process died that worked on it, and one whole."""
+    command = [sys.executable, "-W", "ignore", "-c", DIES, str(there), str(cases), what, str(step)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    for case in sorted(cases.iterdir(), key=lambda case: int(case.name)):
+        left_over = verify_database(case)
+        assert {damage.fault for damage in left_over} <= {Fault.FILE_UNKNOWN}  # swept by the next start
+        yield case
+        with ModelStore(case) as store:
+            assert store.damages == []
+        assert verify_database(case) == []
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked for each place to die at")
+
+
+@forks
 def test_killed_between_any_two_statements_it_leaves_a_whole_database(folder: Path, tmp_path: Path) -> None:
     with ModelStore(folder) as store:
         train(store, 2)
-    cases = tmp_path / "cases"
-    command = [sys.executable, "-W", "ignore", "-c", DIES, str(folder), str(cases)]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    found = sorted(cases.iterdir(), key=lambda case: int(case.name))
-    assert len(found) > 15  # statements, renames and deletions, each once
-    outcomes = set()
-    for case in found:
-        left_over = verify_database(case)
-        assert {damage.fault for damage in left_over} <= {Fault.FILE_UNKNOWN}  # swept by the next start
+    outcomes = []
+    for case in killed(folder, tmp_path / "cases", "change"):
         with ModelDB(case) as db:
-            outcomes.add(tuple(sorted(found.model_id for found in db.run().models() if found.is_stored)))
-        with ModelStore(case) as store:
-            assert store.damages == []
-            ask(store, 3, "g2")
-            answer(store, 3, "a", 5.0)
-        assert verify_database(case) == []
-    before = ("g1", "g2", "initial", "m1a", "m1b", "m2a", "m2b")
-    assert outcomes == {before, ("g1", "g2", "initial", "more", "new")}  # all of it or nothing
+            stored = {found.model_id for found in db.run().models() if found.is_stored}
+        outcomes.append(stored == {"g1", "g2", "initial", "more", "new"})
+        assert outcomes[-1] or stored == {"g1", "g2", "initial", "m1a", "m1b", "m2a", "m2b"}
+    assert len(outcomes) > 15  # statements, renames and deletions, each once
+    assert outcomes == sorted(outcomes)
+    assert {*outcomes} == {True, False}  # all of it or nothing
+
+
+@forks
+@pytest.mark.parametrize(("what", "step"), [("prune", 5), ("withdraw", 2), ("replay", 7)])
+def test_commands_that_are_killed_have_done_a_part_or_nothing(
+    folder: Path, tmp_path: Path, what: str, step: int
+) -> None:
+    with ModelStore(folder) as store:
+        record(store, rounds=2)
+    seen = set()
+    for case in killed(folder, tmp_path / "cases", what, step):
+        with ModelDB(case) as db:
+            assert all(found.is_stored for found in db.run("hearts").models("global"))
+            for found in db.run("hearts").models():  # what is said to be there can be read
+                if found.is_stored:
+                    found.weights()
+            seen.add(sum(found.is_stored for found in db.run("hearts").models()))
+            for run in db.runs()[1:]:
+                assert run.status in (RunStatus.STOPPED, RunStatus.FINISHED)
+                assert run.facts.reason == "replay of hearts: strategy fedadam, without bob"
+                assert (run.status is RunStatus.FINISHED) <= (run.facts.rounds_done == 2)
+    assert len(seen) == {"prune": 4, "withdraw": 2, "replay": 1}[what]

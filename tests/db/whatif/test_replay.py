@@ -314,6 +314,22 @@ def test_daemon_starts_with_a_replay_in_its_database(folder: Path) -> None:
         assert [snapshot.run.name for snapshot in store.snapshots()] == ["hearts", "hearts-replay"]
 
 
+def test_how_a_replay_stood_after_a_round_is_known_as_of_any_run(folder: Path) -> None:
+    """So it can be rolled back to one of its rounds, and be trained on from there."""
+    with ModelStore(folder) as store:
+        record(store, "fedadam")
+        found = replayed(folder, without=["bob"])
+        for entry in found.rounds:
+            stood = store.milestone(found.run_id, entry.round_id)
+            assert stood is not None
+            assert (stood.model_id, stood.rounds_done) == (entry.model_id, entry.round_id)
+            states = {store.find_model(state_id) for state_id in stood.state_ids.values()}
+            assert {state.round_id for state in states if state} == {entry.round_id}
+        first = store.milestone(found.run_id, 0)
+        assert first is not None
+        assert (first.rounds_done, first.state_ids) == (0, {})
+
+
 def test_replay_of_a_replay(folder: Path) -> None:
     with ModelStore(folder) as store:
         record(store)
