@@ -144,7 +144,7 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
-            await self._outbox.ready_for(found.assign, self.run_id)
+            await self._outbox.settled(self.run_id, found.assign.rollbacks)
             if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
                 self._handed_out.add(found.assign.task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
@@ -587,6 +587,8 @@ class Client:
         with contextlib.suppress(TimeoutError):  # else the next start offers again what is left
             async with asyncio.timeout(LAST_VERDICTS_S):
                 await self._outbox.all_judged()
+        if error := self._outbox.forget_undone(self.run_id, ended.rollbacks):
+            logger.warning("%s; what this agent kept may be of rounds that were undone", error)
         self._preparing.pop("", None)
         self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
         self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))

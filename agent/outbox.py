@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import FLError, RemoteProtocolError, StateFolderError, StateFolderFullError
-from fl_main.messages import Assign, Credit, Offer, Payload, Send, Verdict
+from fl_main.messages import Credit, Offer, Payload, Send, Verdict
 from fl_main.ports import LinkClosedError, Ports
 from fl_main.weights import Layout
 
@@ -211,14 +211,20 @@ class Outbox:
             return error
         return None
 
-    async def ready_for(self, assign: Assign, run_id: str) -> None:
-        """Wait until a task begins with what was kept with counted updates, unless they were undone."""
-        while error := self.promote() or self._forget_undone(assign, run_id):
+    async def settled(self, run_id: str, rollbacks: int) -> None:
+        """Wait until what was kept with counted updates is current, unless they were undone since.
+
+        Args:
+            run_id: Of the run.
+            rollbacks: How often it was rolled back to an earlier round.
+        """
+        while error := self.promote() or self.forget_undone(run_id, rollbacks):
             await self._wait_for_the_disk(error)
 
-    def _forget_undone(self, assign: Assign, run_id: str) -> StateFolderError | None:
+    def forget_undone(self, run_id: str, rollbacks: int) -> StateFolderError | None:
+        """Forget what was kept with updates that were undone; return what hinders it."""
         try:
-            self._folder.forget_undone(run_id, assign.rollbacks)
+            self._folder.forget_undone(run_id, rollbacks)
         except StateFolderError as error:
             return error
         return None

@@ -34,6 +34,7 @@ def ending_of(machine: RoundMachine) -> RunEnded:
         round_id=run.round_id,
         final=_payload(machine, "weights", run.model_id),
         statistics=_payload(machine, "statistics", run.statistics_id),
+        rollbacks=run.rollbacks,
     )
 
 

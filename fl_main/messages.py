@@ -399,6 +399,7 @@ class RunEnded(Message):
 
     Attributes:
         status: `finished`, `stopped` or `failed`.
+        rollbacks: As in `Assign`: what the agent keeps of rounds that were undone is no part of the end.
     """
 
     type: Literal["run_ended"] = "run_ended"
@@ -407,6 +408,7 @@ class RunEnded(Message):
     round_id: int
     final: Payload | None = None
     statistics: Payload | None = None
+    rollbacks: Natural = 0
 
 
 # --- both ways ---------------------------------------------------------------------------

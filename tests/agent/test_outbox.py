@@ -14,7 +14,7 @@ from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import OutboxEntry, StateFolder
 from fl_main.digests import DigestAlgorithm, new_digest, tagged
 from fl_main.errors import RefusedError, RemoteProtocolError, StateFolderError, StateFolderFullError
-from fl_main.messages import Assign, Send, Verdict
+from fl_main.messages import Send, Verdict
 from fl_main.weights import Array, Layout, pack
 from tests.aggregator.memory_link import ports
 
@@ -135,22 +135,19 @@ def test_whoever_waits_for_a_verdict_is_told_that_none_comes(play: Callable[...,
 
 
 def test_what_was_kept_before_a_rollback_is_forgotten_once(play: Callable[..., None]) -> None:
-    first, second = "1" * 24, "2" * 24
-
     async def story(scene: Scene) -> None:
         scene.outbox.put(scene.write(state=7))
         scene.outbox.judged(Verdict(task_id=TASK, verdict="accepted"))
         scene.outbox.promote([TASK])
-        await scene.outbox.ready_for(Assign(task_id=first, kind="train", round_id=2), "run")
+        await scene.outbox.settled("run", 0)
         assert scene.folder.state()["count"] == 7
-        undone = Assign(task_id=second, kind="train", round_id=3, rollbacks=1)
-        await scene.outbox.ready_for(undone, "run")
+        await scene.outbox.settled("run", 1)
         assert scene.folder.state() == {}
         scene.outbox.promote([TASK])  # said again after a reconnection
         scene.outbox.put(scene.write(state=8))
         scene.outbox.judged(Verdict(task_id=TASK, verdict="accepted"))
         scene.outbox.promote([TASK])
-        await scene.outbox.ready_for(undone, "run")
+        await scene.outbox.settled("run", 1)
         assert scene.folder.state()["count"] == 8
 
     play(story)
@@ -172,7 +169,7 @@ def test_next_task_waits_until_the_disk_takes_what_was_kept(
         monkeypatch.setattr(scene.folder, "promote_state", sometimes)
         assert isinstance(scene.outbox.promote([TASK]), StateFolderFullError)
         assert scene.folder.state() == {}
-        await scene.outbox.ready_for(Assign(task_id=TASK, kind="train", round_id=2), "run")
+        await scene.outbox.settled("run", 0)
         assert scene.folder.state()["count"] == 7
 
     play(story)

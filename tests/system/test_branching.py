@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fl_main.agent import TrainResult
+from fl_main.agent import NamedArrays, Role, TrainResult
 from fl_main.aggregator.operator import OrderFailedError, ask
 from fl_main.cli import fl as commands
 from fl_main.db import ModelDB, ModelStore, verify_database
@@ -74,6 +74,29 @@ def test_a_finished_run_goes_on_as_it_did_the_first_time(
     assert undone == list(range(to + 1, 5))
     [event] = daemon.db().run("r").events("run_rolled_back")
     assert (event.round_id, event.details["to"], event.details["reason"]) == (4, to, "once more")
+
+
+def test_end_of_a_run_is_without_what_an_agent_kept_of_undone_rounds(
+    start_daemon: StartDaemon, start_sites: Callable[..., list[AgentThread]]
+) -> None:
+    cohort = {"rule": "number", "number": 1, "choose": "least_recent"}
+    few = {"min_agents": 2, "min_updates": 1}
+    daemon = start_daemon(run_of(end={"rounds": 2}, cohort=cohort, round=few))
+    start = NamedArrays({**zeros(), "own": np.zeros(1)}, {"own": Role.PRIVATE})
+
+    def counting(number: int) -> Callable[[TrainingTask], TrainResult]:
+        def train(task: TrainingTask) -> TrainResult:
+            return TrainResult({name: array + 1 for name, array in task.weights.items()}, 1)
+
+        return train
+
+    for agent in start_sites(daemon.url, counting, initial_weights=start):
+        assert agent.join().weights["own"][0] == 1  # each had a turn
+    order(daemon, "rollback", run="r", to=1)
+    owns = [
+        agent.join().weights["own"][0] for agent in start_sites(daemon.url, counting, initial_weights=start)
+    ]
+    assert sorted(owns) == [0, 1]  # one was asked anew, and the other has nothing of what was undone
 
 
 def test_running_run_gives_up_its_open_round(
