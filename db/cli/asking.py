@@ -1,6 +1,7 @@
 """`fl db sql` and `du`: anything else that one may want to know."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .common import print_facts, print_json, with_database
 
 @click.command()
 @click.argument("question", required=False)
-@click.option("--views", is_flag=True, help="List the views and their columns instead.")
+@click.option("--views", is_flag=True, help="List the views and tables with their columns instead.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -41,7 +42,7 @@ def sql(
     read, or the tables.
     """
     if views:
-        _list_views(output)
+        _list_views(database, output)
         return
     if question is None:
         raise click.UsageError('Give a question, e.g. "SELECT run, status FROM runs_view", or --views.')
@@ -63,7 +64,7 @@ def _apart(names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _list_views(output: Output | None) -> None:
+def _list_views(database: ModelDB, output: Output | None) -> None:
     from ..insight.views import VIEWS
 
     if output in ("json", "csv"):
@@ -72,7 +73,15 @@ def _list_views(output: Output | None) -> None:
         return
     for view in VIEWS:
         click.echo(f"{view.name}: {view.about}")
-        click.echo(click.wrap_text(", ".join(view.columns), 100, "    ", "    "))
+        click.echo(_wrapped(view.columns))
+    click.echo()
+    for table in database.sql("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid").rows:
+        columns = [name for _, name, *_ in database.sql(f"PRAGMA table_info({table[0]})").rows]
+        click.echo(f"table {table[0]}\n{_wrapped(columns)}")
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return click.wrap_text(", ".join(names), 100, "    ", "    ")
 
 
 @click.command()

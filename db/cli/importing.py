@@ -20,10 +20,11 @@ ARCHIVE = ".flrun"
     metavar="PATTERN",
     help="Arrays of a model whose names match are buffers, e.g. '*running_mean'. May be given again.",
 )
+@click.option("--new", is_flag=True, help="Make the database if there is none.")
 @folder_option
 @click.pass_context
 def import_(
-    ctx: click.Context, folder: Path | None, file: Path, run: str | None, buffers: tuple[str, ...]
+    ctx: click.Context, folder: Path | None, file: Path, run: str | None, buffers: tuple[str, ...], new: bool
 ) -> None:
     """Take in FILE: a run that `fl db archive` wrote (.flrun), or a model of another program.
 
@@ -34,21 +35,23 @@ def import_(
     """
     folder = folder or ctx.obj or Path(DEFAULT_FOLDER)
     if file.suffix == ARCHIVE:
-        _import_runs(folder, file, run)
+        if buffers:
+            raise click.UsageError("An archive knows which arrays are buffers: leave --buffers out.")
+        _import_runs(folder, file, run, new)
         return
     if run is None:
         raise click.UsageError("Say what the run that holds this model is to be called: --run NAME.")
     from ..transfer.importing import import_model
 
-    found = import_model(folder, file, run, buffers=buffers, actor=_actor())
+    found = import_model(folder, file, run, buffers=buffers, new=new, actor=_actor())
     what = f"{found.arrays} arrays, {found.size} bytes"
     click.echo(f"{file}: model {found.model_id} of the new run {found.run}, {what}")
 
 
-def _import_runs(folder: Path, file: Path, run: str | None) -> None:
+def _import_runs(folder: Path, file: Path, run: str | None, new: bool) -> None:
     from ..transfer.reading_back import import_archive
 
-    found = import_archive(folder, file, run, actor=_actor())
+    found = import_archive(folder, file, run, new=new, actor=_actor())
     *origins, name = found.runs
     also = f", with {' and '.join(origins)}, where it began" if origins else ""
     also += f"; {' and '.join(found.there)}, where it began, was there already" if found.there else ""

@@ -17,8 +17,9 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from fl_main.digests import DigestAlgorithm
 from fl_main.errors import SettingsError, StoreError, WeightsError
-from fl_main.settings import RunSettings
+from fl_main.settings import DatabaseSettings, RunSettings
 from fl_main.store import (
     EventRecord,
     ModelKind,
@@ -31,7 +32,9 @@ from fl_main.store import (
 )
 from fl_main.weights import PIECE_BYTES, Array, ArraySpec, Layout, Role, as_arrays, dtype_of, pieces
 
+from .. import sqlite
 from ..faults import translated
+from ..store import ModelStore
 from ..upkeep.writing import SecondWriter
 
 _MAX_HEADER_BYTES = 100 << 20  # what safetensors itself allows
@@ -64,7 +67,13 @@ class _Found:
 
 
 def import_model(
-    folder: Path | str, file: Path | str, run: str, *, buffers: Iterable[str] = (), actor: str = ""
+    folder: Path | str,
+    file: Path | str,
+    run: str,
+    *,
+    buffers: Iterable[str] = (),
+    new: bool = False,
+    actor: str = "",
 ) -> Imported:
     """Store a model as the initial model of a new run that is over.
 
@@ -74,6 +83,7 @@ def import_model(
         run: Name of the run to be made.
         buffers: Patterns of names of arrays that are buffers (`*running_mean`), besides those of which
             the file says so.
+        new: Whether a database is made if there is none.
         actor: Who does it, for the history.
 
     Raises:
@@ -83,7 +93,7 @@ def import_model(
     file, patterns = Path(file), tuple(buffers)
     settings = _settings(run, file)
     run_id = secrets.token_hex(_ID_BYTES)
-    with SecondWriter(folder) as store:
+    with writing(folder, DigestAlgorithm.BLAKE3 if new else None) as store:
         payload = _staged(store, file, f"{run_id}.initial", patterns)
         model_id = f"{run_id[:16]}.initial"
         details = {"file": file.name, "digest": payload.digest}
@@ -113,6 +123,17 @@ def import_model(
             store.unstage([run_id])
             raise
     return Imported(run_id, run, model_id, len(payload.layout.arrays), payload.size)
+
+
+def writing(folder: Path | str, new: DigestAlgorithm | None) -> SecondWriter:
+    """Open a database to write to it.
+
+    Args:
+        new: What its digests are to be if there is none and one is to be made; None: none is.
+    """
+    if new is not None and not Path(folder, sqlite.FILE).exists():
+        ModelStore(folder, DatabaseSettings.model_validate({"digest": str(new)})).close()
+    return SecondWriter(folder)
 
 
 def _settings(run: str, file: Path) -> RunSettings:

@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
@@ -27,10 +27,11 @@ from fl_main.weights import Layout
 from .. import chain, migrations, rows, schema
 from ..batch import upsert
 from ..faults import translated
+from ..history import Note
 from ..model_db import ModelDB
 from ..upkeep.writing import Change, SecondWriter
 from .archive import LAYOUTS, MANIFEST, copy, events_entry, model_entry
-from .importing import require_free_name
+from .importing import require_free_name, writing
 
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_LINE_BYTES = 64 << 20  # of an event: a step of a million agents has less
@@ -69,7 +70,7 @@ class ReadBack:
         runs: Names of the runs that were inserted, the archive's own last; `there`: of those that it
             began from and that were there already.
         events: Of the inserted runs; `files`: theirs.
-        head: Of the history of the archive's own run, as it was noted in it.
+        head: Of the history of the archive's own run, as one would note it.
     """
 
     runs: tuple[str, ...]
@@ -80,13 +81,14 @@ class ReadBack:
 
 
 def import_archive(
-    folder: Path | str, file: Path | str, name: str | None = None, *, actor: str = ""
+    folder: Path | str, file: Path | str, name: str | None = None, *, new: bool = False, actor: str = ""
 ) -> ReadBack:
     """Insert the run of an archive, and those that it began from unless they are there.
 
     Args:
         folder: Of the database; an aggregator may have it open.
         name: Another name for the run; that it has one is the next event of its history.
+        new: Whether a database is made if there is none; its digests are those of the archive.
         actor: Who does it.
 
     Raises:
@@ -94,8 +96,11 @@ def import_archive(
             there already; nothing is stored then.
     """
     file = Path(file)
-    with SecondWriter(folder) as store, translated(file, "read an archive"), _opened(file) as archive:
+    with ExitStack() as opened:
+        opened.enter_context(translated(file, "read an archive"))
+        archive = opened.enter_context(_opened(file))
         manifest = archive.manifest
+        store = opened.enter_context(writing(folder, manifest.digest_algorithm if new else None))
         if manifest.digest_algorithm is not store.algorithm:
             raise StoreError(
                 f"{file} names models by {manifest.digest_algorithm} digests, this database by "
@@ -120,8 +125,9 @@ def import_archive(
             store.unstage([own.run_id])
     inserted = [manifest.runs[number] for number in missing]
     names = [name if name and run is own else run.name for run in inserted]
+    head = Note(own.run_id, own.events, own.head)
     there = tuple(run.name for run in manifest.runs if run not in inserted)
-    return ReadBack(tuple(names), there, sum(run.events for run in inserted), len(moves), own.head)
+    return ReadBack(tuple(names), there, sum(run.events for run in inserted), len(moves), str(head))
 
 
 @dataclass(slots=True)

@@ -58,6 +58,7 @@ def test_views_are_listed_with_their_columns(trained: Path) -> None:
     text = fl_db("sql", "-d", trained, "--views").stdout
     for view in VIEWS:
         assert f"{view.name}: {view.about}\n" in text
+    assert "table tags\n    run_id, tag, model_id, created_at, changed_at\n" in text
     found = json.loads(fl_db("sql", "-d", trained, "--views", "--json").stdout)
     assert found[0] == {"view": "runs_view", "column": "run"}
 

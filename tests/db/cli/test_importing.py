@@ -36,7 +36,7 @@ def test_a_run_is_taken_along(trained: Path, other: Path, tmp_path: Path) -> Non
     assert result.output == f"{file}: run hearts, {note.number} events, 7 model files; {size} bytes\n"
     result = fl_db("import", file, "-d", other)
     assert result.output == (
-        f"{file}: run hearts, {note.number} events, 7 model files\nits history leads on from {note.hash}\n"
+        f"{file}: run hearts, {note.number} events, 7 model files\nits history leads on from {note}\n"
     )
     assert fl_db("verify", "-d", other, "--against", note).exit_code == 0
     again = fl_db("import", file, "-d", other)
@@ -61,6 +61,8 @@ def test_a_model_of_another_program_becomes_a_run(trained: Path, tmp_path: Path)
     file = tmp_path / "mine.safetensors"
     save_file(weights(1.0), file)
     assert fl_db("import", file, "-d", trained).exit_code == 2
+    assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new").exit_code == 1
+    assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new", "--new").exit_code == 0
     result = fl_db("import", file, "--run", "mine", "-d", trained)
     with ModelDB(trained) as db:
         model_id = db.model("mine:last").model_id

@@ -96,7 +96,7 @@ def test_a_run_is_the_same_in_another_database(made: Path, target: Path, tmp_pat
     with ModelDB(made) as one, ModelDB(target) as other:
         note = one.heads()[0]
         assert note in other.heads()
-        assert note.hash == found.head
+        assert str(note) == found.head
         for wanted, there in zip(one.run("hearts").models(), other.run("hearts").models(), strict=True):
             assert wanted.model_id == there.model_id
             assert wanted.path.read_bytes() == there.path.read_bytes()
@@ -228,6 +228,19 @@ def test_another_algorithm_of_digests_is_refused(made: Path, tmp_path: Path) -> 
         match=r"names models by blake3 digests, this database by sha256; .*made with database.digest: blake3",
     ):
         import_archive(other, tmp_path / "hearts.flrun")
+
+
+def test_a_database_is_made_of_the_same_digests_if_said_so(folder: Path, tmp_path: Path) -> None:
+    with ModelStore(folder, DatabaseSettings(digest="sha256")) as store:
+        train(store)
+        end(store)
+    archived(folder, tmp_path / "hearts.flrun")
+    with pytest.raises(StoreError, match="has no model database in it"):
+        import_archive(tmp_path / "new", tmp_path / "hearts.flrun")
+    import_archive(tmp_path / "new", tmp_path / "hearts.flrun", new=True)
+    with ModelDB(tmp_path / "new") as db:
+        assert db.model("g2").digest.startswith("sha256:")
+    assert verify_database(tmp_path / "new") == []
 
 
 def test_a_run_that_is_not_over_is_not_archived(folder: Path, tmp_path: Path) -> None:

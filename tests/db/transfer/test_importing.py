@@ -180,6 +180,15 @@ def test_a_name_that_is_taken_is_refused(trained: Path, tmp_path: Path) -> None:
     assert list((trained / "models" / ".staging").iterdir()) == []
 
 
+def test_a_database_is_made_if_said_so(tmp_path: Path) -> None:
+    save_file(weights(1.0), tmp_path / "a.safetensors")
+    import_model(tmp_path / "new", tmp_path / "a.safetensors", "lungs", new=True)
+    import_model(tmp_path / "new", tmp_path / "a.safetensors", "hearts", new=True)
+    with ModelDB(tmp_path / "new") as db:
+        assert [run.name for run in db.runs()] == ["lungs", "hearts"]
+    assert verify_database(tmp_path / "new") == []
+
+
 def test_without_a_database_nothing_is_made(tmp_path: Path) -> None:
     save_file(weights(1.0), tmp_path / "a.safetensors")
     with pytest.raises(StoreError, match="has no model database in it"):
