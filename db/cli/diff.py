@@ -105,7 +105,7 @@ def _row(entry: "ArrayDifference") -> dict[str, object]:
     return {
         **asdict(entry),
         "shape": "×".join(map(str, entry.shape)) or "scalar",
-        "at": None if entry.at is None else f"[{', '.join(map(str, entry.at))}]",
+        "at": f"[{', '.join(map(str, entry.at))}]" if entry.at else None,  # a scalar has no place
         "mismatch": entry.mismatch or None,
     }
 
