@@ -23,7 +23,7 @@ class ArrayHistogram:
     Attributes:
         size: How many values it has.
         edges: Of the bins, from the least value to the largest, one more than `counts`; none where no
-            value is finite, and all the same where the values are.
+            value is finite. Where all are the same there is one bin.
         counts: Values in each bin; one on an edge is in the bin that begins there, the largest in the last.
         deviation: Standard deviation, of all values (divided by their number).
         norm: L2 norm.
@@ -126,6 +126,8 @@ class _Sums:
 
 
 def _edges(least: float, largest: float, bins: int) -> Numbers:
+    if least == largest:
+        return np.array([least, largest])
     if math.isfinite(largest - least):
         return np.linspace(least, largest, bins + 1)
     parts = np.linspace(0.0, 1.0, bins + 1)
