@@ -106,6 +106,24 @@ def test_curves_are_drawn_and_read_by_keys(chromium: Any, site: str) -> None:
         assert "mean" not in reading
 
 
+def test_a_part_of_many_rounds_is_chosen_by_keys(chromium: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with ModelStore(folder) as store, serving(create_app(folder)) as server:
+        watched_run = Story(store, rounds=50, names=story.AGENTS[:4]).train(41)
+        with browser.looking(chromium, f"http://127.0.0.1:{server.port}/runs/run-0000") as page:
+            figure = page.locator("figure").first
+            figure.get_by_label("Show").select_option("last half")
+            drawn = figure.locator(".u-over")
+            drawn.hover(position={"x": 1, "y": 50})
+            assert figure.locator("[data-reading]").inner_text().startswith("Round 21: mean ")
+            watched_run.round()
+            figure.locator("th", has_text="42").wait_for(state="attached")
+            page.locator("[data-version^='42.']").first.wait_for()
+            drawn.hover(position={"x": 300, "y": 50})
+            drawn.hover(position={"x": 1, "y": 50})
+            assert figure.locator("[data-reading]").inner_text().startswith("Round 21: mean ")
+
+
 def test_heat_map_tells_the_outlier_in_words_and_by_keys(chromium: Any, site: str) -> None:
     with browser.looking(chromium, f"{site}/runs/run-0000/agents") as page:
         page.get_by_text("Outliers: uni-lab in 6 of 6 rounds.").wait_for()

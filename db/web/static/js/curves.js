@@ -52,6 +52,7 @@ async function draw(place, ask, old) {
   const data = /** @type {uPlot.AlignedData} */ ([rounds, ...lines.map((line) => line.values)]);
   if (old && old.series.length === data.length) {
     old.setData(data);
+    place.closest("figure")?.querySelector("[data-keys] select")?.dispatchEvent(new Event("change")); // it chose a part
     return old;
   }
   old?.destroy();
@@ -66,10 +67,10 @@ async function draw(place, ask, old) {
     return {
       label: line.label,
       scale: "y",
-      stroke: () => (curves.length > 1 ? colour.nth(i) : { mean: colour.named("--accent"), agent: colour.nth(i), median: colour.named("--text"), edge: colour.named("--line") }[line.kind]),
+      stroke: () => (curves.length > 1 ? colour.nth(i) : { mean: colour.named("--accent"), agent: colour.nth(i), median: colour.named("--text"), edge: colour.named("--strong-line") }[line.kind]),
       width: line.kind === "mean" ? 2.5 : line.kind === "edge" ? 0.5 : 1.25,
       dash: line.kind === "median" ? [4, 3] : DASHES[(curves.length > 1 ? i : Math.floor(i / HUES.length)) % DASHES.length],
-      points: { show: rounds.length <= 40 && line.kind !== "edge", size: line.kind === "mean" ? 6 : 4 },
+      points: { show: rounds.length <= MANY && line.kind !== "edge", size: line.kind === "mean" ? 6 : 4 },
       spanGaps: true,
     };
   });
@@ -101,7 +102,9 @@ async function draw(place, ask, old) {
     place,
   );
   new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: place.clientHeight })).observe(place);
-  setKeys(/** @type {HTMLElement} */ (figure.querySelector("[data-keys]")), plot, inOrder(lines));
+  const keys = /** @type {HTMLElement} */ (figure.querySelector("[data-keys]"));
+  setKeys(keys, plot, inOrder(lines));
+  setPart(keys, plot);
   return plot;
 }
 
@@ -122,6 +125,27 @@ function setKeys(/** @type {HTMLElement} */ list, /** @type {uPlot} */ plot, /**
       return item;
     }),
   );
+}
+
+const PARTS = { "all rounds": 1, "last half": 0.5, "last tenth": 0.1 };
+const MANY = 40; // rounds from which on a part of them is worth a look
+
+/** Shows the last part of many rounds: what a mouse does by drawing over the chart. */
+function setPart(/** @type {HTMLElement} */ list, /** @type {uPlot} */ plot) {
+  const rounds = /** @type {number[]} */ (plot.data[0]);
+  if (rounds.length < MANY) return;
+  const label = document.createElement("label");
+  const select = document.createElement("select");
+  select.append(...Object.keys(PARTS).map((name) => new Option(name)));
+  select.addEventListener("change", () => {
+    const now = /** @type {number[]} */ (plot.data[0]);
+    const part = PARTS[/** @type {keyof typeof PARTS} */ (select.value)];
+    plot.setScale("x", { min: now[Math.floor((1 - part) * (now.length - 1))], max: now[now.length - 1] });
+  });
+  label.append("Show", select);
+  const item = document.createElement("li");
+  item.append(label);
+  list.append(item);
 }
 
 /** A piece of the line, as the chart draws it. */

@@ -47,7 +47,7 @@ export function ordered(rows, order, measure) {
  * @returns {[number, number]}
  */
 export function rangeOf(values) {
-  const known = values.flat().filter((value) => value !== null).sort((a, b) => a - b);
+  const known = Float64Array.from(values.flatMap((line) => line.filter((value) => value !== null))).sort();
   if (known.length === 0) return [0, 1];
   const at = (/** @type {number} */ part) => known[Math.round(part * (known.length - 1))];
   const [low, high] = known.length < 100 ? [at(0), at(1)] : [at(0.01), at(0.99)];
@@ -76,6 +76,36 @@ export function between(part, from, to) {
 export function cell(i, count, pixels) {
   const begin = Math.floor((i * pixels) / count);
   return [begin, Math.max(1, Math.floor(((i + 1) * pixels) / count) - begin)];
+}
+
+/** How many colours lie between the ends. */
+export const SHADES = 256;
+
+/**
+ * The shade of a value: from 0 to `SHADES` - 1, and -1 where there is none.
+ * @param {number | null} value
+ * @param {[number, number]} range
+ */
+export function shade(value, [low, high]) {
+  if (value === null) return -1;
+  const part = Math.min(1, Math.max(0, (value - low) / (high - low)));
+  return Math.round(part * (SHADES - 1));
+}
+
+/**
+ * Which cell each pixel of a line belongs to.
+ * @param {number} count of cells
+ * @param {number} pixels
+ * @param {number} gap pixels at the end of each cell that belong to none (-1), where it has room for them
+ * @returns {Int32Array}
+ */
+export function cellsOf(count, pixels, gap) {
+  const found = new Int32Array(pixels).fill(-1);
+  for (let i = 0; i < count; i++) {
+    const [begin, length] = cell(i, count, pixels);
+    found.fill(i, begin, begin + Math.max(1, length > 6 * gap ? length - gap : length));
+  }
+  return found;
 }
 
 /** What the map shows, in one sentence. */

@@ -1,5 +1,5 @@
 // The heat map of agents and rounds: a canvas, its axes, what is under the pointer, and a table of the same.
-import { between, cell, ordered, rangeOf, rowsOf, told } from "./grid.js";
+import { SHADES, between, cell, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "./grid.js";
 import { shown } from "./series.js";
 
 /** @typedef {import("./grid.js").Heat} Heat */
@@ -40,6 +40,7 @@ class HeatMap {
     this.canvas.setAttribute("role", "img");
     this.map = document.createElement("canvas"); // without what is read, so that to point is quick
     this.loaded = "";
+    this.width = 0; // for which it was drawn
     /** @type {Heat | null} */
     this.heat = null;
     /** @type {Row[]} */
@@ -56,14 +57,16 @@ class HeatMap {
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("keydown", (event) => this.step(event));
     document.addEventListener("scheme", () => this.draw());
-    new ResizeObserver(() => this.draw()).observe(place);
+    new ResizeObserver(() => {
+      if (Math.abs(this.canvas.clientWidth - this.width) >= 1) this.draw();
+    }).observe(place);
   }
 
-  /** Asks for the values, if they may have changed. */
-  async load() {
+  /** Asks for the values, if they may have changed, and again as long as more of them is known each time. */
+  async load(missing = Infinity) {
     const { heat: url, first, last, version } = this.place.dataset;
     const wanted = `${this.measure.value}|${first}|${last}|${version}`;
-    if (wanted === this.loaded) return;
+    if (wanted === this.loaded && missing === Infinity) return;
     this.loaded = wanted;
     if (!this.heat) this.tell("Measuring what is not known yet …");
     const measure = this.measure.value ? `&measure=${encodeURIComponent(this.measure.value)}` : "";
@@ -78,6 +81,8 @@ class HeatMap {
     this.rows = rowsOf(this.heat);
     this.odd = new Set(this.heat.outliers.map(([agent, round]) => `${agent},${round}`));
     this.show();
+    const left = Object.keys(this.heat.missing ?? {}).length; // the server measures a part each time
+    if (left && left < missing) await this.load(left);
   }
 
   /** @param {string} words */
@@ -122,6 +127,7 @@ class HeatMap {
     if (!this.heat || !this.canvas.isConnected) return;
     const { heat } = this;
     const { label, row, width, across, height } = this.size;
+    this.width = width;
     const ratio = devicePixelRatio || 1;
     for (const canvas of [this.canvas, this.map]) {
       canvas.width = Math.round(width * ratio);
@@ -132,20 +138,36 @@ class HeatMap {
     const style = getComputedStyle(this.place);
     const named = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
     const ends = /** @type {[[number, number, number], [number, number, number]]} */ ([rgb(named("--accent-soft")), rgb(named("--accent"))]);
-    const [low, high] = rangeOf(heat.values);
     this.drawn = ordered(this.rows, this.order.value, heat.measure);
-    const gap = row > 6 ? 1 : 0;
-    this.drawn.forEach(({ place }, i) => {
-      const y = HEAD + row * i;
-      heat.values[place].forEach((value, j) => {
-        const [x, w] = cell(j, heat.rounds.length, across);
-        pen.fillStyle = value === null ? named("--ground") : `rgb(${between((value - low) / (high - low), ...ends).join(" ")})`;
-        pen.fillRect(label + x, y, Math.max(1, w - (w > 6 ? 1 : 0)), row - gap);
-        if (this.odd.has(`${place},${j}`)) cross(pen, label + x, y, Math.max(1, w - 1), row - gap, named("--bad"), named("--surface"));
-      });
-    });
+    this.paint(pen, palette(named("--ground"), ...ends), ratio);
+    const place = new Map(this.drawn.map((entry, i) => [entry.place, i]));
+    const [ink, surface] = [named("--bad"), named("--surface")];
+    for (const [agent, j] of heat.outliers) {
+      const [x, w] = cell(j, heat.rounds.length, across);
+      cross(pen, label + x, HEAD + row * (place.get(agent) ?? 0), w, row, ink, surface);
+    }
     this.write(pen, named("--muted"));
     this.frame(named("--text"));
+  }
+
+  /** All cells at once, pixel by pixel: there may be a million. */
+  paint(/** @type {CanvasRenderingContext2D} */ pen, /** @type {Uint32Array} */ colours, /** @type {number} */ ratio) {
+    const heat = /** @type {Heat} */ (this.heat);
+    const { label, row, across } = this.size;
+    const [width, gap] = [Math.round(across * ratio), Math.round(ratio)];
+    const columns = cellsOf(heat.rounds.length, width, gap);
+    const height = Math.round(row * ratio);
+    const filled = row > 6 ? height - gap : height;
+    const range = rangeOf(heat.values);
+    const image = pen.createImageData(width, height * heat.agents.length);
+    const pixels = new Uint32Array(image.data.buffer);
+    this.drawn.forEach(({ place }, i) => {
+      const shades = heat.values[place].map((value) => colours[shade(value, range) + 1]);
+      const begin = i * height * width;
+      for (let x = 0; x < width; x++) if (columns[x] >= 0) pixels[begin + x] = shades[columns[x]];
+      for (let y = 1; y < filled; y++) pixels.copyWithin(begin + y * width, begin, begin + width);
+    });
+    pen.putImageData(image, Math.round(label * ratio), Math.round(HEAD * ratio));
   }
 
   /** Names of agents and numbers of rounds, as many as there is room for. */
@@ -159,15 +181,13 @@ class HeatMap {
     this.drawn.forEach(({ name }, i) => {
       if (i % every === 0) pen.fillText(shortened(pen, name, label - 8), 0, HEAD + row * i + row / 2);
     });
-    let free = -1;
-    heat.rounds.forEach((round, j) => {
+    const widest = pen.measureText(String(heat.rounds[heat.rounds.length - 1])).width + 8;
+    const step = Math.max(1, Math.ceil((widest * heat.rounds.length) / across));
+    pen.textAlign = "center";
+    for (let j = 0; j < heat.rounds.length; j += step) {
       const [x, w] = cell(j, heat.rounds.length, across);
-      const text = String(round);
-      const begin = x + w / 2 - pen.measureText(text).width / 2;
-      if (begin < free || label + begin + pen.measureText(text).width > label + across) return;
-      pen.fillText(text, label + begin, HEAD / 2);
-      free = begin + pen.measureText(text).width + 8;
-    });
+      pen.fillText(String(heat.rounds[j]), label + x + w / 2, HEAD / 2);
+    }
   }
 
   /** The map, and a frame around what is read. */
@@ -273,6 +293,13 @@ function cross(/** @type {CanvasRenderingContext2D} */ pen, /** @type {number} *
     pen.lineTo(x + w / 2 - s, y + h / 2 + s);
     pen.stroke();
   }
+}
+
+/** Pixels as a canvas has them: of what is not known, then of each shade. */
+function palette(/** @type {string} */ ground, /** @type {[number, number, number]} */ from, /** @type {[number, number, number]} */ to) {
+  const shades = Array.from({ length: SHADES }, (_, i) => between(i / (SHADES - 1), from, to));
+  const bytes = [rgb(ground), ...shades].flatMap((colour) => [...colour, 255]);
+  return new Uint32Array(Uint8Array.from(bytes).buffer);
 }
 
 /** @returns {[number, number, number]} of a colour `#rrggbb` */

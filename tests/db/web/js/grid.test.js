@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { between, cell, ordered, rangeOf, rowsOf, told } from "../../../../db/web/static/js/grid.js";
+import { SHADES, between, cell, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "../../../../db/web/static/js/grid.js";
 
 const heat = {
   measure: "distance",
@@ -45,6 +45,16 @@ test("cells fill the width without gaps, and each has a pixel", () => {
   const cells = [0, 1, 2].map((i) => cell(i, 3, 100));
   assert.deepEqual(cells, [[0, 33], [33, 33], [66, 34]]);
   assert.deepEqual(cell(999, 1000, 300), [299, 1]);
+});
+
+test("pixels know their cells, and gaps are kept where there is room", () => {
+  assert.deepEqual([...cellsOf(2, 4, 0)], [0, 0, 1, 1]);
+  assert.deepEqual([...cellsOf(2, 16, 1)], [0, 0, 0, 0, 0, 0, 0, -1, 1, 1, 1, 1, 1, 1, 1, -1]);
+  assert.deepEqual([...cellsOf(2, 4, 1)], [0, 0, 1, 1]);
+});
+
+test("values beyond the range have the shades of its ends", () => {
+  assert.deepEqual([null, -5, 0, 5, 10, 99].map((value) => shade(value, [0, 10])), [-1, 0, 0, 128, SHADES - 1, SHADES - 1]);
 });
 
 test("the map is told in a sentence", () => {
