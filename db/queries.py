@@ -69,6 +69,8 @@ def _run(row: rows.Row) -> RunFacts:
         run.frozen,
         row["created_at"],
         row["changed_at"],
+        run.rollbacks,
+        run.settings.get("end", {}).get("rounds") if run.rounds_wanted is None else run.rounds_wanted,
     )
 
 

@@ -23,8 +23,10 @@ class RunFacts:
         round_id: The current or last round.
         model_id: The last global (or initial) model.
         best_value: Of the run's chosen metric, measured for the model of round `best_round`.
-        rounds_done: Global models made; `failed_rounds`: failed rounds in a row.
+        rounds_done: Global models made, less those that were undone; `failed_rounds`: failed rounds in a row.
         agents: How many ever joined.
+        rollbacks: How often an operator rolled it back to an earlier round.
+        rounds_wanted: How many rounds it is to make in all.
     """
 
     run_id: str
@@ -46,6 +48,8 @@ class RunFacts:
     frozen: Mapping[str, Any]
     created_at: float
     changed_at: float
+    rollbacks: int = 0
+    rounds_wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def answer(known: Known) -> Answer:
 
 
 def _going(known: Known) -> Part:
-    run, asked = known.run, known.settings.end.rounds
+    run, asked = known.run, known.run.rounds_wanted or known.settings.end.rounds
     done = f"{run.rounds_done} of {count(asked, 'round')}"
     more = [*_reason(run), *_here(known), *_best(known), *_waits(known)]
     if run.status is RunStatus.FAILED:

@@ -80,7 +80,7 @@ def _run_rows(database: ModelDB, runs: list[RunFacts]) -> list[dict[str, Any]]:
             "name": run.name,
             "status": run.status,
             "rounds_done": run.rounds_done,
-            "asked": settings[run.run_id].end.rounds,
+            "asked": run.rounds_wanted or settings[run.run_id].end.rounds,
             "agents": run.agents,
             "best": run.best_value,
             "best_round": run.best_round,

@@ -143,6 +143,9 @@ def test_daemon_may_be_killed_after_a_rollback(
         *(["5", "done"], ["6", "done"]),
     ]
     models = models_of(daemon.models)
+    with ModelDB(daemon.models) as db:
+        facts = db.run("r").facts
+    assert (facts.rollbacks, facts.rounds_done, facts.rounds_wanted) == (1, 3, 3)
     assert [models[round_id] for round_id in (5, 6)] == [models[round_id] for round_id in (2, 3)]
     assert verify_database(daemon.models) == []
 
