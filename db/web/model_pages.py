@@ -18,6 +18,7 @@ from fl_main.errors import StoreError
 from fl_main.weights import ArraySpec
 
 from . import charts, drawing, showing
+from .bounds import Heavy
 from .rendering import page_of
 from .source import Database
 
@@ -50,7 +51,7 @@ def model(request: Request, database: Database, name: str) -> Response:
     run = database.run(found.run_id)
     names = run.agent_names()
     reference = _reference(found, run.name)
-    arrays, trouble, left_out = _arrays(found)
+    arrays, trouble, left_out = _arrays(found, request.app.state.heavy)
     lineage = found.lineage(2, 1, most=60)
     return page_of(
         request,
@@ -93,7 +94,7 @@ def _reference(found: Model, run: str) -> str:
     return f"{run}:{found.round_id}" if found.kind == "global" else found.model_id
 
 
-def _arrays(found: Model) -> tuple[list[dict[str, Any]], str, int]:
+def _arrays(found: Model, heavy: Heavy) -> tuple[list[dict[str, Any]], str, int]:
     """Return its first arrays in numbers and bars, why there are no numbers, and how many are left out."""
     specs = found.decoded_layout.arrays
     chosen = _first(specs)
@@ -104,7 +105,9 @@ def _arrays(found: Model) -> tuple[list[dict[str, Any]], str, int]:
     if not found.is_stored:
         return plain, f"not stored, because {found.not_stored_reason}", left_out
     try:
-        facts = found.histograms(BINS, [spec.name for spec in chosen])
+        chosen_names = tuple(spec.name for spec in chosen)
+        key = ("histograms", found.model_id, BINS, chosen_names, False)
+        facts = heavy.once(key, lambda: found.histograms(BINS, chosen_names))
     except StoreError as error:
         return plain, str(error), left_out
     told = [
@@ -206,7 +209,9 @@ def compare(
         first, second = database.find_run(a), database.find_run(b)
         if first is not None and second is not None:
             return page_of(request, "compare/runs.html", **context, **_two_runs(first, second))
-        return page_of(request, "compare/models.html", **context, **_two_models(database, a, b))
+        return page_of(
+            request, "compare/models.html", **context, **_two_models(database, request.app.state.heavy, a, b)
+        )
     except StoreError as error:
         return page_of(request, "compare/ask.html", **{**context, "trouble": str(error)})
 
@@ -228,14 +233,15 @@ def _told_fact(line: Line) -> tuple[str, list[str]]:
     return name, [showing.NONE if value is None else shown(value) for value in line.values]
 
 
-def _two_models(database: ModelDB, a: str, b: str) -> dict[str, Any]:
+def _two_models(database: ModelDB, heavy: Heavy, a: str, b: str) -> dict[str, Any]:
     models = [database.model(a), database.model(b)]
     runs = [database.run(found.run_id) for found in models]
     titles = [_title(found, run.agent_names()) for found, run in zip(models, runs, strict=True)]
     if max(found.decoded_layout.nbytes for found in models) > MOST_BYTES:
         quoted = " ".join(shlex.quote(found.model_id) for found in models)
         raise StoreError(f"these models are too large to be compared while a page waits: fl db diff {quoted}")
-    arrays = models[0].difference(models[1])
+    key = ("difference", *(found.model_id for found in models))
+    arrays = heavy.once(key, lambda: models[0].difference(models[1]))
     pairs = [
         {"model": found, "run": run.facts, "title": title}
         for found, run, title in zip(models, runs, titles, strict=True)
