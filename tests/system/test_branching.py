@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fl_main.agent import NamedArrays, Role, TrainResult
+from fl_main.agent import Evaluation, NamedArrays, Role, TrainResult
 from fl_main.aggregator.operator import OrderFailedError, ask
 from fl_main.cli import fl as commands
 from fl_main.db import ModelDB, ModelStore, verify_database
@@ -74,6 +74,31 @@ def test_a_finished_run_goes_on_as_it_did_the_first_time(
     assert undone == list(range(to + 1, 5))
     [event] = daemon.db().run("r").events("run_rolled_back")
     assert (event.round_id, event.details["to"], event.details["reason"]) == (4, to, "once more")
+
+
+def test_best_model_is_the_best_of_what_is_left(
+    start_daemon: StartDaemon, start_sites: Callable[..., list[AgentThread]]
+) -> None:
+    """The loss falls from round to round, and is measured after each."""
+    daemon = start_daemon(run_of(end={"rounds": 4}, evaluate={"every": 1}))
+
+    def measured(weights: Any) -> Evaluation:
+        return Evaluation({"loss": float(np.sum((weights["w"] - 1) ** 2))}, num_examples=1)
+
+    for agent in start_sites(daemon.url, evaluate=measured):
+        agent.join()
+    rounds = daemon.db().run("r").rounds()
+    losses = {made.round_id: made.evaluate["loss"].value for made in rounds[1:]}
+    assert sorted(losses.values(), reverse=True) == list(losses.values())
+    for to in (3, 2, 4):  # the last of these was undone by the first two
+        found = order(daemon, "rollback", run="r", to=to, rounds=1)
+        model_id = rounds[to].model_id
+        assert (found["best"]["value"], found["best"]["model"]) == (losses[to], model_id)
+        run = daemon.db().run("r")
+        assert (run.tags()["best"], run.tags()["final"], run.facts.model_id) == (model_id,) * 3
+        assert (run.facts.best_round, run.facts.rounds_done, run.facts.rounds_wanted) == (to, to, to + 1)
+    found = order(daemon, "rollback", run="r", to=0)
+    assert (found["best"]["value"], daemon.db().run("r").tags()["best"]) == (None, rounds[0].model_id)
 
 
 def test_end_of_a_run_is_without_what_an_agent_kept_of_undone_rounds(
