@@ -313,6 +313,9 @@ class Run:
         agent_id: str | None = None,
         last: int | None = None,
         *,
+        tag: str | None = None,
+        is_stored: bool | None = None,
+        since: float | None = None,
         after: str | None = None,
         limit: int = queries.ALL,
     ) -> list["Model"]:
@@ -321,11 +324,25 @@ class Run:
         Args:
             kind: Only of this kind; `round_id`: only of this round; `agent_id`: only of this agent.
             last: Only so many, those of the latest rounds.
+            tag: Only those with this tag; `is_stored`: only those whose file is kept, or is not.
+            since: Only those that were made from this time on, Unix seconds.
             after: Only those that were stored after the model with this id, at most `limit`.
         """
         wanted = None if kind is None else ModelKind(kind).value
         with self._db.connect() as connection:
-            found = queries.models(connection, self.run_id, wanted, round_id, agent_id, last, after, limit)
+            found = queries.models(
+                connection,
+                self.run_id,
+                wanted,
+                round_id,
+                agent_id,
+                last,
+                after,
+                limit,
+                tag=tag,
+                is_stored=is_stored,
+                since=since,
+            )
         return [_model(self._db, row) for row in found]
 
     def updates(

@@ -461,12 +461,23 @@ def models(
     last: int | None = None,
     after: str | None = None,
     limit: int = ALL,
+    *,
+    tag: str | None = None,
+    is_stored: bool | None = None,
+    since: float | None = None,
 ) -> list[Row]:
     """Return the rows of a run's models, the oldest first, each with its base as `base_id`.
 
     With `last`, so many of the latest rounds' models; else at most `limit` after one of them.
     """
-    where, values = _where(run_id=run_id, kind=kind, round_id=round_id, agent_id=agent_id)
+    where, values = _where(
+        run_id=run_id, kind=kind, round_id=round_id, agent_id=agent_id, is_stored=is_stored
+    )
+    if tag is not None:
+        where += " AND model_id IN (SELECT model_id FROM tags WHERE run_id = ? AND tag = ?)"
+        values += [run_id, tag]
+    if since is not None:
+        where, values = f"{where} AND created_at >= ?", [*values, since]
     if last is None:
         where += " AND rowid > coalesce((SELECT rowid FROM models AS of_before WHERE model_id = ?), 0)"
         query = f"{_MODELS} WHERE {where} ORDER BY rowid LIMIT ?"

@@ -30,6 +30,7 @@ from .common import (
 @click.option(
     "--stored/--not-stored", "is_stored", default=None, help="Only those whose file is kept, or not."
 )
+@since_option("those made")
 @last_option("those of the latest rounds")
 @output_options
 @with_database
@@ -41,6 +42,7 @@ def models(
     agent: str | None,
     tag: str | None,
     is_stored: bool | None,
+    since: float | None,
     last: int | None,
     output: Output | None,
 ) -> None:
@@ -50,14 +52,13 @@ def models(
     tags: dict[str, list[str]] = {}
     for its_tag, model_id in chosen.tags().items():
         tags.setdefault(model_id, []).append(its_tag)
-    wanted = None if agent is None else agents_of(names, agent)
     found = [
         model
-        for model in chosen.models(kind, round_id, last=last if (agent, tag, is_stored) == _ANY else None)
-        if (wanted is None or model.agent_id in wanted)
-        and (tag is None or tag in tags.get(model.model_id, ()))
-        and (is_stored is None or model.is_stored is is_stored)
+        for agent_id in ([None] if agent is None else sorted(agents_of(names, agent)))
+        for model in chosen.models(kind, round_id, agent_id, last, tag=tag, is_stored=is_stored, since=since)
     ]
+    if agent is not None:  # of several agents of one name
+        found.sort(key=lambda model: model.created_at)
     rows = [_model_row(model, names, tags, output) for model in latest(found, last)]
     columns = [
         "model",
@@ -75,9 +76,6 @@ def models(
     if output not in ("json", "csv") and not any(row["codec"] for row in rows):
         columns.remove("codec")
     print_table(rows, [*columns, "base"] if output in ("json", "csv") else columns, output)
-
-
-_ANY = (None, None, None)  # agent, tag and whether it is stored: nobody asked
 
 
 def _model_row(
@@ -126,7 +124,7 @@ def updates(
     `share` is its part of the model of round `counted`; `distance` how far it was from what came of
     all, `score` what it was chosen by, `kept` whether it was, `cosine` that of what it adds and the
     mean of that; `outlier` whether it was far from the others. Columns that say nothing of any update
-    are left out.
+    are left out. --json and --csv tell its task, steps, seconds, bytes and training metrics as well.
     """
     chosen = database.run(run)
     names = chosen.agent_names()
@@ -147,12 +145,15 @@ def updates(
     measured = list(dict.fromkeys(name for update in found for name in update.notes))
     rows = [_update_row(update, names, output) for update in found]
     facts = [name for name in _UPDATE_SOMETIMES if any(row[name] is not None for row in rows)]
-    columns = _UPDATE_FACTS + (_UPDATE_SOMETIMES if output in ("json", "csv") else facts) + measured
-    print_table(rows, columns, output)
+    if output in ("json", "csv"):
+        trained = [f"train_{name}" for name in dict.fromkeys(name for each in found for name in each.metrics)]
+        facts = [*_UPDATE_SOMETIMES, *_UPDATE_MORE, *trained]
+    print_table(rows, [*_UPDATE_FACTS, *facts, *measured], output)
 
 
 _UPDATE_FACTS = ["round", "agent", "verdict", "counted", "examples"]
 _UPDATE_SOMETIMES = ["share", "staleness", "reason", "model"]
+_UPDATE_MORE = ["task", "steps", "seconds", "bytes", "saved", "received"]
 
 
 def _update_row(update: Update, names: dict[str, str], output: Output | None) -> dict[str, object]:
@@ -166,6 +167,13 @@ def _update_row(update: Update, names: dict[str, str], output: Output | None) ->
         "staleness": update.staleness,
         "reason": update.reason or None,
         "model": update.model_id,
+        "task": update.task_id,
+        "steps": update.num_steps,
+        "seconds": update.seconds,
+        "bytes": update.size,
+        "saved": update.saved_bytes,
+        "received": when(update.received_at, output),
+        **{f"train_{name}": plain(value) for name, value in update.metrics.items()},
         **{name: _note(name, value, output) for name, value in update.notes.items()},
     }
 

@@ -163,6 +163,7 @@ def test_updates_show_what_was_measured(measured: Path) -> None:
 def test_updates_of_a_round_or_an_agent_as_json_and_csv(measured: Path) -> None:
     [found] = json.loads(fl_db("updates", "hearts", "-d", measured, "--agent", "site b", "--json").stdout)
     assert (found["distance"], found["kept"], found["outlier"], found["share"]) == (2.5, False, True, 0.5)
+    assert (found["task"], found["bytes"], found["train_loss"], found["received"]) == ("t1b", 60, 0.25, 111.0)
     assert json.loads(fl_db("updates", "-d", measured, "--round", "2", "--json").stdout) == []
     rows = list(csv.DictReader(io.StringIO(fl_db("updates", "-d", measured, "--agent", "a", "--csv").stdout)))
     assert [(row["verdict"], row["distance"]) for row in rows] == [("accepted", "0.5"), ("rejected", "")]

@@ -111,6 +111,8 @@ QUESTIONS: list[Callable[[ModelDB], object]] = [
     lambda found: found.run().updates(agent_id="a"),
     lambda found: found.run().updates(kind="train", verdict="accepted", since=0.0, are_outliers=True, last=5),
     lambda found: found.run().models(agent_id="a"),
+    lambda found: found.run().models("global", last=2, tag="final", is_stored=True, since=0.0),
+    lambda found: found.run().models(tag="final"),
     lambda found: found.run().metrics("train", "loss"),
     lambda found: found.run().metrics(agent_id="a"),
     lambda found: found.run().events(),

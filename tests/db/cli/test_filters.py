@@ -72,6 +72,9 @@ def test_models_by_tag_and_by_whether_they_are_stored(trained: Path) -> None:
     assert ids("--stored") == ["initial", "g1", "g2"]
     assert ids("--stored", "--last", 1) == ["g2"]
     assert ids("--agent", "b", "--last", 1) == ["m2b"]
+    assert ids("--agent", "b", "--kind", "global") == []
+    assert ids("--since", "1970-01-01T00:02:00+00:00") == ["m2a", "m2b", "g2"]
+    assert ids("--tag", "nothing") == []
 
 
 def test_updates_by_verdict_and_outliers(trained: Path) -> None:
