@@ -219,7 +219,8 @@ def _training(run: Run, wishes: Wishes) -> str:
         ("strategy", strategy_in_words(settings.get("strategy", "")) or None),
         ("mode", settings.get("mode")),
         ("rounds", facts.rounds_done),
-        ("status", f"{facts.status}: {facts.reason}" if facts.reason else str(facts.status)),
+        ("status", str(facts.status)),
+        ("reason", (facts.reason or None) if wishes.with_agents else None),  # it may name some
         ("began", began),
         ("last change", ended),
         ("run time", f"{facts.run_time_s:.0f} s"),

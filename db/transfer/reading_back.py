@@ -306,7 +306,8 @@ def _is_there(folder: Path | str, run: _Run) -> bool:
     if found is not None and found[0] == run.head:
         return True
     if begun is not None:
-        raise StoreError(f"run {run.name!r} (id {run.run_id}) is in this database with another history")
+        what = f"run {run.name!r} (id {run.run_id})"
+        raise StoreError(f"{what} is in this database with another history, or less of it")
     return False
 
 

@@ -29,7 +29,13 @@ def db(folder: Path) -> ModelDB:
     with ModelStore(folder) as store:
         train(store)
         over = replace(
-            RUN, settings=SETTINGS, round_id=2, model_id="g2", rounds_done=2, status=RunStatus.FINISHED
+            RUN,
+            settings=SETTINGS,
+            reason="st-ann was late",
+            round_id=2,
+            model_id="g2",
+            rounds_done=2,
+            status=RunStatus.FINISHED,
         )
         nan = metric("g2", 2, "auc", float("nan"))
         store.commit([over, replace(agent("a"), name="st-mary | [x](y)"), nan], 300.0)
@@ -68,7 +74,7 @@ def test_without_wishes_there_is_no_license_and_there_are_no_names(db: ModelDB) 
     assert "license" not in facts
     assert facts["model-index"][0]["name"] == "hearts"
     assert "| agent 1 | 2 | 10 |\n| agent 2 | 2 | 10 |" in body
-    for word in ("site b", "st-mary", "st-john"):
+    for word in ("site b", "st-mary", "st-john", "st-ann"):
         assert word not in text
 
 
