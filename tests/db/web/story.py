@@ -42,7 +42,7 @@ def settings(name: str, rounds: int) -> RunSettings:
         {
             "name": name,
             "purpose": "Malignant or benign: six hospitals train one model on biopsies",
-            "strategy": "trimmed_mean",
+            "strategy": "fedavg",
             "round": {"min_agents": 4, "min_updates": 3, "quorum": 0.8, "deadline_s": DEADLINE_S},
             "end": {"rounds": rounds},
             "best": {"metric": "accuracy", "direction": "max"},
