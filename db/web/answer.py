@@ -49,6 +49,19 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
+class Far:
+    """In how many of the last rounds an agent's updates were outliers, of how many that count one of it.
+
+    Attributes:
+        last: How many of these were the latest, one after the other.
+    """
+
+    rounds: int
+    of: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What an answer follows from.
 
@@ -56,6 +69,7 @@ class Known:
         came: Updates of the current round that were accepted, and how many were asked for.
         measured: How many agents measured the best model, and on how many examples.
         missed: By agent, of the last `LATELY` rounds.
+        far: Outliers of these, by agent; None: it was not measured how far updates lie apart.
         tags: Model ids by tag.
         waits: Ids of the agents whose updates are not there yet.
     """
@@ -66,6 +80,7 @@ class Known:
     came: tuple[int, int] = (0, 0)
     measured: tuple[int, int] = (0, 0)
     missed: Mapping[str, Missed] = field(default_factory=dict)
+    far: Mapping[str, Far] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     waits: Sequence[str] = ()
 
@@ -148,28 +163,40 @@ def _best(known: Known) -> list[str]:
 
 
 def _odd(known: Known) -> Part:
-    names = {agent.agent_id: text(agent.name) for agent in known.agents}
-    shut_out = [agent for agent in known.agents if agent.quarantined]
-    far = [agent for agent in known.agents if agent.outlying and not agent.quarantined]
-    bad = [f"{text(agent.name)} gets no more tasks: {text(agent.quarantined)}." for agent in shut_out]
-    bad += [f"{text(agent.name)} was an outlier in {_lately(agent.outlying)}." for agent in far]
-    warned = [
-        f"{names.get(agent_id, text(agent_id))} {what}"
-        for agent_id, missed in known.missed.items()
-        if (what := _missed(missed))
-    ]
-    said = bad + warned
-    if not said:
-        if not known.run.rounds_done:
-            return Part("Too early to say")
-        calm = (
-            f"No update lay far from the others, none was refused or often late in the last {LATELY} rounds."
-        )
-        return Part("Nobody", (calm,), "good")
-    who = [agent.agent_id for agent in shut_out + far]
-    who += [agent_id for agent_id, missed in known.missed.items() if _missed(missed)]
-    listed = _listed([names.get(agent_id, agent_id) for agent_id in dict.fromkeys(who)])
+    names = {agent.agent_id: agent.name for agent in known.agents}
+    bad = {
+        agent.agent_id: f"gets no more tasks: {text(agent.quarantined)}."
+        for agent in known.agents
+        if agent.quarantined
+    }
+    for agent_id, where in _outliers(known).items():
+        bad.setdefault(agent_id, f"was an outlier in {where}.")
+    warned = {agent_id: what for agent_id, missed in known.missed.items() if (what := _missed(missed))}
+    if not bad and not warned:
+        return _nobody(known)
+    said = [f"{text(names.get(key, key))} {what}" for found in (bad, warned) for key, what in found.items()]
+    listed = _listed([names.get(key, key) for key in {**bad, **warned}])
     return Part(listed, tuple(said[:_NAMED]), "bad" if bad else "warn")
+
+
+def _outliers(known: Known) -> dict[str, str]:
+    """Say by agent in which of the last rounds it was an outlier, of those who were so often."""
+    found = {agent.agent_id: _lately(agent.outlying) for agent in known.agents if agent.outlying}
+    for agent_id, it in (known.far or {}).items():
+        if agent_id not in found and 0 < min(OFTEN, it.of) <= it.rounds:
+            is_all_last = it.last == it.rounds
+            found[agent_id] = _lately(it.last) if is_all_last else f"{it.rounds} of the last {it.of} rounds"
+    return found
+
+
+def _nobody(known: Known) -> Part:
+    if not known.run.rounds_done:
+        return Part("Too early to say")
+    if known.far is None:
+        unknown = "How far updates lie apart was not measured; the heat map of its agents does."
+        return Part("Nobody was late or refused", (unknown,))
+    calm = f"In the last {LATELY} rounds nobody was an outlier or late often, and nobody was refused."
+    return Part("Nobody", (calm,), "good")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -177,6 +204,16 @@ def _listed(names: Sequence[str]) -> str:
     if len(shown) > _NAMED:
         return ", ".join(shown[: _NAMED - 1]) + f" and {len(shown) - _NAMED + 1} more"
     return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
+
+
+def far(outliers: Sequence[bool]) -> Far:
+    """Count in which of its rounds, in order, an agent was an outlier."""
+    last = 0
+    for is_odd in reversed(outliers):
+        if not is_odd:
+            break
+        last += 1
+    return Far(sum(outliers), len(outliers), last)
 
 
 def _lately(rounds: int) -> str:

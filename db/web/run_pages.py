@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, Response
 from fl_main.db.insight.timeline import Mark, Timeline
 from fl_main.db.model_db import Run
 from fl_main.db.records import Round
+from fl_main.errors import StoreError
 from fl_main.settings import RunSettings
 from fl_main.steps import strategy_in_words
 from fl_main.store import ModelKind
@@ -27,6 +28,7 @@ MOST_EVENTS = 100_000  # that can be paged through; `fl db events` has all
 HEAT_CELLS = 5_000  # in one heat map
 HEAT_ROUNDS = 100
 MOST_VALUES = 20_000  # agents times rounds up to which the tables beside curves tell agents apart
+LOOKED_AT_BYTES = 16_000_000  # of models that are read to answer whether somebody is odd
 METRICS = 4  # columns of the table of rounds
 
 VIEWS = [
@@ -61,8 +63,9 @@ def overview(request: Request, database: Database, run: str) -> Response:
         measured = looking.measured(connection, found.facts, best.source, best.metric)
         missed = looking.missed(connection, found.run_id, found.facts.round_id)
         waits = [] if found.status.is_over else looking.waited_for(connection, found.run_id)
-    known = answer.Known(found.facts, settings, agents, came, measured, missed, found.tags(), waits)
     are_told_apart = len(agents) * found.facts.rounds_done <= MOST_VALUES
+    far = _far(found) if are_told_apart else None
+    known = answer.Known(found.facts, settings, agents, came, measured, missed, far, found.tags(), waits)
     curves = [
         (source, title, charts.charts(found.curves(source, are_told_apart), best.metric, len(agents)))
         for source, title in (("evaluate", "On held-out data"), ("train", "In training"))
@@ -70,6 +73,23 @@ def overview(request: Request, database: Database, run: str) -> Response:
     return _run_page(
         request, found, "", answer=answer.answer(known), curves=curves, facts=_facts(found, settings)
     )
+
+
+def _far(run: Run) -> dict[str, answer.Far] | None:
+    """Return who was an outlier in the last rounds; None where that is not known and not quickly measured."""
+    last = run.facts.round_id
+    try:
+        heat = run.heat("distance", max(1, last - answer.LATELY + 1), last, most_bytes=LOOKED_AT_BYTES)
+    except StoreError:
+        return None
+    if heat.missing or not heat.rounds:
+        return None
+    ids = {name: agent_id for agent_id, name in run.agent_names().items()}
+    odd = set(heat.outliers)
+    found = {}
+    for i, (name, values) in enumerate(zip(heat.agents, heat.values, strict=True)):
+        found[ids[name]] = answer.far([(i, j) in odd for j, value in enumerate(values) if value is not None])
+    return found
 
 
 def _facts(run: Run, settings: RunSettings) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fl_main.db.records import Agent, RunFacts
-from fl_main.db.web.answer import Known, Missed, answer
+from fl_main.db.web.answer import Known, Missed, answer, far
 from fl_main.settings import RunSettings
 from fl_main.store import Phase, RunStatus
 
@@ -28,7 +28,7 @@ def agent(name: str, **more: object) -> Agent:
     return replace(found, **more)  # type: ignore[arg-type]
 
 
-KNOWN = Known(RUN, SETTINGS, [agent(name) for name in "abcd"], (3, 4), (4, 200))
+KNOWN = Known(RUN, SETTINGS, [agent(name) for name in "abcd"], (3, 4), (4, 200), far={})
 
 
 def test_run_under_way_tells_who_is_here_what_is_best_and_who_is_waited_for() -> None:
@@ -103,6 +103,25 @@ def test_outliers_come_before_those_who_are_late_or_refused() -> None:
 
 def test_a_late_update_now_and_then_is_nothing_odd() -> None:
     assert answer(replace(KNOWN, missed={"a": Missed(late=2)})).odd.first == "Nobody"
+
+
+def test_outliers_that_were_measured_are_odd_if_they_are_often() -> None:
+    often = far([True, False, True, True, False])
+    lately = far([False, True, True, True])
+    seldom = far([False, True, False, True])
+    odd = answer(replace(KNOWN, far={"a": often, "b": lately, "c": seldom, "d": far([])})).odd
+    assert odd.more == (
+        "site a was an outlier in 3 of the last 5 rounds.",
+        "site b was an outlier in the last 3 rounds.",
+    )
+    assert answer(replace(KNOWN, far={"a": far([True])})).odd.first == "site a"
+
+
+def test_what_was_not_measured_is_not_said_to_be_calm() -> None:
+    odd = answer(replace(KNOWN, far=None)).odd
+    assert odd.first == "Nobody was late or refused"
+    assert odd.more == ("How far updates lie apart was not measured; the heat map of its agents does.",)
+    assert odd.tone == ""
 
 
 def test_many_odd_agents_are_counted() -> None:
