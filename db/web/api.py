@@ -251,7 +251,13 @@ def standings(
 @router.get("/compare", tags=["runs"])
 def compare(
     database: Database,
-    runs: Annotated[str, Query(description="Names or ids of two to 20 runs, with commas between them.")],
+    runs: Annotated[
+        str,
+        Query(
+            description="Names or ids of two to 20 runs, with commas between them.",
+            json_schema_extra={"pattern": f"^[^,]+(,[^,]+){{1,{MOST_RUNS - 1}}}$"},
+        ),
+    ],
 ) -> Comparison:
     """Return runs side by side: in which settings they differ, and what came of each."""
     names = runs.split(",")

@@ -23,7 +23,7 @@ MOST_BINS = 200
 NOT_STORED: dict[int | str, dict[str, Any]] = {
     410: {"description": "Its file is not stored: `detail` says why."}
 }
-Name = Annotated[str, Field(max_length=1000)]
+Name = Annotated[str, Field(max_length=200)]
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -139,7 +139,7 @@ def histograms(
     model: OneModel,
     bins: Annotated[int, Query(ge=1, le=MOST_BINS, description="Bins of each array.")] = 20,
     array: Annotated[
-        list[Name] | None, Query(max_length=100, description="Only this array; again: and that.")
+        list[Name] | None, Query(max_length=20, description="Only this array; again: and that.")
     ] = None,
     as_stored: Annotated[bool, Query(description="Of the arrays of its file: of a delta the delta.")] = False,
 ) -> list[ArrayHistogram]:
