@@ -141,11 +141,13 @@ class Guard:
         last = quote(scope["path"].rpartition("/")[2])
         where = f"./{last}" + (f"?{urlencode(queries)}" if queries else "")
         answer = Response(status_code=303, headers={"Location": where, "Cache-Control": "no-store"})
+        # What stands before us may end TLS; who claims so without it harms nobody but himself.
+        is_encrypted = Headers(scope=scope).get("x-forwarded-proto") == "https" or self._access.is_encrypted
         answer.set_cookie(
             self._access.cookie,
             self._access.token,
             path=f"{self._root_path}/",
-            secure=self._access.is_encrypted,
+            secure=is_encrypted,
             httponly=True,
             samesite="strict",
         )

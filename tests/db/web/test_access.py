@@ -79,6 +79,12 @@ def test_cookie_of_an_encrypted_page_goes_to_no_other(store: ModelStore, folder:
     assert "Secure" in found.headers["set-cookie"].split("; ")
 
 
+def test_cookie_of_a_page_behind_a_server_that_ends_tls_goes_to_no_other(locked: Page) -> None:
+    found = locked.ask(f"/fl/?token={SHOWN}", X_Forwarded_Proto="https")
+    assert "Secure" in found.headers["set-cookie"].split("; ")
+    assert "Secure" not in locked.ask(f"/fl/?token={SHOWN}").headers["set-cookie"].split("; ")
+
+
 def test_two_pages_of_one_machine_do_not_take_each_others_cookie() -> None:
     assert Access("one").cookie != Access("other").cookie
 
