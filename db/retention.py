@@ -112,8 +112,9 @@ def of_files(
     """
     if not digests:
         return []
-    query = select(models).where(models.c.is_stored == 1, among(models.c.digest, digests))
-    found = connection.execute(query.order_by(rowid(models))).all()
+    names = ("model_id", "digest", "size", "kind", "run_id", "round_id", "agent_id")
+    query = select(*(models.c[name] for name in names)).where(models.c.is_stored == 1)
+    found = connection.execute(query.where(among(models.c.digest, digests)).order_by(rowid(models))).all()
     needed = _needed(connection, [row.model_id for row in found], gone)
     uncounted, now = _uncounted(connection), _rounds(connection)
     return [

@@ -175,7 +175,7 @@ def _chosen(db: ModelDB, keep: Keep, run_ids: Collection[str] | None) -> tuple[d
         with translated(db.file, "read the model database"), readers.connect() as connection:
             found = retention.stored_models(connection, keep, run_ids)
             chosen = retention.choose(found, keep)
-            if keep.keep == "rounds":  # what only updates began from that go, goes with them
+            if keep.keep == "rounds" and any(map(_is_base, found)):  # it goes with what began from it
                 gone = {model.model_id for group in chosen.values() for model in group}
                 digests = list(dict.fromkeys(model.digest for model in found))
                 chosen = retention.choose(retention.of_files(connection, digests, run_ids, gone), keep)
@@ -187,6 +187,11 @@ def _chosen(db: ModelDB, keep: Keep, run_ids: Collection[str] | None) -> tuple[d
         if model.kind in PASSING and model.age >= keep.rounds and not model.may_go
     }
     return chosen, len(kept - chosen.keys())
+
+
+def _is_base(model: Stored) -> bool:
+    """Whether a model stays only as an update began from it, maybe."""
+    return model.kind == ModelKind.DOWNLOAD and not model.may_go
 
 
 def _portions(chosen: Mapping[str, list[Stored]]) -> Iterator[list[str]]:

@@ -18,7 +18,8 @@ from fl_main.errors import NotFoundError, StoreError
 from fl_main.store import EventRecord, ModelKind, RunStatus
 
 from ..model_db import ModelDB, Run
-from .writing import SecondWriter
+
+# The writer is imported where something is written: it needs SQLAlchemy, which a report does without.
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ def withdraw(
         StoreError: If a run may still count something of it; the message says what to do. Nothing was
             done then in this run and those after it.
     """
+    from .writing import SecondWriter
+
     memberships = _memberships(db, agent, runs)
     with SecondWriter(db.folder, clock) as writer:
         for run, agent_id, name in memberships:  # before the first is touched
