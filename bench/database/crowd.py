@@ -71,10 +71,14 @@ class _TimedWriter(SecondWriter):
 
 
 def prune_for(folder: Path, seconds: float) -> dict[str, float]:
-    """Prune again and again; return how much that was, and the longest that it kept others from writing."""
+    """Prune the run that is written again and again.
+
+    Returns:
+        How many files that was, and the longest that it kept others from writing.
+    """
     files: list[int] = []
     with patch.object(pruning, "SecondWriter", _TimedWriter), ModelDB(folder) as found:
-        errors = _again(seconds, lambda: files.append(prune(found, KEEP).files))
+        errors = _again(seconds, lambda: files.append(prune(found, KEEP, [found.runs()[-1].run_id]).files))
     return {"files": sum(files), "longest_lock_s": _TimedWriter.longest_s, "errors": errors}
 
 
