@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,11 +75,23 @@ def crowd_command(folder: Path, seconds: float, readers: int) -> None:
         click.echo(told_crowd(crowd.measure_crowd(folder, Path(work), seconds, readers)))
 
 
+_waiting = click.option("--waits", is_flag=True, help="Say when it is ready, and begin with the next line.")
+
+
+def _wait(waits: bool) -> None:
+    """Begin when all others are there: a process takes longer to start than much else."""
+    if waits:
+        click.echo("ready")
+        sys.stdin.readline()
+
+
 @main.command("prune")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("seconds", type=float)
-def prune_command(folder: Path, seconds: float) -> None:
+@_waiting
+def prune_command(folder: Path, seconds: float, waits: bool) -> None:
     """Prune again and again; `crowd` starts this beside a writer."""
+    _wait(waits)
     click.echo(json.dumps(crowd.prune_for(folder, seconds)))
 
 
@@ -86,8 +99,10 @@ def prune_command(folder: Path, seconds: float) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("seconds", type=float)
 @click.argument("work", type=click.Path(path_type=Path))
-def export_command(folder: Path, seconds: float, work: Path) -> None:
+@_waiting
+def export_command(folder: Path, seconds: float, work: Path, waits: bool) -> None:
     """Export models again and again; `crowd` starts this beside a writer."""
+    _wait(waits)
     click.echo(json.dumps(crowd.export_for(folder, seconds, work)))
 
 
@@ -95,8 +110,10 @@ def export_command(folder: Path, seconds: float, work: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("seconds", type=float)
 @click.argument("pause_s", type=float, default=0.0)
-def read_command(folder: Path, seconds: float, pause_s: float) -> None:
+@_waiting
+def read_command(folder: Path, seconds: float, pause_s: float, waits: bool) -> None:
     """Ask one question after the other; `measure` starts this beside a writer."""
+    _wait(waits)
     click.echo(json.dumps(readers.read(folder, seconds, pause_s)))
 
 

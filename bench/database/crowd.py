@@ -32,7 +32,14 @@ def measure_crowd(folder: Path, work: Path, seconds: float, readers: int = READE
     """
     at_work = [_started("read", folder, seconds, PAUSE_S) for _ in range(readers)]
     at_work += [_started("prune", folder, seconds), _started("export", folder, seconds, work)]
-    store = written(folder, "crowd", seconds)
+    for process in at_work:
+        _said_ready(process)
+
+    def begun() -> None:
+        for process in at_work:
+            _say_go(process)
+
+    store = written(folder, "crowd", seconds, begun)
     said = [json.loads(process.communicate()[0]) for process in at_work]
     reads, pruned, exported = said[:-2], said[-2], said[-1]
     return Crowd(
@@ -49,8 +56,20 @@ def measure_crowd(folder: Path, work: Path, seconds: float, readers: int = READE
 
 
 def _started(command: str, folder: Path, seconds: float, *more: object) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "bench.database", command, str(folder), str(seconds), *map(str, more)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "bench.database", command, "--waits", str(folder), str(seconds)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*words, *map(str, more)], stdin=pipe, stdout=pipe, text=True)
+
+
+def _said_ready(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def _say_go(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 class _TimedWriter(SecondWriter):

@@ -71,12 +71,19 @@ def measure_readers(folder: Path, seconds: float, readers: int = READERS) -> Rea
     )
 
 
-def written(folder: Path, name: str, seconds: float) -> PacedStore:
-    """Write a run whose name begins so for a while; return the store, which noted how it went."""
+def written(
+    folder: Path, name: str, seconds: float, begun: Callable[[], object] = lambda: None
+) -> PacedStore:
+    """Write a run whose name begins so for a while; return the store, which noted how it went.
+
+    Args:
+        begun: Called when the database is open.
+    """
     with ModelDB(folder) as found:  # it may be used again
         number = 1 + sum(run.name.startswith(name) for run in found.runs())
     plan = Plan(f"{name}-{number}", "sync", 1_000_000, AGENTS, 64, time.time(), number, is_left_open=False)
     with PacedStore(folder, UPDATES_PER_S, seconds) as store, suppress(_EndedError):
+        begun()
         Fleet(plan, store, group=1).train()
     return store
 
