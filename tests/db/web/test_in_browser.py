@@ -160,15 +160,20 @@ def test_colours_are_switched_and_stay(chromium: Any, site: str) -> None:
         assert page.get_by_role("button", name="Light colours").is_visible()
 
 
+def wait_for_charts(page: Any) -> None:
+    for figure in page.locator("figure").all():
+        figure.get_by_role("checkbox").first.wait_for()
+
+
 def test_keyboard_reaches_everything(chromium: Any, site: str) -> None:
     with browser.looking(chromium, f"{site}/runs/run-0000") as page:
-        page.locator("canvas").first.wait_for()
+        wait_for_charts(page)
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
         page.goto(f"{site}/runs/run-0000")
-        page.locator("canvas").first.wait_for()
+        wait_for_charts(page)
         expected = page.evaluate(REACHABLE)
         reached = set()
         for _ in range(expected):
