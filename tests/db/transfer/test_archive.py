@@ -461,7 +461,7 @@ def test_garbage_is_refused_or_harmless(made: Path, tmp_path: Path) -> None:
     taken = refused = lines = 0
     target = tmp_path / "target"
     ModelStore(target).close()
-    for _ in range(150):
+    for _ in range(80):
         data = bytearray(whole)
         for _ in range(chance.randrange(1, 4)):
             data[chance.randrange(len(data))] = chance.randrange(256)
