@@ -84,7 +84,12 @@ class Runs:
 
     async def load(self) -> None:
         """Go on with every run in the database."""
-        for snapshot in await self._ports.run_in_writer(self._store.snapshots):
+        snapshots = await self._ports.run_in_writer(self._store.snapshots)
+        newest = {snapshot.run.name: snapshot for snapshot in snapshots}
+        for snapshot in snapshots:
+            if newest[snapshot.run.name] is not snapshot:  # e.g. a replay that was made beside a daemon
+                logger.warning("run %s: an older one of that name stays in the database", snapshot.run.name)
+                continue
             try:
                 settings = RunSettings.stored(snapshot.run.settings)
                 self._start(self._host(settings, snapshot))

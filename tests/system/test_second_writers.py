@@ -62,6 +62,23 @@ def test_a_run_goes_on_while_others_replay_prune_and_withdraw(
     assert {host.run.name for host in daemon.aggregator.daemon.runs} == {"r", "again"}
 
 
+def test_of_two_runs_of_one_name_a_daemon_goes_on_with_the_newer(
+    start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    """A replay that was made beside it has the name that it gives a run of its own."""
+    daemon = start_daemon(run_of(end={"rounds": 1}))
+    for agent in [start_agent(daemon.url, number) for number in (1, 2)]:
+        agent.join()
+    with daemon.db() as db:
+        replay(db, "r", name="twice")
+    order(daemon, "create", settings=run_of(name="twice"))
+    daemon.stop()
+    daemon = start_daemon()
+    assert [host.run.name for host in daemon.aggregator.daemon.runs] == ["r", "twice"]
+    assert daemon.host("twice").run.status == "running"
+    assert verify_database(daemon.folder) == []
+
+
 def test_only_the_rounds_that_were_not_undone_are_replayed(
     start_daemon: StartDaemon, start_agent: StartAgent, tmp_path: Path
 ) -> None:
