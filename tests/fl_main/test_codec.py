@@ -79,12 +79,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "content": mappings,
     "data": st.binary(max_size=100),
     "form": st.sampled_from(["full", "delta"]),
-    **dict.fromkeys(["lasting", "late", "feeds_back"], st.booleans()),
+    **dict.fromkeys(["lasting", "late", "feeds_back", "fresh_state"], st.booleans()),
     **dict.fromkeys(["codec", "download"], texts),
     "num_examples": integers,
     "num_steps": st.none() | places,
-    "round_id": integers,
-    "model_round": integers,
+    **dict.fromkeys(["round_id", "model_round", "to", "rollbacks"], integers),
     "seed": integers,
     "number": st.integers(1, 2**63 - 1),
     **dict.fromkeys(["task_id"], task_ids),
@@ -110,7 +109,10 @@ SPECIAL: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "refuse": {"code": names},
     "verdict": {"verdict": st.sampled_from(["accepted", "rejected", "discarded"])},
     "ask": {
-        "order": st.sampled_from(["status", "create", "stop", "pause", "resume", "quarantine", "release"])
+        "order": st.sampled_from(
+            ["status", "create", "stop", "pause", "resume", "quarantine", "release", "rollback"]
+        ),
+        "rounds": st.none() | st.integers(1, 2**31 - 1),
     },
     "run_ended": {"status": names},
 }
