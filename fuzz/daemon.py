@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 
 from fl_main.agent import Agent
+from fl_main.aggregator.operator import Order
 from fl_main.aggregator.tokens import operator_token
 from tests.system.daemons import DaemonProcess
 
@@ -208,8 +209,7 @@ class Attack:
         )
         await self._message(connection, hostile.packed(hostile.right("operate", token=token)))
         for number in range(1, self._rng.choice([2, 4, 10])):
-            orders = ["status", "why", "create", "stop", "pause", "resume", "quarantine", "release"]
-            order = self._rng.choice(orders)
+            order = self._rng.choice(get_args(Order))
             run = self._rng.choice(["steered", "made1", "nobody", ""])
             ask: Any = hostile.right(
                 "ask", number=number, order=order, run=run, about=self._rng.choice(["", "r", "peer1", "x"])
