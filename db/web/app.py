@@ -30,7 +30,7 @@ from .source import Source
 logger = logging.getLogger("fl_main.db.web")
 
 HERE = Path(__file__).parent
-THREADS = 8  # answers that are worked out at once; the rest waits
+THREADS = 12  # answers that are worked out at once; the rest waits
 
 SUMMARY = "Runs, rounds, agents and models of a model database; read-only."
 

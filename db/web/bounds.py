@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from fastapi import HTTPException
 
-AT_ONCE = 2  # that read model files; others wait
+AT_ONCE = 2  # that read model files
+WAITING = 4  # that wait for it; they hold threads, which other questions need, too
 PATIENCE_S = 20.0  # that they wait
 MOST_BYTES = 2 << 30  # of a model whose values are looked at: some seconds
 MOST_READ_BYTES = 256 << 20  # of models that one question about a run's updates reads
@@ -20,9 +21,15 @@ class Heavy:
     """Works out answers from model files, and keeps them: what a digest names never changes."""
 
     def __init__(self) -> None:
+        self._asking = 0
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._known: OrderedDict[Hashable, object] = OrderedDict()
         self._knowing = threading.Lock()
+
+    @property
+    def asking(self) -> int:
+        """How many are at work or wait."""
+        return self._asking
 
     def once(self, key: Hashable, work: Callable[[], _T]) -> _T:
         """Return what `work` returned for the same key before, or now."""
@@ -41,14 +48,26 @@ class Heavy:
         """Return what `work` returns, once there is a place for it.
 
         Raises:
-            HTTPException: If others are at work for too long.
+            HTTPException: If too many wait already, or others are at work for too long.
         """
-        if not self._places.acquire(timeout=PATIENCE_S):
-            raise HTTPException(503, "others ask for as much already; ask again later", {"Retry-After": "5"})
+        with self._knowing:
+            if self._asking >= AT_ONCE + WAITING:
+                raise _busy()
+            self._asking += 1
         try:
-            return work()
+            if not self._places.acquire(timeout=PATIENCE_S):
+                raise _busy()
+            try:
+                return work()
+            finally:
+                self._places.release()
         finally:
-            self._places.release()
+            with self._knowing:
+                self._asking -= 1
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "others ask for as much already; ask again later", {"Retry-After": "5"})
 
 
 def require_size(nbytes: int) -> None:

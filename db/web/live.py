@@ -17,6 +17,7 @@ POLL_S = 0.25  # between two looks at `PRAGMA data_version`: a look takes micros
 HEARTBEAT_S = 15.0  # proxies take a silent connection for dead after 30 s or more
 MAX_LISTENERS = 100
 RETRY_MS = 2000
+CLOSE_S = 0.1
 
 
 class Changes:
@@ -31,6 +32,7 @@ class Changes:
     """
 
     def __init__(self, source: Source, poll_s: float = POLL_S, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._source = source
         self._watch = _Watch(source)
         self._poll_s = poll_s
         self._heartbeat_s = heartbeat_s
@@ -90,11 +92,13 @@ class Changes:
             self._looking.cancel()
         self._looking, self._heads, self._trouble = None, None, ""
         self._watch.close()
+        self._watch = _Watch(self._source)
 
     async def _look(self) -> None:
+        watch = self._watch
         while True:
             try:
-                heads = await asyncio.to_thread(self._watch.heads)
+                heads = await asyncio.to_thread(watch.heads)
             except StoreError as error:
                 self._tell_trouble(str(error))
             else:
@@ -171,6 +175,7 @@ class _Watch:
         self._database: ModelDB | None = None
         self._connection: sqlite3.Connection | None = None
         self._version: int | None = None
+        self._is_closed = False
 
     def heads(self) -> dict[str, int] | None:
         """Return how far the chain of each run is; None if nothing was committed since the last look.
@@ -184,6 +189,9 @@ class _Watch:
             except StoreError:
                 self._let_go()
                 raise
+            finally:
+                if self._is_closed:
+                    self._let_go()
 
     def _heads(self) -> dict[str, int] | None:
         database = self._source.database()
@@ -204,5 +212,8 @@ class _Watch:
         self._database = self._connection = self._version = None
 
     def close(self) -> None:
-        with self._looking:
+        """Close it, or have the thread do that which looks just now: the event loop does not wait for it."""
+        self._is_closed = True
+        if self._looking.acquire(timeout=CLOSE_S):
             self._let_go()
+            self._looking.release()

@@ -8,10 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fastapi import HTTPException
 
 from fl_main.db import ModelStore
 from fl_main.db.web.app import create_app
-from fl_main.db.web.bounds import AT_ONCE, KEPT, Heavy
+from fl_main.db.web.bounds import AT_ONCE, KEPT, WAITING, Heavy
 from tests.db import building
 from tests.db.web.serving import Page, serving
 
@@ -158,10 +159,33 @@ def test_what_never_changes_is_worked_out_once_and_few_at_a_time() -> None:
         worked.append(number)
         return number
 
-    with ThreadPoolExecutor(3 * AT_ONCE) as threads:
-        found = list(threads.map(lambda number: heavy.once(number, lambda: work(number)), range(3 * AT_ONCE)))
-    assert found == sorted(worked) == list(range(3 * AT_ONCE))
+    number = AT_ONCE + WAITING  # a multiple of AT_ONCE, so that each meets another
+    with ThreadPoolExecutor(number) as threads:
+        found = list(threads.map(lambda each: heavy.once(each, lambda: work(each)), range(number)))
+    assert found == sorted(worked) == list(range(number))
     assert heavy.once(0, lambda: -1) == 0
     for number in range(KEPT + 1):
         heavy.once(("more", number), lambda: 0)
     assert heavy.once(0, lambda: -1) == -1  # it was let go
+
+
+def test_too_many_who_want_much_are_told_to_come_again() -> None:
+    heavy, may_end = Heavy(), threading.Event()
+    started = threading.Semaphore(0)
+
+    def work() -> None:
+        started.release()
+        assert may_end.wait(20)
+
+    with ThreadPoolExecutor(AT_ONCE + WAITING) as threads:
+        asked = [threads.submit(heavy.now, work) for _ in range(AT_ONCE + WAITING)]
+        for _ in range(AT_ONCE):
+            assert started.acquire(timeout=20)
+        while heavy.asking < AT_ONCE + WAITING:
+            pass  # until those that wait have their places, too
+        with pytest.raises(HTTPException, match="ask again later"):
+            heavy.now(work)
+        may_end.set()
+        for each in asked:
+            each.result()
+    assert heavy.asking == 0
