@@ -16,7 +16,7 @@ from fl_main.errors import StoreDamagedError
 from fl_main.sources import Held, Source
 from fl_main.store import ModelKind, StoredPayload
 from fl_main.weights import Array, Layout, Role, pack
-from tests.db.building import RUN, agent, model
+from tests.db.building import RUN, agent, model, update
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -87,6 +87,40 @@ def test_a_model_is_what_weights_says(db: ModelDB, step: int) -> None:
     with opened_as_stored(local) as source:
         assert source.layout == local.layout
         assert read(source, step) == bytes(pack(local.as_stored(), local.layout))
+
+
+def test_histograms_and_differences_are_of_what_weights_says(db: ModelDB) -> None:
+    base, local = db.model("base"), db.model("local")
+    weights = local.weights()
+    for entry in local.histograms(bins=7):
+        values = weights[entry.name].astype(np.float64).ravel()
+        assert (entry.least, entry.largest) == (values.min(), values.max())
+        assert entry.counts == np.histogram(values, entry.edges)[0].tolist()
+    for found in base.difference(local):
+        change = (weights[found.name].astype(np.float64) - BASE[found.name].astype(np.float64)).ravel()
+        assert found.l2 == pytest.approx(float(np.linalg.norm(change)))
+        assert found.changed == np.count_nonzero(change)
+
+
+def test_distances_are_of_what_codecs_decode_to(folder: Path, db: ModelDB) -> None:
+    """Of two updates one is `local`; the other, a plain delta of nothing, is as far from their mean."""
+    db.close()
+    still = subtract(BASE, BASE, LAYOUT)
+    with ModelStore(folder) as store:
+        payload = stored(store, "still", bytes(pack(still, LAYOUT)), LAYOUT)
+        other = model("still", payload, agent_id="b", parents=(("base", None),), form="delta")
+        updates = [
+            update(f"t{name}", name, model_id=model_id, counted_in=1)
+            for name, model_id in (("a", "local"), ("b", "still"))
+        ]
+        store.commit([agent("b"), other, *updates], 2.0)
+    with ModelDB(folder) as again:
+        found = again.run().heat()
+        added = again.model("local").decoded()
+    trained = [spec.name for spec in LAYOUT.arrays if spec.is_trained]
+    norm = np.linalg.norm(np.concatenate([added[name].astype(np.float64).ravel() for name in trained]))
+    assert found.missing == {}
+    assert [line[0] for line in found.values] == pytest.approx([norm / 2, norm / 2])
 
 
 def test_a_codec_that_does_not_fit_is_damage(folder: Path, db: ModelDB) -> None:
