@@ -523,8 +523,9 @@ class Run:
         """
         from .insight import ranking
 
-        wanted = ranking.target(self.facts.settings, metric, source, direction)
         with self._db.connect() as connection:
+            ranking.require(connection, self.run_id, self.facts.settings, metric, source)
+            wanted = ranking.target(self.facts.settings, metric, source, direction)
             return ranking.standings(connection, self.run_id, wanted)
 
     def compare(self, *others: "Run") -> "Comparison":

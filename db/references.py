@@ -1,6 +1,7 @@
 """How people name a model: by id, the beginning of an id or digest, or a place in a run."""
 
 import re
+from collections.abc import Collection
 from sqlite3 import Connection
 from typing import Protocol
 
@@ -64,19 +65,21 @@ def _starting(connection: Connection, column: str, text: str) -> list[tuple[str,
 def _of_run(connection: Connection, run: RunFacts, place: str) -> str:
     named = {"best": run.best_model_id, "last": run.model_id}
     named["final"] = run.model_id if run.status.is_over else None
-    found = {**named, **queries.tags(connection, run.run_id)}.get(place)
+    tags = queries.tags(connection, run.run_id)
+    found = {**named, **tags}.get(place)
     if _ROUND.fullmatch(place):
         query = "SELECT model_id FROM rounds WHERE run_id = ? AND round_id = ?"
         row = connection.execute(query, (run.run_id, int(place))).fetchone()
         found = row and row["model_id"]
     if found is None:
-        raise NotFoundError(_why_not(run, place))
+        raise NotFoundError(_why_not(run, place, tags))
     return found
 
 
-def _why_not(run: RunFacts, place: str) -> str:
+def _why_not(run: RunFacts, place: str, tags: Collection[str]) -> str:
     if place == "final" and run.model_id:
         return f"run {run.name!r} is {run.status}, not over; its latest model is {run.name}:last"
     if place.isdecimal():
         return f"run {run.name!r} has no model of round {place}; see `fl db rounds {run.name}`"
-    return f"there is no model {place!r} in run {run.name!r}; {_WAYS}"
+    has = f" (its tags: {', '.join(sorted(tags))})" if tags else ""
+    return f"there is no model {place!r} in run {run.name!r}{has}; {_WAYS}"

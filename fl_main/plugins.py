@@ -17,7 +17,9 @@ def imported(path: str, key: str) -> Callable[..., Any]:
     Raises:
         SettingsError: If it cannot be imported, or is neither.
     """
-    module_name, _, attribute = path.partition(":")
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        raise SettingsError(f"{key}: {path!r}: give package.module:function, or …:Class")
     try:
         found = getattr(import_module(module_name), attribute)
     except Exception as error:  # a module of the user's own may raise anything

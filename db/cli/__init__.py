@@ -1,5 +1,6 @@
 """`fl db`: look into a model database from the command line, a module for each topic."""
 
+import os
 from pathlib import Path
 
 import click
@@ -58,4 +59,5 @@ def db(ctx: click.Context, folder: Path | None) -> None:
     A RUN is its name; it may be left out where there is only one. A MODEL is its id, the
     beginning of its id or digest, or RUN:12 (round 12), RUN:best, RUN:final, RUN:last.
     """
-    ctx.obj = folder
+    variable = os.environ.get("FL_DB")
+    ctx.obj = folder or (Path(variable) if variable else None)

@@ -40,6 +40,8 @@ def best(
         print_table(rows, ["place", *_COLUMNS], output)
         return
     found = [_best_of(one, metric, source, direction) for one in runs]
+    if metric is not None and runs and not any(found):
+        raise NotFoundError(f"no run was measured by {metric}; name a run to see by what it was")
     rows = [
         {"run": one.name} | (_row(entry, output) if entry else {})
         for one, entry in zip(runs, found, strict=True)

@@ -31,12 +31,15 @@ as_json = click.option("--json", "output", flag_value="json", help="Print JSON."
 
 
 def folder_option(command: _F) -> _F:
-    """Add `--folder` to a command; it takes `folder`, None if it was not given."""
+    """Add `--folder` to a command; it takes `folder`, None if it was not given.
+
+    The group, which has it too, reads the variable: read by a command, it would overrule what was given
+    before the command.
+    """
     return click.option(
         "-d",
         "--folder",
         type=click.Path(path_type=Path),
-        envvar="FL_DB",
         help=f"Folder of the model database (default: {DEFAULT_FOLDER}; variable FL_DB).",
     )(command)
 

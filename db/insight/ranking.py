@@ -73,17 +73,25 @@ def target(
     return Target(kind, name, direction or own["direction"])
 
 
-def standings(connection: Connection, run_id: str, wanted: Target) -> list[Standing]:
-    """Return a run's models by a metric, the best first.
-
-    Without those whose value is no finite number, and those of rounds that were undone.
+def require(
+    connection: Connection, run_id: str, settings: Mapping[str, Any], metric: str | None, source: str | None
+) -> None:
+    """See that a run has the metric that is asked for, before anybody is asked which way is better.
 
     Raises:
-        NotFoundError: If the run has no such metric; the message lists those that it has.
+        NotFoundError: If it does not; the message lists those that it has.
+    """
+    wanted = target(settings, metric, source, "min")  # whichever
+    if connection.execute(f"{_MEANS} LIMIT 1", (run_id, wanted.source, wanted.metric)).fetchone() is None:
+        raise NotFoundError(_unknown(connection, run_id, wanted))
+
+
+def standings(connection: Connection, run_id: str, wanted: Target) -> list[Standing]:
+    """Return a run's models by a metric, the best first; see `require`.
+
+    Without those whose value is no finite number, and those of rounds that were undone.
     """
     rows = connection.execute(_MEANS, (run_id, wanted.source, wanted.metric)).fetchall()
-    if not rows:
-        raise NotFoundError(_unknown(connection, run_id, wanted))
     undone = queries.undone_rounds(connection, run_id)
     query = "SELECT round_id FROM rounds WHERE run_id = ? AND model_id IS NOT NULL ORDER BY round_id"
     made = [row[0] for row in connection.execute(query, (run_id,)) if row[0] not in undone]

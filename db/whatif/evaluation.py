@@ -40,7 +40,7 @@ class Evaluator:
         try:
             found = self._function(weights)
         except Exception as error:  # a function of the user's own may raise anything
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = " ".join(f"{type(error).__name__}: {error}".split())
             raise SettingsError(f"--evaluate: {self.name} failed: {said}") from error
         named = found if isinstance(found, Mapping) else {VALUE: found}
         if not named or not all(isinstance(value, numbers.Real) for value in named.values()):

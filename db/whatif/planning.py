@@ -106,6 +106,10 @@ def plan_replay(
     compression = settings.compression.model_copy(update={"download": "none"})
     settings = settings.model_copy(update={"compression": compression})
     chosen = left_out(run, without)
+    if chosen and len(chosen) == len(run.agents()):
+        raise StoreError(
+            f"without all of its {len(chosen)} agents there is nothing in run {run.name!r} to replay"
+        )
     return Plan(history, before, settings, tuple(rounds), chosen, bases, is_changed, keeps_state)
 
 

@@ -97,6 +97,8 @@ def replay(
     plan = plan_replay(db, run, round_id, strategy, options, without, bases)
     measure = None if evaluate is None else Evaluator(evaluate)
     plan.check()
+    if measure is not None:  # a function that cannot judge such a model: said before anything is written
+        measure(db.model_by_id(plan.made(plan.rounds[0]).base_id).weights())
     with SecondWriter(db.folder, clock) as writer:
         return _Replaying(db, plan, writer, measure).done(name, progress or (lambda done, total: None))
 
@@ -131,7 +133,8 @@ class _Replaying:
                 progress(len(rounds), total)
                 rounds.append(self._replayed(round_id))
         except BaseException as error:
-            said = f"{self._run.reason}; it broke off after {len(rounds)} of {total} rounds: {error!r}"
+            why = str(error) or type(error).__name__
+            said = f"{self._run.reason}; it broke off after {len(rounds)} of {total} rounds: {why}"
             self._store([replace(self._run, reason=said)])
             raise
         progress(total, total)

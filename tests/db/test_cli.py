@@ -313,6 +313,16 @@ def test_the_folder_may_be_given_before_the_command_or_by_the_environment(traine
     assert fl_db("runs", env={"FL_DB": str(trained)}).stdout == expected
 
 
+@pytest.mark.parametrize("command", ["runs", "head", "verify", "du"])
+def test_the_folder_that_is_given_counts_before_the_environment(
+    trained: Path, tmp_path: Path, command: str
+) -> None:
+    elsewhere = {"FL_DB": str(tmp_path / "elsewhere")}
+    expected = fl_db(command, "-d", trained).stdout
+    assert fl_db("-d", trained, command, env=elsewhere).stdout == expected
+    assert fl_db(command, "-d", trained, env=elsewhere).stdout == expected
+
+
 @pytest.mark.parametrize("command", [["runs"], ["rounds"], ["models"], ["show", "x"], ["verify"], ["head"]])
 def test_without_a_database_one_line_says_so(tmp_path: Path, command: list[str]) -> None:
     result = fl_db(*command, "-d", tmp_path / "none")

@@ -203,6 +203,7 @@ def test_a_model_is_named_in_many_ways(db: ModelDB) -> None:
     [
         ("hearts:7", "run 'hearts' has no model of round 7"),
         ("hearts:best", "there is no model 'best' in run 'hearts'"),
+        ("hearts:finl", r"in run 'hearts' \(its tags: .*final.*\); give a model id"),
         ("lungs:1", "there is no run 'lungs'"),
         ("nothing", "there is no model 'nothing'"),
         ("sha256:" + "0" * 64, "there is no run 'sha256'"),

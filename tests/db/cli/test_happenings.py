@@ -136,6 +136,9 @@ def test_the_best_model_of_each_run(trained: Path) -> None:
         ("hearts", "g2", 1 - 1 / 3),
         ("lungs", None, None),  # nothing was measured
     ]
+    misspelled = fl_db("best", "-d", trained, "--metric", "acuracy", "--direction", "max")
+    assert (misspelled.exit_code, misspelled.stdout) == (1, "")
+    assert misspelled.stderr.startswith("error: no run was measured by acuracy")
 
 
 def test_a_metric_that_is_not_there_or_has_no_direction(trained: Path) -> None:
@@ -144,6 +147,12 @@ def test_a_metric_that_is_not_there_or_has_no_direction(trained: Path) -> None:
         1,
         "error: nothing was measured by evaluate loss; there are: evaluate accuracy, train loss\n",
     )
+    for direction in ([], ["--direction", "max"]):
+        misspelled = fl_db("best", "-d", trained, "--metric", "acuracy", *direction)
+        assert (misspelled.exit_code, misspelled.stderr) == (
+            1,
+            "error: nothing was measured by evaluate acuracy; there are: evaluate accuracy, train loss\n",
+        )
     unsaid = fl_db("best", "-d", trained, "--metric", "accuracy")
     assert (unsaid.exit_code, unsaid.stderr) == (
         2,

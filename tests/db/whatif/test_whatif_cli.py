@@ -85,6 +85,12 @@ def test_options_of_a_strategy(hearts: Path) -> None:
         (["--strategy", "median", "--option", "x=1"], "error: strategy_options: median: takes no", 2),
         (["--round", "7"], "error: round 7 of run 'hearts' made no global model", 1),
         (["--evaluate", "nowhere:f"], "error: --evaluate: 'nowhere:f' cannot be imported", 2),
+        (["--evaluate", "json"], "error: --evaluate: 'json': give package.module:function", 2),
+        (
+            [arg for name in SITES for arg in ("--without", name)],
+            f"error: without all of its {len(SITES)} agents there is nothing in run 'hearts' to replay",
+            1,
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -96,6 +102,19 @@ def test_what_cannot_be_done_is_one_line(
     error: Any = capsys.readouterr().err
     assert error.startswith(said), error
     assert len(error.splitlines()) == 1
+
+
+def broken(weights: Mapping[str, Array]) -> float:
+    """What a user's function may look like while it is being written."""
+    return float(weights["wieght"][0])
+
+
+def test_a_function_that_fails_leaves_no_run(hearts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(db, ["-d", str(hearts), "replay", "hearts", "--evaluate", f"{__name__}:broken"])
+    assert capsys.readouterr().err == f"error: --evaluate: {__name__}:broken failed: KeyError: 'wieght'\n"
+    with ModelDB(hearts) as found:
+        assert [run.name for run in found.runs()] == ["hearts"]
 
 
 def test_contributions(hearts: Path) -> None:
