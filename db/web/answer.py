@@ -11,6 +11,7 @@ from .showing import count, duration, number, text
 
 LATELY = 10  # rounds that tell who is often late or refused
 OFTEN = 3  # of them
+SILENT_S = 900.0  # without anything stored, after which a run that is under way seems to have stopped
 _NAMED = 5  # agents in one sentence
 
 
@@ -72,6 +73,7 @@ class Known:
         far: Outliers of these, by agent; None: it was not measured how far updates lie apart.
         tags: Model ids by tag.
         waits: Ids of the agents whose updates are not there yet.
+        silent_s: Seconds for which nothing was stored of it.
     """
 
     run: RunFacts
@@ -83,6 +85,7 @@ class Known:
     far: Mapping[str, Far] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     waits: Sequence[str] = ()
+    silent_s: float = 0.0
 
 
 def answer(known: Known) -> Answer:
@@ -96,7 +99,7 @@ def answer(known: Known) -> Answer:
 def _going(known: Known) -> Part:
     run, asked = known.run, known.run.rounds_wanted or known.settings.end.rounds
     done = f"{run.rounds_done} of {count(asked, 'round')}"
-    more = [*_reason(run), *_here(known), *_best(known), *_waits(known)]
+    more = [*_silent(known), *_reason(run), *_here(known), *_best(known), *_waits(known)]
     if run.status is RunStatus.FAILED:
         return Part(f"Failed after {done}", tuple(more), "bad")
     if run.status is RunStatus.STOPPED:
@@ -106,7 +109,8 @@ def _going(known: Known) -> Part:
         return Part(f"Finished: {count(run.rounds_done, 'round')} {took}".strip(), tuple(more), "good")
     if run.failed_rounds:
         more.insert(0, f"The last {count(run.failed_rounds, 'round')} failed.")
-    tone = "warn" if run.failed_rounds or run.status is RunStatus.PAUSED else ""
+    is_well = not (run.failed_rounds or run.status is RunStatus.PAUSED or _silent(known))
+    tone = "" if is_well else "warn"
     return Part(_under_way(known, asked), tuple(more), tone)
 
 
@@ -126,6 +130,14 @@ def _under_way(known: Known, asked: int) -> str:
 
 def _reason(run: RunFacts) -> list[str]:
     return [_sentence(run.reason)] if run.reason else []
+
+
+def _silent(known: Known) -> list[str]:
+    """Ask whether the aggregator is up, where a run stands still for longer than any round takes."""
+    longest = max(SILENT_S, 2 * known.settings.round.deadline_s)
+    if known.run.status is not RunStatus.RUNNING or known.silent_s <= longest:
+        return []
+    return [f"Nothing happened for {duration(known.silent_s)}: `fl why` tells whether its aggregator is up."]
 
 
 def _here(known: Known) -> list[str]:

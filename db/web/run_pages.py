@@ -1,5 +1,6 @@
 """The pages of one run: what a person wants to know first, its rounds, agents, models, events, settings."""
 
+from time import time as wall_time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -65,7 +66,9 @@ def overview(request: Request, database: Database, run: str) -> Response:
         waits = [] if found.status.is_over else looking.waited_for(connection, found.run_id)
     are_told_apart = len(agents) * found.facts.rounds_done <= MOST_VALUES
     far = _far(found) if are_told_apart else None
-    known = answer.Known(found.facts, settings, agents, came, measured, missed, far, found.tags(), waits)
+    silent_s = max(0.0, wall_time() - found.facts.changed_at)
+    tags = found.tags()
+    known = answer.Known(found.facts, settings, agents, came, measured, missed, far, tags, waits, silent_s)
     curves = [
         (source, title, charts.charts(found.curves(source, are_told_apart), best.metric, len(agents)))
         for source, title in (("evaluate", "On held-out data"), ("train", "In training"))

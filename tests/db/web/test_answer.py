@@ -58,6 +58,15 @@ def test_run_that_nobody_came_to() -> None:
     assert found.take.model == ""
 
 
+def test_run_in_which_nothing_happens_any_more() -> None:
+    going = answer(replace(KNOWN, silent_s=7200.0)).going
+    assert going.more[0] == "Nothing happened for 2 h: `fl why` tells whether its aggregator is up."
+    assert going.tone == "warn"
+    assert answer(replace(KNOWN, silent_s=1100.0)).going.tone == ""  # its rounds may take 2 x 600 s
+    over = replace(KNOWN, run=replace(RUN, status=RunStatus.FINISHED), silent_s=1e9)
+    assert answer(over).going.tone == "good"
+
+
 def test_paused_stopped_finished_and_failed_runs_say_so_and_why() -> None:
     def going(status: RunStatus, **more: object) -> tuple[str, str]:
         run = replace(RUN, status=status, reason="too few updates", **more)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fl_main.db import ModelStore
+from fl_main.db.web import run_pages
 from fl_main.db.web.app import create_app
 from tests.db.web import browser, story
 from tests.db.web.serving import serving
@@ -322,7 +323,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         under_way.ask()
         for name in ("st-mary", "karolinska"):
             under_way.answer(name)
-        with serving(create_app(folder)) as page:
+        with pytest.MonkeyPatch.context() as patch, serving(create_app(folder)) as page:
+            patch.setattr(run_pages, "wall_time", lambda: story.STARTED_AT + 600.0)  # it goes on
             yield f"http://127.0.0.1:{page.port}"
 
 
