@@ -62,6 +62,34 @@ def test_a_run_goes_on_while_others_replay_prune_and_withdraw(
     assert {host.run.name for host in daemon.aggregator.daemon.runs} == {"r", "again"}
 
 
+def test_a_replay_can_be_trained_on_from_one_of_its_rounds(
+    start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    daemon = start_daemon(run_of(strategy="fedavgm", end={"rounds": 3}))
+    for agent in [start_agent(daemon.url, number) for number in (1, 2)]:
+        agent.join()
+    with daemon.db() as db:
+        replay(db, "r", strategy="fedadam", name="adam")
+    daemon.stop()
+    daemon = start_daemon()
+    order(daemon, "rollback", run="adam", to=2)
+    for agent in [start_agent(daemon.url, number, run="adam") for number in (1, 2)]:
+        assert agent.join().round_id == 4
+    with daemon.db() as db:
+        [made] = db.run("adam").models("global", 4)
+        assert db.run("adam").rounds()[-1].base_model_id == db.model("adam:2").model_id
+        found = replay(
+            db, "adam"
+        )  # the updates of the first rounds are the other run's, the last are its own
+        assert [(entry.round_id, entry.is_same) for entry in found.rounds] == [
+            (1, True),
+            (2, True),
+            (4, True),
+        ]
+        assert db.model("adam-replay:last").digest == made.digest
+    assert verify_database(daemon.folder) == []
+
+
 def test_of_two_runs_of_one_name_a_daemon_goes_on_with_the_newer(
     start_daemon: StartDaemon, start_agent: StartAgent
 ) -> None:
