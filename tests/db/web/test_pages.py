@@ -91,6 +91,19 @@ def test_model_that_is_not_stored_says_why(told: Page, folder: Path) -> None:
     assert "not stored, because its retention ended" in text_of(told, "/models/breast-cancer:best")
 
 
+@pytest.mark.parametrize(
+    "query", ["rounds?until=-1", "rounds?until=x", "agents?after=99999999999999999999", "events?page=-1"]
+)
+def test_numbers_that_cannot_be_are_told_on_a_page(told: Page, query: str) -> None:
+    assert "Unprocessable" in text_of(told, f"/runs/run-0000/{query}", 422)
+
+
+def test_places_beyond_the_end_are_empty_pages(told: Page) -> None:
+    assert "No round has begun yet." in text_of(told, "/runs/run-0000/rounds?until=0")
+    assert "Nothing has happened yet." in text_of(told, "/runs/run-0000/events?page=9007199254740992")
+    assert "No model of this kind and round." in text_of(told, "/runs/run-0000/models?kind=x&round=99")
+
+
 @pytest.mark.parametrize("path", ["/runs/lungs", "/runs/lungs/rounds", "/models/lungs:best", "/nothing"])
 def test_what_there_is_not_is_told_on_a_page(told: Page, path: str) -> None:
     assert "Not Found" in text_of(told, path, 404)
