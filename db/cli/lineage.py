@@ -49,14 +49,14 @@ def lineage(
     """
     run = database.find_run(what)
     if run is not None:
-        found, of, lines = run.lineage(most), f"run {run.name}", None
+        home, found, of, lines = run.name, run.lineage(most), f"run {run.name}", None
     else:
         model = database.model(what)
-        found = model.lineage(up, down, most)
+        home, found = model.run.name, model.lineage(up, down, most)
         of, lines = f"model {model.model_id}", drawing.as_tree(found, model.model_id)
     if svg is not None:
         with translated(svg, "draw a lineage"):
-            svg.write_text(drawing.as_svg(found, f"Lineage of {of}"), encoding="utf-8")
+            svg.write_text(drawing.as_svg(found, f"Lineage of {of}", home), encoding="utf-8")
         click.echo(f"{svg}: lineage of {of}, {_counted(found)}")
     elif dot:
         click.echo(drawing.as_dot(found), nl=False)

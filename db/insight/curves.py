@@ -36,7 +36,8 @@ class Curve:
 
 
 def curves(connection: Connection, run_id: str, source: str | None, agents: bool) -> list[Curve]:
-    """Return the curves of a run's metrics, by source and name."""
+    """Return the curves of a run's metrics, by source and name; without rounds that were undone."""
+    undone = queries.undone_rounds(connection, run_id)
     where, values = ("run_id = ? AND source = ?", [run_id, source]) if source else ("run_id = ?", [run_id])
     if not agents:
         where += " AND agent_id = ''"
@@ -45,7 +46,8 @@ def curves(connection: Connection, run_id: str, source: str | None, agents: bool
     """  # noqa: S608
     found: dict[tuple[str, str], dict[str, dict[int, float | None]]] = defaultdict(lambda: defaultdict(dict))
     for round_id, agent_id, its_source, name, value in connection.execute(query, values):
-        found[its_source, name][agent_id][round_id] = value
+        if round_id not in undone:
+            found[its_source, name][agent_id][round_id] = value
     names = queries.agent_names(connection, run_id) if agents else None
     return [_curve(*key, by_agent, names) for key, by_agent in sorted(found.items())]
 

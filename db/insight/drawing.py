@@ -22,6 +22,11 @@ def described(node: Node) -> str:
     return printable(words)
 
 
+def place_in(node: Node, home: str) -> str:
+    """Return the round of a model as a box says it; of other runs than `home` with their names."""
+    return f"round {node.round_id}" if node.run == home else f"{node.run}:{node.round_id}"
+
+
 def percent(share: float | None) -> str:
     """Return a share as people read it; of none an empty text."""
     return "" if share is None else f"{100 * share:.3g}%"
@@ -72,7 +77,7 @@ _STYLE = """
 """
 
 
-def as_svg(lineage: Lineage, title: str) -> str:
+def as_svg(lineage: Lineage, title: str, home: str) -> str:
     """Return a lineage as an SVG file of its own: parents left of what was made from them.
 
     It has a light and a dark look, and asks for nothing from anywhere.
@@ -86,7 +91,11 @@ def as_svg(lineage: Lineage, title: str) -> str:
         f"  <title>{_safe(title)}</title>",
         f"  <style>{_STYLE}  </style>",
         *_paths(placed, lineage.edges),
-        *(line for box, node in zip(placed.boxes, lineage.nodes, strict=True) for line in _box(box, node)),
+        *(
+            line
+            for box, node in zip(placed.boxes, lineage.nodes, strict=True)
+            for line in _box(box, node, home)
+        ),
     ]
     return "\n".join([*lines, "</svg>", ""])
 
@@ -98,8 +107,8 @@ def _paths(placed: layout.Graph, edges: Sequence[Edge]) -> Iterator[str]:
         yield f'  <path d="{line.path}" stroke-width="{line.width}"{begun}><title>{words}</title></path>'
 
 
-def _box(box: layout.Box, node: Node) -> Iterator[str]:
-    second = f"round {node.round_id}" + (f" · {', '.join(node.tags)}" if node.tags else "")
+def _box(box: layout.Box, node: Node, home: str) -> Iterator[str]:
+    second = place_in(node, home) + (f" · {', '.join(node.tags)}" if node.tags else "")
     looks = f"{node.kind} gone" if not node.is_stored else node.kind
     yield f'  <g class="{_safe(looks)}" transform="translate({box.x:.0f} {box.y:.0f})">'
     yield f"    <title>{_safe(f'{node.model_id}: {described(node)}')}</title>"

@@ -56,6 +56,8 @@ def appearing(target: Path, doing: str, *, overwrite: bool) -> Iterator[Path]:
     """
     if target.exists() and not overwrite:
         raise StoreError(f"{target} exists already; choose another name, or say --force")
+    if not target.parent.is_dir():
+        raise StoreError(f"cannot {doing}: there is no folder {target.parent}")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     with translated(target, doing):
         try:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from sqlite3 import Connection
 
+from fl_main.db import queries
 from fl_main.db.records import RunFacts
 
 from .answer import LATELY, Missed
@@ -70,9 +71,9 @@ def measured(connection: Connection, run: RunFacts, source: str, name: str) -> t
 
 
 def courses(connection: Connection, chosen: Iterable[tuple[str, str, str]]) -> dict[str, list[float | None]]:
-    """Return the means of one metric by run: of (run, source, metric), its latest rounds."""
+    """Return the means of one metric by run: of (run, source, metric), its latest rounds that count."""
     query = """
-        SELECT value FROM metrics
+        SELECT round_id, value FROM metrics
         WHERE run_id = ? AND source = ? AND name = ? AND agent_id = ''
             AND round_id > (SELECT max(round_id) FROM metrics WHERE run_id = ?) - ?
         ORDER BY round_id
@@ -80,5 +81,6 @@ def courses(connection: Connection, chosen: Iterable[tuple[str, str, str]]) -> d
     found: dict[str, list[float | None]] = defaultdict(list)
     for run_id, source, name in chosen:
         rows = connection.execute(query, (run_id, source, name, run_id, _COURSE))
-        found[run_id] = [row["value"] for row in rows]
+        undone = queries.undone_rounds(connection, run_id)
+        found[run_id] = [row["value"] for row in rows if row["round_id"] not in undone]
     return found

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from fl_main.db.insight import layout
 from fl_main.db.insight.comparison import Line
 from fl_main.db.insight.difference import total
+from fl_main.db.insight.drawing import place_in
 from fl_main.db.insight.lineage import Lineage, Node
 from fl_main.db.model_db import Model, ModelDB, Run
 from fl_main.errors import StoreError
@@ -74,7 +75,7 @@ def model(request: Request, database: Database, name: str) -> Response:
         arrays=arrays,
         more_arrays=left_out,
         trouble=trouble,
-        graph=graph_of(lineage),
+        graph=graph_of(lineage, run.name),
         words=lineage_in_words(lineage),
     )
 
@@ -148,8 +149,8 @@ class Drawn:
     labels: dict[str, str]
 
 
-def graph_of(lineage: Lineage) -> Drawn:
-    """Lay out a lineage."""
+def graph_of(lineage: Lineage, home: str) -> Drawn:
+    """Lay out a lineage, as seen from the run `home`: models of other runs say which."""
     made: dict[str, list[tuple[str, float | None]]] = {}
     for edge in lineage.edges:
         made.setdefault(edge.child, []).append((edge.parent, edge.share))
@@ -158,17 +159,19 @@ def graph_of(lineage: Lineage) -> Drawn:
         [(edge.parent, edge.child, edge.share) for edge in lineage.edges],
     )
     nodes = [
-        (box, {**_labels(node), "parents": made.get(node.model_id, [])})
+        (box, {**_labels(node, home), "parents": made.get(node.model_id, [])})
         for box, node in zip(placed.boxes, lineage.nodes, strict=True)
     ]
     labels = {node["model_id"]: f"{node['first']}, {node['second']}" for _, node in nodes}
     return Drawn(placed.width, placed.height, placed.lines, nodes, labels)
 
 
-def _labels(node: Node) -> dict[str, Any]:
+def _labels(node: Node, home: str) -> dict[str, Any]:
     """Return what a box says."""
     first = showing.text(node.agent) if node.agent else f"{node.kind} model"
-    second = f"round {node.round_id}" + (f" · {', '.join(map(showing.text, node.tags))}" if node.tags else "")
+    second = showing.text(place_in(node, home)) + (
+        f" · {', '.join(map(showing.text, node.tags))}" if node.tags else ""
+    )
     gone = "" if node.is_stored else f", not stored, because {showing.text(node.why_not)}"
     tags = f", tagged {', '.join(map(showing.text, node.tags))}" if node.tags else ""
     whose = f" of {showing.text(node.agent)}" if node.agent else ""

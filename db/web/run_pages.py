@@ -277,7 +277,7 @@ def lineage(request: Request, database: Database, run: str) -> Response:
         request,
         found,
         "Lineage",
-        graph=model_pages.graph_of(shown),
+        graph=model_pages.graph_of(shown, found.name),
         words=model_pages.lineage_in_words(shown),
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from fl_main.db import ModelDB, ModelStore
 from fl_main.db.insight.curves import quantile
-from tests.db.building import agent, begin, metric, train
+from tests.db.building import RUN, agent, begin, metric, train
 
 
 def test_the_mean_and_each_agent(folder: Path) -> None:
@@ -23,6 +23,14 @@ def test_the_mean_and_each_agent(folder: Path) -> None:
     assert loss.quantiles is None
     assert (accuracy.source, accuracy.name, accuracy.mean) == ("evaluate", "accuracy", [0.5, 1 - 1 / 3])
     assert accuracy.agents == {}  # nobody told of its own
+
+
+def test_rounds_that_were_undone_are_left_out(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=3)
+        store.commit([replace(RUN, model_id="g1", rollbacks=1)], 200.0)
+    with ModelDB(folder) as db:
+        assert [curve.rounds for curve in db.run().curves()] == [[1], [1]]
 
 
 def test_only_the_means_of_one_source(folder: Path) -> None:

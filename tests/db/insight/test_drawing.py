@@ -54,9 +54,15 @@ def test_a_list_tells_of_all_that_came_from_no_agent(lineage: Lineage) -> None:
             assert f"{node.model_id}  {node.kind} model" in lines
 
 
-@given(lineages(), text)
-def test_drawings_are_well_formed(lineage: Lineage, title: str) -> None:
-    root = ElementTree.fromstring(as_svg(lineage, title))
+def test_models_of_other_runs_say_which() -> None:
+    node = Node("a", "initial", 0, "lungs", "", is_stored=True, why_not="", tags=(), has_more=False)
+    for home, said in [("lungs", "round 0"), ("hearts", "lungs:0")]:
+        assert f">{said}</text>" in as_svg(Lineage([node], [], 0, []), "a title", home)
+
+
+@given(lineages(), text, text)
+def test_drawings_are_well_formed(lineage: Lineage, title: str, home: str) -> None:
+    root = ElementTree.fromstring(as_svg(lineage, title, home))
     assert len(list(root.iter("{http://www.w3.org/2000/svg}rect"))) == len(lineage.nodes)
     assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) == len(lineage.edges)
     dot = as_dot(lineage)

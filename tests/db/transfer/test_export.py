@@ -96,7 +96,10 @@ def test_a_file_that_is_there_is_kept_unless_said_otherwise(db: ModelDB, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("out.bin", r"must end in \.safetensors, \.npz or \.pt"), ("none/out.npz", "cannot export a model")],
+    [
+        ("out.bin", r"must end in \.safetensors, \.npz or \.pt"),
+        ("none/out.npz", "cannot export a model: there is no folder .*none$"),
+    ],
 )
 def test_where_it_cannot_be_written_is_told(db: ModelDB, tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(StoreError, match=words):
