@@ -89,7 +89,7 @@ def test_token_of_a_file_is_not_told(start_page: StartPage, store: ModelStore, t
 
 
 def refused(folder: Path, *options: str) -> str:
-    result = CliRunner().invoke(fl, ["db", "-d", str(folder), "serve", *options])
+    result = CliRunner().invoke(fl, ["db", "-d", str(folder), "serve", "--port", "0", *options])
     assert result.exit_code in (1, 2)
     [line] = result.stderr.strip().splitlines()[-1:]
     return line
