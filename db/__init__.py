@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .transfer.importing import Imported, import_model
     from .transfer.reading_back import ReadBack, import_archive
     from .upkeep.prune import Going, Keep, Pruned, plan_prune, prune
+    from .upkeep.tag import Tagged, tag_model
     from .upkeep.withdraw import Influenced, SharedFile, Withdrawal, WithdrawnRun, plan_withdrawal, withdraw
     from .verify import verify_database
     from .whatif.contributions import contributions
@@ -74,6 +75,7 @@ _HOMES = {
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
     "ModelStore": "store",
     **dict.fromkeys(("Going", "Keep", "Pruned", "plan_prune", "prune"), "upkeep.prune"),
+    **dict.fromkeys(("Tagged", "tag_model"), "upkeep.tag"),
     **dict.fromkeys(("Influenced", "SharedFile", "Withdrawal", "WithdrawnRun"), "upkeep.withdraw"),
     **dict.fromkeys(("plan_withdrawal", "withdraw"), "upkeep.withdraw"),
     "verify_database": "verify",
@@ -135,6 +137,7 @@ __all__ = [
     "StoreFullError",
     "StoreLockedError",
     "StoreVersionError",
+    "Tagged",
     "Timeline",
     "Update",
     "Usage",
@@ -152,6 +155,7 @@ __all__ = [
     "plan_withdrawal",
     "prune",
     "replay",
+    "tag_model",
     "to_frame",
     "verify_database",
     "withdraw",

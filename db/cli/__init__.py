@@ -39,6 +39,7 @@ COMMANDS = {
     "import": Lazy(
         "fl_main.db.cli.importing:import_", "Take in an archived run, or a model of another program."
     ),
+    "tag": Lazy("fl_main.db.cli.upkeep:tag", "Give MODEL a name, by which it is found and kept."),
     "prune": Lazy("fl_main.db.cli.upkeep:prune", "Delete model files, after a look at what would go."),
     "withdraw": Lazy("fl_main.db.cli.upkeep:withdraw", "Delete what AGENT sent, with a report."),
     "verify": Lazy("fl_main.db.cli.verify:verify", "Look for damage: every row, file and digest."),

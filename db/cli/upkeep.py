@@ -1,4 +1,4 @@
-"""`fl db prune` and `withdraw`: what changes a database, beside a daemon or without one."""
+"""`fl db tag`, `prune` and `withdraw`: what changes a database, beside a daemon or without one."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -98,3 +98,19 @@ def withdraw(
         click.echo(report(found), nl=False)
     if not is_sure and output is None:
         click.echo("\nNothing was changed; say --yes to do it")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("name")
+@with_database
+def tag(database: ModelDB, model: str, name: str) -> None:
+    """Give MODEL the NAME within its run: RUN:NAME finds it, and its file stays, whatever is pruned.
+
+    A name that another model of the run has is moved, not removed. A daemon may have the database open.
+    """
+    from ..upkeep.tag import tag_model
+
+    done = tag_model(database, model, name)
+    was = f", until now {done.before}" if done.before not in (None, done.model_id) else ""
+    click.echo(f"{done.reference} is model {done.model_id}{was}")
