@@ -24,7 +24,11 @@ def runs(connection: Connection) -> list[RunFacts]:
     return [_run(row) for row in connection.execute(f"{_RUNS} ORDER BY rowid")]
 
 
-_RUNS = "SELECT *, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id) AS agents FROM runs"
+_RUNS = """
+    SELECT *, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id) AS agents,
+        (SELECT models.round_id FROM models WHERE models.model_id = runs.best_model_id) AS best_made_in
+    FROM runs
+"""
 
 
 def run(connection: Connection, name: str) -> RunFacts | None:
@@ -60,7 +64,7 @@ def _run(row: rows.Row) -> RunFacts:
         run.model_id,
         run.best_model_id,
         run.best_value,
-        run.best_round,
+        row["best_made_in"] or 0,
         run.run_time_s,
         run.reason,
         row["agents"],

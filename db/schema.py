@@ -117,7 +117,12 @@ runs = Table(
         "best_model_id", Text, _refers("models.model_id"), comment="the best model by the run's chosen metric"
     ),
     Column("best_value", Float, comment="of that metric"),
-    Column("best_round", Integer, nullable=False, comment="whose model it is; 0: none was measured yet"),
+    Column(
+        "best_round",
+        Integer,
+        nullable=False,
+        comment="rounds that were done with its model; 0: none was measured yet",
+    ),
     Column("rounds_done", Integer, nullable=False, comment="global models made"),
     Column("failed_rounds", Integer, nullable=False, comment="in a row, up to now"),
     Column("run_time_s", Float, nullable=False, comment="seconds that it was under way"),

@@ -117,15 +117,21 @@ def _going(known: Known) -> Part:
 def _under_way(known: Known, asked: int) -> str:
     run = known.run
     if run.status is RunStatus.PAUSED:
-        return f"Paused in round {run.round_id} of {asked}"
+        return f"Paused in {_round(run, asked)}"
     if run.phase is Phase.COLLECTING and known.came[1]:
         came, invited = known.came
-        return f"Round {run.round_id} of {asked}: {came} of {count(invited, 'update')} here"
+        return f"{_round(run, asked).capitalize()}: {came} of {count(invited, 'update')} here"
     if run.phase is Phase.AGGREGATING:
-        return f"Round {run.round_id} of {asked}: making its model"
+        return f"{_round(run, asked).capitalize()}: making its model"
     if run.rounds_done == 0 and not any(agent.is_present for agent in known.agents):
         return "Waiting for its first agents"
     return f"{run.rounds_done} of {count(asked, 'round')} done, waiting"
+
+
+def _round(run: RunFacts, asked: int) -> str:
+    """Name the current round; its number says nothing of how many are done if some failed or were undone."""
+    is_plain = run.round_id <= run.rounds_done + 1
+    return f"round {run.round_id}" + (f" of {asked}" if is_plain else f", {run.rounds_done} of {asked} done")
 
 
 def _reason(run: RunFacts) -> list[str]:

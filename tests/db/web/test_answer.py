@@ -41,6 +41,13 @@ def test_run_under_way_tells_who_is_here_what_is_best_and_who_is_waited_for() ->
     )
 
 
+def test_round_whose_number_is_not_that_of_the_done_ones_says_both() -> None:
+    run = replace(RUN, round_id=28, rollbacks=1)
+    assert answer(replace(KNOWN, run=run)).going.first == "Round 28, 12 of 20 done: 3 of 4 updates here"
+    paused = replace(run, status=RunStatus.PAUSED)
+    assert answer(replace(KNOWN, run=paused)).going.first == "Paused in round 28, 12 of 20 done"
+
+
 def test_run_that_lacks_agents_says_how_many() -> None:
     run = replace(RUN, phase=Phase.WAITING)
     agents = [agent("a"), agent("b", is_present=False)]
