@@ -83,7 +83,9 @@ def replay(
         return
     rows = [_round_row(entry) for entry in found.rounds]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    print_table(rows, [name for name in columns if any(row.get(name) is not None for row in rows)], output)
+    measured = {name for entry in found.rounds for name in entry.measured}  # shown also if it is no number
+    said = [name for name in columns if name in measured or any(row.get(name) is not None for row in rows)]
+    print_table(rows, said, output)
     if output is None:
         click.echo()
         for remark in found.remarks:

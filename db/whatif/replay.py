@@ -133,7 +133,9 @@ class _Replaying:
                 progress(len(rounds), total)
                 rounds.append(self._replayed(round_id))
         except BaseException as error:
-            why = str(error) or type(error).__name__
+            why = (
+                "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+            )
             said = f"{self._run.reason}; it broke off after {len(rounds)} of {total} rounds: {why}"
             self._store([replace(self._run, reason=said)])
             raise

@@ -364,8 +364,11 @@ def test_measured(folder: Path) -> None:
 def test_what_is_no_number_is_refused(folder: Path, wrong: Any) -> None:
     with ModelStore(folder) as store:
         record(store, rounds=1)
-    with pytest.raises(SettingsError, match="give back a number, or a mapping of names to numbers"):
-        replayed(folder, evaluate=lambda weights: wrong)
+    match = "give back a number, or a mapping of names to numbers"
+    without_a_trace(folder, SettingsError, match, evaluate=lambda weights: wrong)  # found out on the base
+    answers = iter([1.0, wrong])
+    with pytest.raises(SettingsError, match=match):
+        replayed(folder, evaluate=lambda weights: next(answers))
     with ModelDB(folder) as db:
         broken = db.run("hearts-replay").facts
     assert broken.status is RunStatus.STOPPED

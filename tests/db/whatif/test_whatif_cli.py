@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fl_main.console import run_command
-from fl_main.db import ModelDB, ModelStore
+from fl_main.db import ModelDB, ModelStore, replay
 from fl_main.db.cli import db
 from fl_main.weights import Array
 from tests.db.recording import SITES, record
@@ -102,6 +102,32 @@ def test_what_cannot_be_done_is_one_line(
     error: Any = capsys.readouterr().err
     assert error.startswith(said), error
     assert len(error.splitlines()) == 1
+
+
+def not_a_number(weights: Mapping[str, Array]) -> float:
+    """What a function returns of a model that came to nothing."""
+    return float("nan")
+
+
+def test_what_is_no_number_is_shown_as_none(hearts: Path) -> None:
+    table = fl_db(hearts, "replay", "hearts", "--round", "1", "--evaluate", f"{__name__}:not_a_number").output
+    assert table.splitlines()[0].split() == ["round", "updates", "as_stored", "value", "model"]
+    assert table.splitlines()[1].split()[3] == "–"
+
+
+def test_an_interrupted_replay_says_so(hearts: Path) -> None:
+    measured = iter([0.5])  # of the model before the first round; then Ctrl-C
+
+    def evaluate(weights: Mapping[str, Array]) -> float:
+        for value in measured:
+            return value
+        raise KeyboardInterrupt
+
+    with ModelDB(hearts) as opened:
+        with pytest.raises(KeyboardInterrupt):
+            replay(opened, "hearts", evaluate=evaluate)
+        reason = opened.run("hearts-replay").facts.reason
+    assert reason == "replay of hearts: strategy fedavg; it broke off after 0 of 2 rounds: interrupted"
 
 
 def broken(weights: Mapping[str, Array]) -> float:
