@@ -22,7 +22,7 @@ from .server import Daemon
 logger = logging.getLogger("fl_main.aggregator")
 
 STATUS_EVERY_S = 5.0
-SEND_PATIENCE_S = 1.0  # with a service manager that does not read
+SEND_PATIENCE_S = 1.0  # with a service manager that does not read, where it must hear something
 WRITER_PATIENCE_S = 30.0  # a lock of another process takes the writer 10 s, then it is known as trouble
 STOP_MARGIN_S = 10.0  # beyond limits.stop_s, for the last connections and the database
 MAX_RUNS = 3  # that the status line tells of
@@ -64,7 +64,7 @@ class Notifier:
 
     async def __aenter__(self) -> None:
         if self._address:
-            self._send("READY=1", self._status())
+            self._send("READY=1", self._status(), patience_s=SEND_PATIENCE_S)
             self._task = asyncio.create_task(self._report(), name="notify")
 
     async def __aexit__(
@@ -75,7 +75,8 @@ class Notifier:
                 work.cancel()
         # From here on the watchdog bounds the stop, too.
         limits = [f"{name}={self._stop_us}" for name in ("EXTEND_TIMEOUT_USEC", "WATCHDOG_USEC")]
-        self._send("STOPPING=1", "STATUS=stopping", *(limits if self._watchdog_s else limits[:1]))
+        stopping = ("STOPPING=1", "STATUS=stopping", *(limits if self._watchdog_s else limits[:1]))
+        self._send(*stopping, patience_s=SEND_PATIENCE_S)
 
     async def _report(self) -> None:
         period_s = min(STATUS_EVERY_S, (self._watchdog_s or STATUS_EVERY_S) / 2)
@@ -111,13 +112,15 @@ class Notifier:
         # Agents name themselves as they like: no line break of theirs may become an assignment.
         return "STATUS=" + printable(line)[:MAX_STATUS]
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, patience_s: float = 0.0) -> None:
+        """Tell something; what comes again soon does not wait, with the event loop, for who does not read."""
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-                end.settimeout(SEND_PATIENCE_S)
-                end.sendto("\n".join(assignments).encode(), self._address)
+                end.connect(self._address)  # only so does the end know when the other has room again
+                end.settimeout(patience_s)
+                end.send("\n".join(assignments).encode())
         except OSError as error:
             if not self._was_unheard:
                 logger.warning("systemd cannot be told %s: %s", assignments[0], error.strerror or error)

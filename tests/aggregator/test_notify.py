@@ -133,6 +133,18 @@ def test_service_manager_that_is_gone_is_a_warning_once(
     assert len(warnings) <= 2  # the other one: the second manager was gone before the last word
 
 
+def test_service_manager_that_does_not_read_is_not_waited_for(
+    start_daemon: StartDaemon, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    with told(start_daemon(run_of()), manager):
+        until(lambda: caplog.records)  # its queue is full
+        [warning] = [record.message for record in caplog.records if "systemd" in record.message]
+        assert warning.startswith("systemd cannot be told ")
+        assert "timed out" not in warning
+        manager.drain()
+        manager.hear(is_pulse)
+
+
 def test_address_of_another_kind_is_a_warning(
     start_daemon: StartDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
