@@ -16,6 +16,7 @@ import click
 
 from fl_main.console import configure_logging
 from fl_main.errors import FLError, SettingsError
+from fl_main.plugins import find_here
 from fl_main.settings import AgentSettings
 from fl_main.settings_files import load_agent, read_secret
 
@@ -129,7 +130,7 @@ def find_function(path: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
 
 
 def _module(place: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own modules
+    find_here()
     try:
         return _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (ImportError, FileNotFoundError) as error:

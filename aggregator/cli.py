@@ -15,6 +15,7 @@ import click
 
 from fl_main.console import CommandGroup, Output, configure_logging, output_options, print_table
 from fl_main.errors import SettingsError
+from fl_main.plugins import find_here
 from fl_main.settings import AggregatorSettings, WebSettings
 from fl_main.settings_files import load_aggregator, load_run, read_secret
 
@@ -81,7 +82,7 @@ def aggregator(
     runs = [load_run(path) for path in (*settings.runs, *run_files)]
     is_live = sys.stdout.isatty() and not no_live and log_format == "text"
     configure_logging(log_format, verbose)
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: strategies of the user's own
+    find_here()  # strategies of the user's own
     share_one_arena()
     view = LiveView() if is_live else None
     daemon = Aggregator(settings, runs, insecure=insecure, on_record=view.take if view else None)

@@ -1,10 +1,17 @@
 """Functions and classes of the user's own, which settings name as `package.module:function`."""
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from fl_main.errors import SettingsError
+
+
+def find_here() -> None:
+    """Let modules in the working folder be found, as `python -m` does: for commands that import some."""
+    sys.path.insert(0, str(Path.cwd()))
 
 
 def imported(path: str, key: str) -> Callable[..., Any]:

@@ -1,7 +1,6 @@
 """`fl settings`: check, show and explain settings files."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 from fl_main.cohort import check_rule
 from fl_main.console import CommandGroup
 from fl_main.errors import SettingsError, StrategyError
+from fl_main.plugins import find_here
 from fl_main.settings import AgentSettings, AggregatorSettings, RunSettings, Section
 from fl_main.settings_files import (
     check_files,
@@ -45,7 +45,7 @@ def check(files: tuple[Path, ...], kind: str | None) -> None:
     Environment variables count, as they will when the file is used. A strategy and a cohort rule
     of your own are imported, from the working directory too.
     """
-    sys.path.insert(0, str(Path.cwd()))  # as the daemon does
+    find_here()
     mistakes = []
     for file in files:
         try:

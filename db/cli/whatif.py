@@ -1,15 +1,14 @@
 """`fl db replay`, `contributions`: what would have come of the stored updates."""
 
 import math
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fl_main.console import Output, output_options, print_table
 from fl_main.errors import SettingsError
+from fl_main.plugins import find_here
 from fl_main.printable import printable
 
 from ..model_db import ModelDB
@@ -63,7 +62,7 @@ def replay(
     """
     from ..whatif.replay import replay as replayed
 
-    sys.path.insert(0, str(Path.cwd()))  # as the daemon does: strategies and functions of the user's own
+    find_here()  # strategies and functions of the user's own
     stated = None if strategy is None else _as_yaml(strategy, "--strategy")
     with progress_bar("rounds") as progress:
         found = replayed(
@@ -123,7 +122,7 @@ def contributions(
     """
     from ..whatif.contributions import contributions as found_of
 
-    sys.path.insert(0, str(Path.cwd()))
+    find_here()
     with progress_bar("models") as progress:
         found = found_of(
             database,
