@@ -15,6 +15,8 @@ from bench.rounds.work import LINE_BYTES_PER_S, LINE_DELAY_S, Work
 CHUNK = 1 << 16
 BUFFER = 1 << 16  # of the system, for each end: what waits in it has not gone over the line
 
+SEGMENT = 1448  # bytes of a packet, as on Ethernet
+
 
 @dataclass(slots=True)
 class Way:
@@ -69,16 +71,22 @@ async def open_line(target: int) -> asyncio.Server:
         far_writer.close()
 
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    _limit(listener)
     return await asyncio.start_server(connected, sock=listener, limit=CHUNK)
 
 
 async def _dialled(target: int) -> socket.socket:
     dialled = socket.socket()
     dialled.setblocking(False)
-    dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    _limit(dialled)
     await asyncio.get_running_loop().sock_connect(dialled, ("127.0.0.1", target))
     return dialled
+
+
+def _limit(end: socket.socket) -> None:
+    """Give an end the buffer and the packets of a line: those of loopback are as large as the buffer."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
 
 
 def ports_to(processes: Processes, work: Work, target: int) -> list[int]:
