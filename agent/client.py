@@ -18,7 +18,6 @@ from fl_main.compression.words import from_words
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import (
     ConnectionFailedError,
-    FencedError,
     FLError,
     RefusedError,
     RemoteProtocolError,
@@ -59,6 +58,7 @@ from .outbox import Outbox
 from .own_model import OwnModel
 from .state_folder import OutboxEntry, StateFolder
 from .visits import LOOKS, Retries, Trouble, Visits
+from .welcome import OnlySomeArraysError, algorithm_of, invitation_of, on_the_way, refused
 
 logger = logging.getLogger("fl_main.agent")
 
@@ -261,7 +261,7 @@ class Client:
         """Converse; where the run trains only some arrays, find out first what stays here."""
         try:
             await self._converse(await self._dial())
-        except _FrozenError as word:
+        except OnlySomeArraysError as word:
             self._show(AgentState.CONNECTING, "computing the digest of the arrays that stay here")
             await self._ports.run_in_thread(self.model.train_only, word.arrays)
             await self._converse(await self._dial())
@@ -363,8 +363,8 @@ class Client:
         except TimeoutError:
             raise LinkClosedError(1006, f"no answer to the join within {JOIN_S:g} s") from None
         if isinstance(message, Refuse):
-            raise _refused(message)
-        if denial := await self._denied(_invitation(message)):
+            raise refused(message)
+        if denial := await self._denied(invitation_of(message)):
             await link.send(session.send(Leave(reason=f"policy: {denial}")))
             await link.close(1000, "policy")
             raise RefusedError(f"this site's policy denied the run: {denial}", "policy")
@@ -384,8 +384,8 @@ class Client:
             welcome.run,
             welcome.round_id,
         )
-        await self._outbox.follow(_algorithm(welcome))
-        if is_news and (travels := _on_the_way(welcome)):
+        await self._outbox.follow(algorithm_of(welcome))
+        if is_news and (travels := on_the_way(welcome)):
             logger.info("run=%s %s", welcome.run, travels)
         self._visits.begin()
         if not self._has_joined and welcome.packing not in (None, *PACKINGS):
@@ -526,7 +526,7 @@ class Client:
         elif isinstance(message, Ping):
             await self._say(Pong())
         elif isinstance(message, Refuse):
-            raise _refused(message)
+            raise refused(message)
 
     def _hold(self, hold: Hold) -> None:
         line = f"the aggregator asks to wait: {hold.reason}"
@@ -622,54 +622,3 @@ async def _ping(link: Link, session: Session) -> None:
     with contextlib.suppress(LinkClosedError):
         if session.state is not State.CLOSED:
             await link.send(session.send(Ping()))
-
-
-def _algorithm(welcome: Welcome) -> DigestAlgorithm:
-    try:
-        return DigestAlgorithm(welcome.digest_algorithm)
-    except ValueError:
-        reason = f"model files named by {welcome.digest_algorithm!r} digests, which this agent cannot compute"
-        raise RemoteProtocolError(reason) from None
-
-
-def _invitation(welcome: Welcome) -> Invitation:
-    return Invitation(
-        welcome.run,
-        welcome.purpose,
-        welcome.settings_digest,
-        tuple(welcome.kinds),
-        welcome.stores_local_models,
-        welcome.form,
-        welcome.codec,
-        welcome.feeds_back,
-        welcome.download,
-    )
-
-
-def _on_the_way(welcome: Welcome) -> str:
-    """Say how weights travel in a run, unless it is as they are."""
-    updates = f"updates travel as {welcome.form}" if welcome.form != "full" else ""
-    if welcome.codec:
-        updates = f"updates travel as {welcome.form}, encoded by {welcome.codec}"
-        updates += ", with error feedback" if welcome.feeds_back else ""
-    models = f"models come encoded by {welcome.download}" if welcome.download else ""
-    return "; ".join(filter(None, (updates, models)))
-
-
-class _FrozenError(RefusedError):
-    """The run trains only some arrays, and wants to hear of the others.
-
-    Attributes:
-        arrays: Shell wildcards of the names of those that it trains.
-    """
-
-    arrays: list[str]
-
-
-def _refused(refuse: Refuse) -> RefusedError:
-    if refuse.arrays:
-        error = _FrozenError(refuse.reason, refuse.code)
-        error.arrays = refuse.arrays
-        return error
-    kind = FencedError if refuse.code == "fenced" else RefusedError
-    return kind(refuse.reason, refuse.code, is_lasting=refuse.lasting, retry_s=refuse.retry_s)
