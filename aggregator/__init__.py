@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from fl_main.lazy import loader
+
 if TYPE_CHECKING:
     from fl_main.settings import AggregatorSettings, RunSettings
 
@@ -10,16 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["Aggregator", "AggregatorSettings", "RunSettings"]
 
 _HOMES = {
-    "Aggregator": "fl_main.aggregator.app",
+    "Aggregator": ".app",
     "AggregatorSettings": "fl_main.settings",
     "RunSettings": "fl_main.settings",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a part when it is first used: who asks a daemon need not load one."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fl_main.aggregator' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = loader(__name__, _HOMES)  # who asks a daemon need not load one

@@ -14,6 +14,7 @@ from fl_main.errors import (
     StoreLockedError,
     StoreVersionError,
 )
+from fl_main.lazy import loader
 
 if TYPE_CHECKING:
     from .audit import Damage, Fault
@@ -52,37 +53,37 @@ if TYPE_CHECKING:
     from .whatif.replay import replay
 
 _HOMES = {
-    **dict.fromkeys(("Damage", "Fault"), "audit"),
-    "Note": "history",
-    **dict.fromkeys(("Archived", "archive_run"), "transfer.archive"),
-    **dict.fromkeys(("Wishes", "card_model", "model_card"), "transfer.card"),
-    "export_model": "transfer.export",
-    **dict.fromkeys(("Imported", "import_model"), "transfer.importing"),
-    **dict.fromkeys(("ReadBack", "import_archive"), "transfer.reading_back"),
-    "to_frame": "frames",
-    "Answer": "insight.asking",
-    **dict.fromkeys(("Comparison", "Line", "MetricLine"), "insight.comparison"),
-    "Curve": "insight.curves",
-    "ArrayDifference": "insight.difference",
-    "Heat": "insight.heat",
-    **dict.fromkeys(("Edge", "Lineage", "Node", "Origin"), "insight.lineage"),
-    "Standing": "insight.ranking",
-    "ArrayHistogram": "insight.statistics",
-    **dict.fromkeys(("Mark", "Span", "Timeline"), "insight.timeline"),
-    **dict.fromkeys(("Share", "Usage"), "insight.usage"),
-    **dict.fromkeys(("Model", "ModelDB", "Run"), "model_db"),
-    **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), "records"),
-    **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), "records"),
-    "ModelStore": "store",
-    **dict.fromkeys(("Going", "Keep", "Pruned", "plan_prune", "prune"), "upkeep.prune"),
-    **dict.fromkeys(("Tagged", "tag_model"), "upkeep.tag"),
-    **dict.fromkeys(("Influenced", "SharedFile", "Withdrawal", "WithdrawnRun"), "upkeep.withdraw"),
-    **dict.fromkeys(("plan_withdrawal", "withdraw"), "upkeep.withdraw"),
-    "verify_database": "verify",
-    "contributions": "whatif.contributions",
-    **dict.fromkeys(("Contribution", "Contributions", "RoundContributions"), "whatif.records"),
-    **dict.fromkeys(("Replay", "ReplayedRound"), "whatif.records"),
-    "replay": "whatif.replay",
+    **dict.fromkeys(("Damage", "Fault"), ".audit"),
+    "Note": ".history",
+    **dict.fromkeys(("Archived", "archive_run"), ".transfer.archive"),
+    **dict.fromkeys(("Wishes", "card_model", "model_card"), ".transfer.card"),
+    "export_model": ".transfer.export",
+    **dict.fromkeys(("Imported", "import_model"), ".transfer.importing"),
+    **dict.fromkeys(("ReadBack", "import_archive"), ".transfer.reading_back"),
+    "to_frame": ".frames",
+    "Answer": ".insight.asking",
+    **dict.fromkeys(("Comparison", "Line", "MetricLine"), ".insight.comparison"),
+    "Curve": ".insight.curves",
+    "ArrayDifference": ".insight.difference",
+    "Heat": ".insight.heat",
+    **dict.fromkeys(("Edge", "Lineage", "Node", "Origin"), ".insight.lineage"),
+    "Standing": ".insight.ranking",
+    "ArrayHistogram": ".insight.statistics",
+    **dict.fromkeys(("Mark", "Span", "Timeline"), ".insight.timeline"),
+    **dict.fromkeys(("Share", "Usage"), ".insight.usage"),
+    **dict.fromkeys(("Model", "ModelDB", "Run"), ".model_db"),
+    **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), ".records"),
+    **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), ".records"),
+    "ModelStore": ".store",
+    **dict.fromkeys(("Going", "Keep", "Pruned", "plan_prune", "prune"), ".upkeep.prune"),
+    **dict.fromkeys(("Tagged", "tag_model"), ".upkeep.tag"),
+    **dict.fromkeys(("Influenced", "SharedFile", "Withdrawal", "WithdrawnRun"), ".upkeep.withdraw"),
+    **dict.fromkeys(("plan_withdrawal", "withdraw"), ".upkeep.withdraw"),
+    "verify_database": ".verify",
+    "contributions": ".whatif.contributions",
+    **dict.fromkeys(("Contribution", "Contributions", "RoundContributions"), ".whatif.records"),
+    **dict.fromkeys(("Replay", "ReplayedRound"), ".whatif.records"),
+    "replay": ".whatif.replay",
 }
 
 __all__ = [
@@ -161,11 +162,4 @@ __all__ = [
     "withdraw",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load a part when it is first used: who looks into a database waits for none that writes."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fl_main.db' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = loader(__name__, _HOMES)  # who looks into a database waits for none that writes

@@ -7,6 +7,8 @@ The programs live beside it: `fl_main.agent` (the library that client applicatio
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
+from fl_main.lazy import loader as _loader
+
 __version__ = "0.1.0"
 __all__ = ["Evaluation", "TrainResult", "TrainingTask", "__version__", "run_local"]
 
@@ -20,17 +22,10 @@ if TYPE_CHECKING:
     from fl_main.training import Evaluation, TrainingTask, TrainResult
 
 _HOMES = {
-    "run_local": "fl_main.local",
-    "Evaluation": "fl_main.training",
-    "TrainResult": "fl_main.training",
-    "TrainingTask": "fl_main.training",
+    "run_local": ".local",
+    "Evaluation": ".training",
+    "TrainResult": ".training",
+    "TrainingTask": ".training",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load public names when they are first used, so that `import fl_main` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fl_main' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = _loader(__name__, _HOMES)  # `import fl_main` stays light
