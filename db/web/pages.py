@@ -11,7 +11,7 @@ from fl_main.db.records import RunFacts
 from fl_main.store import RunStatus
 
 from . import charts, drawing, looking, model_pages, run_pages, showing
-from .rendering import address, page_of, settings_of
+from .rendering import Number, address, page_of, settings_of
 from .source import Source
 
 RUNS = 50  # on one page
@@ -25,15 +25,16 @@ router.include_router(model_pages.router)
 def start(
     request: Request,
     q: Annotated[str, Query(max_length=200)] = "",
-    status: RunStatus | None = None,
-    page: Annotated[int, Query(ge=0)] = 0,
+    status: str = "",
+    page: Number = 0,
 ) -> Response:
-    """Show all runs."""
+    """Show all runs; of an empty or unknown status, as the form sends it for `any`, those of each."""
     source: Source = request.app.state.source
+    wanted_status = RunStatus(status) if status in list(RunStatus) else None
     context = {
         "place": "runs",
         "q": q,
-        "status": status,
+        "status": wanted_status,
         "statuses": list(RunStatus),
         "folder": source.folder,
     }
@@ -47,7 +48,7 @@ def start(
     chosen = [
         run
         for run in runs
-        if wanted in f"{run.name} {run.run_id}".casefold() and status in (None, run.status)
+        if wanted in f"{run.name} {run.run_id}".casefold() and wanted_status in (None, run.status)
     ]
     shown = chosen[page * RUNS : (page + 1) * RUNS]
     return page_of(

@@ -1,14 +1,16 @@
 """What every page is made with: a template, a run's settings, the address of another part of the same."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from fastapi.templating import Jinja2Templates
 from pydantic import ValidationError
 
 from fl_main.db.records import RunFacts
 from fl_main.settings import RunSettings
+
+Number = Annotated[int, Query(ge=0, le=2**53)]  # in a page's address
 
 
 def page_of(request: Request, template: str, **context: Any) -> Response:

@@ -1,9 +1,9 @@
 """The pages of one run: what a person wants to know first, its rounds, agents, models, events, settings."""
 
 from time import time as wall_time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from fl_main.db.insight.timeline import Mark, Timeline
@@ -15,7 +15,7 @@ from fl_main.steps import strategy_in_words
 from fl_main.store import ModelKind
 
 from . import answer, charts, drawing, looking, model_pages, showing
-from .rendering import address, page_of, settings_of
+from .rendering import Number, address, page_of, settings_of
 from .source import Database
 
 ROUNDS = 20  # on one page
@@ -43,8 +43,6 @@ VIEWS = [
 ]
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-
-Number = Annotated[int, Query(ge=0, le=2**53)]
 
 
 def _run_page(request: Request, run: Run, view: str, **context: Any) -> Response:

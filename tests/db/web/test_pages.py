@@ -41,6 +41,7 @@ def test_start_page_finds_runs_by_name_and_state(told: Page) -> None:
     assert "1 to 1 of 1 run" in text_of(told, "/?q=BREAST&status=finished")
     assert "No run has this name and state." in text_of(told, "/?q=lungs")
     assert "No run has this name and state." in text_of(told, "/?status=failed")
+    assert "1 to 1 of 1 run" in text_of(told, "/?q=breast&status=")  # as a browser sends the form: any state
 
 
 def test_run_answers_first_how_it_goes_who_is_odd_and_which_model_to_take(told: Page) -> None:
@@ -92,10 +93,17 @@ def test_model_that_is_not_stored_says_why(told: Page, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["rounds?until=-1", "rounds?until=x", "agents?after=99999999999999999999", "events?page=-1"]
+    "query",
+    [
+        "runs/run-0000/rounds?until=-1",
+        "runs/run-0000/rounds?until=x",
+        "runs/run-0000/agents?after=99999999999999999999",
+        "runs/run-0000/events?page=-1",
+        "?page=99999999999999999999",
+    ],
 )
 def test_numbers_that_cannot_be_are_told_on_a_page(told: Page, query: str) -> None:
-    assert "Unprocessable" in text_of(told, f"/runs/run-0000/{query}", 422)
+    assert "Unprocessable" in text_of(told, f"/{query}", 422)
 
 
 def test_places_beyond_the_end_are_empty_pages(told: Page) -> None:
