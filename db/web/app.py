@@ -21,7 +21,7 @@ from fl_main import __version__
 from fl_main.errors import FLError, NotFoundError, SettingsError
 
 from . import api, pages, showing
-from .access import Access, Guard
+from .access import SECURITY, Access, Guard
 from .bounds import Heavy
 from .live import Changes
 from .model_api import NotModified
@@ -141,6 +141,10 @@ async def _known(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """A row that is not what it should be, or a mistake of ours: the log has all of it."""
+    """A row that is not what it should be, or a mistake of ours: the log has all of it.
+
+    Starlette calls this outside of all middleware, so that no guard adds headers to the answer.
+    """
     what = f"{type(error).__name__} while this was worked out"
-    return trouble(request, 500, f"{what}; is the database intact? `fl db verify` tells")
+    headers = {**SECURITY, "Cache-Control": "no-store"}
+    return trouble(request, 500, f"{what}; is the database intact? `fl db verify` tells", headers)

@@ -11,6 +11,7 @@ import pytest
 from fastapi import HTTPException
 
 from fl_main.db import ModelStore
+from fl_main.db.web.access import SECURITY
 from fl_main.db.web.app import create_app
 from fl_main.db.web.bounds import AT_ONCE, KEPT, WAITING, Heavy
 from tests.db import building
@@ -96,6 +97,10 @@ def test_a_row_that_says_nonsense_is_told(bare: Page, folder: Path) -> None:
         connection.execute("UPDATE runs SET settings = 'nonsense'")
     assert_told(bare, "/api/runs", 500, "`fl db verify` tells")
     assert_told(bare, "/", 500, "`fl db verify` tells")
+    for place in ("/", "/api/runs"):
+        headers = bare.ask(place).headers
+        assert SECURITY.items() <= {name.title(): value for name, value in headers.items()}.items()
+        assert headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize(("version", "words"), [(1, "version 1"), (99, "version 99")])
