@@ -32,7 +32,7 @@ MOST_RUNS = 20  # side by side
 SAID: dict[int | str, dict[str, Any]] = {
     404: {"description": "There is no such run or model: `detail` says so."},
     422: {"description": "A value that cannot be: `detail` says which."},
-    503: {"description": "The database cannot be read: `detail` says why."},
+    503: {"description": "The database cannot be read, or too many ask at once: `detail` says why."},
 }
 
 router = APIRouter(prefix="/api", responses=SAID)

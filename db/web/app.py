@@ -114,7 +114,12 @@ def trouble(request: Request, status: int, message: str, headers: dict[str, str]
     if path.startswith("/api/") and path != "/api/":
         return JSONResponse({"detail": message}, status, headers)
     templates: Jinja2Templates = request.app.state.templates
-    context = {"status": status, "title": HTTPStatus(status).phrase, "message": message}
+    context = {
+        "status": status,
+        "title": HTTPStatus(status).phrase,
+        "message": message,
+        "is_busy": "Retry-After" in (headers or {}),
+    }
     return templates.TemplateResponse(request, "trouble.html", context, status, headers)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from fl_main.db.insight import layout
@@ -111,6 +111,8 @@ def _arrays(found: Model, heavy: Heavy) -> tuple[list[dict[str, Any]], str, int]
         facts = heavy.once(key, lambda: found.histograms(BINS, chosen_names))
     except StoreError as error:
         return plain, str(error), left_out
+    except HTTPException as error:  # others read models just now; the rest of the page needs none
+        return plain, str(error.detail), left_out
     told = [
         {**each, "facts": fact, "bars": drawing.bars(fact.counts)}
         for each, fact in zip(plain, facts, strict=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_main.db import ModelStore
+from fl_main.db.web import bounds
 from fl_main.db.web.app import create_app
 from tests.db.building import tampering
 from tests.db.web.serving import Page, serving
@@ -84,6 +85,18 @@ def test_model_without_its_file_says_what_is_wrong(told: Page, folder: Path) -> 
     assert "without numbers" in said
     assert "is missing" in said
     assert "conv.weight F32 16 × 9 parameter" in said
+
+
+def test_busy_page_asks_for_patience_and_speaks_of_no_damage(
+    told: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "WAITING", -bounds.AT_ONCE)  # as if others had all places
+    said = text_of(told, "/models/breast-cancer:best")
+    assert "without numbers others ask for as much already; ask again later" in said
+    assert "conv.weight F32 16 × 9 parameter" in said
+    said = text_of(told, "/compare?a=breast-cancer:1&b=breast-cancer:2", 503)
+    assert "ask again later" in said
+    assert "fl db verify" not in said
 
 
 def test_model_that_is_not_stored_says_why(told: Page, folder: Path) -> None:
