@@ -273,31 +273,45 @@ def test_damaged_and_empty_databases_have_a_page(chromium: Any, tmp_path: Path) 
                 assert violations(page) == []
 
 
-# What the JSON API would answer, had it a thousand of each.
-THOUSANDS = """
+# What the JSON API would answer, had it a thousand agents.
+ANSWERS = """
     const numbers = [...Array(1000).keys()];
-    const heat = {
-        measure: "distance", measures: ["distance"], missing: {},
-        rounds: numbers.map((j) => j + 1),
-        agents: numbers.map((i) => `agent ${i}`),
-        values: numbers.map((i) => numbers.map((j) => (17 * i + j) % 101)),
-        outliers: numbers.map((j) => [7, j]),
-    };
+    const agents = numbers.map((i) => `agent ${i}`);
+    const heat = { measure: "distance", measures: ["distance"], missing: {}, agents, HEAT };
     const ask = window.fetch;
     window.fetch = (url, ...more) =>
         String(url).includes("/heat?") ? Promise.resolve(Response.json(heat)) : ask(url, ...more);
 """
+THOUSANDS = """
+    rounds: numbers.map((j) => j + 1),
+    values: numbers.map((i) => numbers.map((j) => (17 * i + j) % 101)),
+    outliers: numbers.map((j) => [7, j]),
+"""
+ONE_IS_FAR = "rounds: [1], values: numbers.map((i) => [i === 500 ? 1 : 0]), outliers: []"
 
 
 def test_a_thousand_agents_and_rounds_do_not_freeze_a_heat_map(chromium: Any, site: str) -> None:
     with browser.looking(chromium, "about:blank") as page:
-        page.add_init_script(THOUSANDS)
+        page.add_init_script(ANSWERS.replace("HEAT", THOUSANDS))
         page.goto(f"{site}/runs/run-0000/agents")
         page.get_by_text("1000 agents, 1000 rounds. Outliers: agent 7 in 1000 of 1000 rounds.").wait_for()
         canvas = page.locator("canvas")
         canvas.hover(position={"x": 500, "y": 24})
         assert page.locator("[data-reading]").inner_text().startswith("agent 7, round ")
         assert canvas.bounding_box()["height"] == 22 + 3 * 1000  # three pixels each
+
+
+def test_rows_of_a_heat_map_are_beside_their_names_on_a_scaled_screen(chromium: Any, site: str) -> None:
+    scaled = {"device_scale_factor": 1.5, "color_scheme": "light"}
+    with browser.looking(chromium, "about:blank", **scaled) as page:
+        page.add_init_script(ANSWERS.replace("HEAT", ONE_IS_FAR))
+        page.goto(f"{site}/runs/run-0000/agents")
+        page.get_by_text("1000 agents, 1 rounds. No outlier.").wait_for()
+        page.locator("#order").select_option("joined")
+        of_500 = round(1.5 * (22 + 3 * 500 + 1.5))  # the middle of its row, in pixels of the screen
+        pen = "document.querySelector('canvas').getContext('2d')"
+        found = page.evaluate(f"y => [...{pen}.getImageData(900, y, 1, 1).data]", of_500)
+        assert found == [0x1D, 0x5F, 0xBF, 0xFF]  # --accent, the shade of what is largest
 
 
 # What docs/web.md shows: file, path, size of the window, colours, what must be there first.

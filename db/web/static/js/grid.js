@@ -93,18 +93,30 @@ export function shade(value, [low, high]) {
 }
 
 /**
- * Which cell each pixel of a line belongs to.
+ * Cells beside each other, in whole pixels, though their bounds need not be any: a screen may have 1.5 pixels for one of
+ * the page. None lies elsewhere than its share of all, so that the last is still beside its name.
+ * @param {number} count
+ * @param {number} pixels of all together
+ * @param {number} gap pixels at the end of each that are left free, where it has room for them
+ * @returns {[number, number][]} where each begins, and how many pixels are filled
+ */
+export function cells(count, pixels, gap) {
+  return Array.from({ length: count }, (_, i) => {
+    const [begin, length] = cell(i, count, pixels);
+    return [begin, Math.max(1, length > 6 * gap ? length - gap : length)];
+  });
+}
+
+/**
+ * Which cell each pixel of a line belongs to; of gaps -1.
  * @param {number} count of cells
  * @param {number} pixels
- * @param {number} gap pixels at the end of each cell that belong to none (-1), where it has room for them
+ * @param {number} gap as of `cells`
  * @returns {Int32Array}
  */
 export function cellsOf(count, pixels, gap) {
   const found = new Int32Array(pixels).fill(-1);
-  for (let i = 0; i < count; i++) {
-    const [begin, length] = cell(i, count, pixels);
-    found.fill(i, begin, begin + Math.max(1, length > 6 * gap ? length - gap : length));
-  }
+  cells(count, pixels, gap).forEach(([begin, filled], i) => found.fill(i, begin, begin + filled));
   return found;
 }
 

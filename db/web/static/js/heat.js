@@ -1,5 +1,5 @@
 // The heat map of agents and rounds: a canvas, its axes, what is under the pointer, and a table of the same.
-import { SHADES, between, cell, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "./grid.js";
+import { SHADES, between, cell, cells, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "./grid.js";
 import { shown } from "./series.js";
 
 /** @typedef {import("./grid.js").Heat} Heat */
@@ -156,14 +156,15 @@ class HeatMap {
     const { label, row, across } = this.size;
     const [width, gap] = [Math.round(across * ratio), Math.round(ratio)];
     const columns = cellsOf(heat.rounds.length, width, gap);
-    const height = Math.round(row * ratio);
-    const filled = row > 6 ? height - gap : height;
+    const height = Math.round(row * heat.agents.length * ratio);
+    const lines = cells(heat.agents.length, height, gap);
     const range = rangeOf(heat.values);
-    const image = pen.createImageData(width, height * heat.agents.length);
+    const image = pen.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     this.drawn.forEach(({ place }, i) => {
       const shades = heat.values[place].map((value) => colours[shade(value, range) + 1]);
-      const begin = i * height * width;
+      const [line, filled] = lines[i];
+      const begin = line * width;
       for (let x = 0; x < width; x++) if (columns[x] >= 0) pixels[begin + x] = shades[columns[x]];
       for (let y = 1; y < filled; y++) pixels.copyWithin(begin + y * width, begin, begin + width);
     });

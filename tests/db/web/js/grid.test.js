@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SHADES, between, cell, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "../../../../db/web/static/js/grid.js";
+import { SHADES, between, cell, cells, cellsOf, ordered, rangeOf, rowsOf, shade, told } from "../../../../db/web/static/js/grid.js";
 
 const heat = {
   measure: "distance",
@@ -51,6 +51,13 @@ test("pixels know their cells, and gaps are kept where there is room", () => {
   assert.deepEqual([...cellsOf(2, 4, 0)], [0, 0, 1, 1]);
   assert.deepEqual([...cellsOf(2, 16, 1)], [0, 0, 0, 0, 0, 0, 0, -1, 1, 1, 1, 1, 1, 1, 1, -1]);
   assert.deepEqual([...cellsOf(2, 4, 1)], [0, 0, 1, 1]);
+});
+
+test("rows that are no whole pixels high stay where their share of all is", () => {
+  const rows = cells(100, 450, 1); // of 3 pixels of the page, on a screen that has 1.5 for each
+  assert.deepEqual(rows.slice(0, 3), [[0, 4], [4, 5], [9, 4]]);
+  assert.deepEqual(rows[99], [445, 5]);
+  assert.deepEqual(cells(2, 45, 1), [[0, 21], [22, 22]]); // with a gap
 });
 
 test("values beyond the range have the shades of its ends", () => {
