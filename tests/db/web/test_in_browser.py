@@ -261,6 +261,34 @@ def test_a_lost_connection_is_shown_and_comes_back(chromium: Any, tmp_path: Path
                 page.get_by_text("Live", exact=True).wait_for()
 
 
+def test_an_answer_of_a_server_in_front_does_not_end_it(chromium: Any, site: str) -> None:
+    with browser.looking(chromium, "about:blank", allow=("502",)) as page:
+        page.route("**/api/changes", lambda route: route.fulfill(status=502))  # as nginx's during a restart
+        page.goto(f"{site}/")
+        page.get_by_text("Connection lost, trying again").wait_for()
+        page.unroute("**/api/changes")
+        page.get_by_text("Live", exact=True).wait_for()
+
+
+def test_a_change_that_could_not_be_fetched_is_fetched_again(chromium: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with ModelStore(folder) as store, serving(create_app(folder)) as server:
+        watched_run = Story(store, rounds=9).train(3)
+        url = f"http://127.0.0.1:{server.port}/runs/run-0000"
+        with browser.looking(chromium, url, allow=("503",)) as page:
+            page.get_by_text("Live", exact=True).wait_for()
+            drawn = page.locator("figure").first.locator("canvas")
+            drawn.wait_for()
+            page.route("**/curves?*", lambda route: route.fulfill(status=503))
+            with page.expect_response(lambda answer: answer.status == 503):
+                watched_run.round()
+            page.get_by_text("4 of 9 rounds done").wait_for()
+            assert drawn.count() == 1  # the curve of before stays until then
+            with page.expect_response(lambda answer: "/curves?" in answer.url and answer.ok):
+                page.unroute("**/curves?*")
+            assert drawn.count() == 1
+
+
 def test_damaged_and_empty_databases_have_a_page(chromium: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()

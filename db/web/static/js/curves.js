@@ -15,37 +15,57 @@ let isListening = false;
 /**
  * Draws each figure whose curve is new.
  * @param {Document} document
+ * @returns {Promise<boolean>} whether all values could be fetched; what could not is drawn by a later call
  */
-export function drawCurves(document) {
+export async function drawCurves(document) {
   if (!isListening) {
     document.addEventListener("scheme", () => drawn.forEach(({ plot }) => plot?.redraw(false)));
     isListening = true;
   }
   for (const place of drawn.keys()) if (!place.isConnected) drawn.delete(place);
-  /** @type {Map<string, Promise<Curve[]>>} */
+  /** @type {Map<string, Promise<Curve[] | null>>} */
   const asked = new Map();
   const ask = (/** @type {string} */ url) => {
-    if (!asked.has(url)) asked.set(url, fetch(url).then((answer) => (answer.ok ? answer.json() : [])).catch(() => []));
-    return /** @type {Promise<Curve[]>} */ (asked.get(url));
+    if (!asked.has(url)) asked.set(url, fetch(url).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null));
+    return /** @type {Promise<Curve[] | null>} */ (asked.get(url));
   };
+  const drawing = [];
   for (const place of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-curves]"))) {
     const version = place.dataset.version ?? "";
-    if (drawn.get(place)?.version === version) continue;
-    const old = drawn.get(place)?.plot ?? null;
-    drawn.set(place, { version, plot: old });
-    void draw(place, ask, old).then((plot) => drawn.set(place, { version, plot }));
+    const { version: known, plot = null } = drawn.get(place) ?? {};
+    if (known === version) continue;
+    drawn.set(place, { version, plot });
+    drawing.push(draw(place, version, ask));
   }
+  return (await Promise.all(drawing)).every(Boolean);
 }
 
 /**
+ * Draws one figure, unless a later version of it is asked for meanwhile.
  * @param {HTMLElement} place
- * @param {(url: string) => Promise<Curve[]>} ask
- * @param {uPlot | null} old
+ * @param {string} version
+ * @param {(url: string) => Promise<Curve[] | null>} ask
+ * @returns {Promise<boolean>} whether its values could be fetched; if not, what is drawn stays
  */
-async function draw(place, ask, old) {
-  const urls = (place.dataset.curves ?? "").split(" ");
+async function draw(place, version, ask) {
+  const answers = await Promise.all((place.dataset.curves ?? "").split(" ").map(ask));
+  const now = drawn.get(place);
+  if (now?.version !== version) return true;
+  const found = answers.filter((curves) => curves !== null);
+  const isWhole = found.length === answers.length;
+  drawn.set(place, isWhole ? { version, plot: plotted(place, found, now.plot) } : { version: "", plot: now.plot });
+  return isWhole;
+}
+
+/**
+ * Puts curves into a figure: into what is drawn there, if they are as many.
+ * @param {HTMLElement} place
+ * @param {Curve[][]} answers for each run
+ * @param {uPlot | null} old
+ * @returns {uPlot | null}
+ */
+function plotted(place, answers, old) {
   const labels = JSON.parse(place.dataset.labels ?? "[]");
-  const answers = await Promise.all(urls.map(ask));
   const curves = answers.flatMap((curves, i) =>
     curves.filter((curve) => curve.name === place.dataset.metric).map((curve) => ({ label: labels[i] ?? "", curve })));
   const { rounds, lines, bands } = linesOf(curves);

@@ -4,11 +4,12 @@ import { Idiomorph } from "../vendor/idiomorph.js";
 import { concerns, paced } from "./pace.js";
 
 const LEAST_MS = 1000; // between two fetches, however much moves
+const AGAIN_MS = 5000; // after an answer that was none
 
 /**
  * Follows the database as long as the page is open.
  * @param {Document} document
- * @param {() => void} redraw draws what came
+ * @param {() => Promise<boolean>} redraw draws what came; false: not all of it
  */
 export function watch(document, redraw) {
   const watched = document.body.dataset.watch;
@@ -21,25 +22,27 @@ export function watch(document, redraw) {
     told.hidden = false;
   };
   const clock = { now: () => performance.now(), later: (/** @type {() => void} */ act, /** @type {number} */ ms) => void setTimeout(act, ms) };
-  const refresh = paced(async () => {
-    if (await refreshed(document)) redraw();
-  }, LEAST_MS, clock);
+  const refresh = paced(async () => (await refreshed(document)) && redraw(), LEAST_MS, clock, AGAIN_MS);
   let before = "";
   const listening = () => {
-    const source = new EventSource(`${document.body.dataset.root}/api/changes`);
-    source.addEventListener("heads", (event) => {
+    const opened = new EventSource(`${document.body.dataset.root}/api/changes`);
+    opened.addEventListener("heads", (event) => {
       show("live", "Live");
       const heads = /** @type {MessageEvent<string>} */ (event).data;
       if (before !== heads) refresh(); // it may have moved since the page was made, or while nobody listened
       before = heads;
     });
-    source.addEventListener("message", (event) => {
+    opened.addEventListener("message", (event) => {
       before = "";
       if (concerns(watched, JSON.parse(event.data).run_id)) refresh();
     });
-    source.addEventListener("trouble", () => show("lost", "The database cannot be read"));
-    source.addEventListener("error", () => show("lost", "Connection lost, trying again"));
-    return source;
+    opened.addEventListener("trouble", () => show("lost", "The database cannot be read"));
+    opened.addEventListener("error", () => {
+      show("lost", "Connection lost, trying again");
+      // A browser does so by itself where the line breaks, but not after an answer such as 502 or 503.
+      if (opened.readyState === EventSource.CLOSED) clock.later(() => reopen(opened), AGAIN_MS);
+    });
+    return opened;
   };
   /** @type {EventSource | null} */
   let source = null;
@@ -48,6 +51,11 @@ export function watch(document, redraw) {
     if (document.hidden) source?.close();
     source = document.hidden ? null : (source ?? listening());
   };
+  const reopen = (/** @type {EventSource} */ closed) => {
+    if (source !== closed) return;
+    source = null;
+    follow();
+  };
   document.addEventListener("visibilitychange", follow);
   follow();
 }
@@ -55,11 +63,11 @@ export function watch(document, redraw) {
 /**
  * Fetches the page again and puts what differs into its place.
  * @param {Document} document
- * @returns {Promise<boolean>} whether there was a page
+ * @returns {Promise<boolean>} whether the server could say what the page is now, or that there is none
  */
 async function refreshed(document) {
   const answer = await fetch(document.location.href, { headers: { Accept: "text/html" } }).catch(() => null);
-  if (!answer?.ok) return false;
+  if (!answer?.ok) return answer !== null && answer.status < 500;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const old of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(old.id);

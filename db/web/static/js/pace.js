@@ -11,11 +11,12 @@ export function concerns(watched, runId) {
 
 /**
  * Calls at once, then at most once in a while; the last call is never lost.
- * @param {() => Promise<void>} act never two at a time
+ * @param {() => Promise<boolean | void>} act never two at a time; false: nothing came of it, it is tried again
  * @param {number} leastMs
  * @param {{now: () => number, later: (act: () => void, ms: number) => void}} clock
+ * @param {number} againMs until it is tried again
  */
-export function paced(act, leastMs, clock) {
+export function paced(act, leastMs, clock, againMs) {
   let last = -Infinity;
   let isBusy = false;
   let isDue = false;
@@ -23,7 +24,7 @@ export function paced(act, leastMs, clock) {
     isBusy = true;
     isDue = false;
     try {
-      await act();
+      if ((await act()) === false) clock.later(call, againMs);
     } finally {
       last = clock.now();
       isBusy = false;
@@ -34,8 +35,9 @@ export function paced(act, leastMs, clock) {
     isBusy = true;
     clock.later(run, Math.max(0, last + leastMs - clock.now()));
   };
-  return () => {
+  const call = () => {
     isDue = true;
     if (!isBusy) wait();
   };
+  return call;
 }

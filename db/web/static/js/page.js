@@ -7,8 +7,11 @@ setUpScheme(document);
 drawAll();
 watch(document, drawAll);
 
-/** Draws what the page has, and what came with a change. */
+/**
+ * Draws what the page has, and what came with a change.
+ * @returns {Promise<boolean>} whether all values were there; a heat map says itself what it lacks
+ */
 async function drawAll() {
-  if (document.querySelector("[data-curves]")) (await import("./curves.js")).drawCurves(document);
   if (document.querySelector("[data-heat]")) (await import("./heat.js")).drawHeats(document);
+  return document.querySelector("[data-curves]") === null || (await import("./curves.js")).drawCurves(document);
 }

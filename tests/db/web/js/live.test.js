@@ -67,3 +67,18 @@ test("a fetch that fails does not end it", async () => {
   await assert.rejects(time.pass(1000));
   assert.equal(tried, 2);
 });
+
+test("a fetch of which nothing came is tried again, once", async () => {
+  const time = clock();
+  let tried = 0;
+  const changed = paced(async () => ++tried > 1, 1000, time, 5000);
+  changed();
+  await time.pass(0);
+  await time.pass(4999);
+  assert.equal(tried, 1);
+  await time.pass(1);
+  await time.pass(0);
+  assert.equal(tried, 2);
+  await time.pass(10000);
+  assert.equal(tried, 2);
+});
