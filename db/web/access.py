@@ -139,6 +139,8 @@ class Guard:
     def _exchanged(self, scope: Scope, queries: list[tuple[str, str]]) -> Response:
         """Give a browser its cookie, and send it on to the same place without the token in the address."""
         last = quote(scope["path"].rpartition("/")[2])
+        if scope["path"] == self._root_path:  # without its slash it has no part in the cookie
+            last += "/"
         where = f"./{last}" + (f"?{urlencode(queries)}" if queries else "")
         answer = Response(status_code=303, headers={"Location": where, "Cache-Control": "no-store"})
         # What stands before us may end TLS; who claims so without it harms nobody but himself.

@@ -72,6 +72,11 @@ def test_browser_trades_the_token_in_its_address_for_a_cookie(locked: Page) -> N
     assert locked.get("/fl/api/runs", Cookie=cookie.split("; ")[0])[0]["name"] == "hearts"
 
 
+def test_token_behind_a_prefix_without_its_slash_is_traded_for_a_cookie_that_comes_back(locked: Page) -> None:
+    found = locked.ask(f"/fl?token={SHOWN}")
+    assert found.headers["location"] == "./fl/"  # as a browser takes it: /fl/, below the cookie's path
+
+
 def test_cookie_of_an_encrypted_page_goes_to_no_other(store: ModelStore, folder: Path) -> None:
     with serving(create_app(folder, access=Access(TOKEN, is_encrypted=True))) as page:
         found = page.ask(f"/?token={SHOWN}")
