@@ -151,7 +151,9 @@ class Guard:
             path=f"{self._root_path}/",
             secure=is_encrypted,
             httponly=True,
-            samesite="strict",
+            # Strict would keep it from who follows a link of a mail or a wiki, also from the very request
+            # that this answer sends on. Nothing here changes anything, and no other site can read an answer.
+            samesite="lax",
         )
         return answer
 

@@ -10,6 +10,7 @@ import pytest
 
 from fl_main.db import ModelStore
 from fl_main.db.web import run_pages
+from fl_main.db.web.access import Access
 from fl_main.db.web.app import create_app
 from tests.db.web import browser, story
 from tests.db.web.serving import serving
@@ -259,6 +260,18 @@ def test_a_lost_connection_is_shown_and_comes_back(chromium: Any, tmp_path: Path
             page.get_by_text("Connection lost, trying again").wait_for()
             with serving(create_app(folder), server.port):
                 page.get_by_text("Live", exact=True).wait_for()
+
+
+def test_a_link_on_another_site_leads_in(chromium: Any, tmp_path: Path) -> None:
+    app = create_app(tmp_path / "models", access=Access("a word"))
+    with serving(app) as server, browser.looking(chromium, "about:blank") as page:
+        own = f"http://127.0.0.1:{server.port}/"  # to a browser another site than localhost
+        links = f"<a href='{own}?token=a+word'>with it</a> <a href='{own}'>without it</a>"
+        page.route("http://localhost/", lambda route: route.fulfill(content_type="text/html", body=links))
+        for link in ("with it", "without it"):
+            page.goto("http://localhost/")
+            page.get_by_role("link", name=link).click()
+            page.get_by_text("No run yet: what to do next").wait_for()
 
 
 def test_an_answer_of_a_server_in_front_does_not_end_it(chromium: Any, site: str) -> None:
