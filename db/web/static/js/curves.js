@@ -1,6 +1,6 @@
 // Curves over the rounds, drawn by uPlot into the figures that the page has.
 import uPlot from "../vendor/uplot.js";
-import { inOrder, linesOf, reading, shown } from "./series.js";
+import { areThose, inOrder, linesOf, reading, shown } from "./series.js";
 
 /** @typedef {import("./series.js").Curve} Curve */
 
@@ -58,7 +58,7 @@ async function draw(place, version, ask) {
 }
 
 /**
- * Puts curves into a figure: into what is drawn there, if they are as many.
+ * Puts curves into a figure: into what is drawn there, if it has the same lines.
  * @param {HTMLElement} place
  * @param {Curve[][]} answers for each run
  * @param {uPlot | null} old
@@ -70,7 +70,7 @@ function plotted(place, answers, old) {
     curves.filter((curve) => curve.name === place.dataset.metric).map((curve) => ({ label: labels[i] ?? "", curve })));
   const { rounds, lines, bands } = linesOf(curves);
   const data = /** @type {uPlot.AlignedData} */ ([rounds, ...lines.map((line) => line.values)]);
-  if (old && old.series.length === data.length) {
+  if (old && areThose(lines, old.series.slice(1).map(({ label }) => label))) {
     old.setData(data);
     place.closest("figure")?.querySelector("[data-keys] select")?.dispatchEvent(new Event("change")); // it chose a part
     return old;

@@ -38,6 +38,15 @@ export function linesOf(curves) {
 }
 
 /**
+ * Whether lines are those that a chart has, so that it can take their values as they are.
+ * @param {Line[]} lines
+ * @param {unknown[]} labels of the chart's lines: as many need not be the same, five agents and five quantiles are not
+ */
+export function areThose(lines, labels) {
+  return lines.length === labels.length && lines.every(({ label }, i) => label === labels[i]);
+}
+
+/**
  * The places of lines in the order in which a reader meets them: the mean first.
  * @param {Line[]} lines
  */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { inOrder, linesOf, reading, shown } from "../../../../db/web/static/js/series.js";
+import { areThose, inOrder, linesOf, reading, shown } from "../../../../db/web/static/js/series.js";
 
 const curve = (more) => ({ source: "evaluate", name: "loss", rounds: [1, 2], mean: [0.5, 0.25], agents: null, quantiles: null, ...more });
 
@@ -18,6 +18,17 @@ test("many agents are a median between two bands", () => {
   const { lines, bands } = linesOf([{ label: "", curve: curve({ quantiles }) }]);
   assert.deepEqual(bands.map(([high, low]) => [lines[high].values[0], lines[low].values[0]]), [[5, 1], [4, 2]]);
   assert.equal(lines.at(-1).kind, "mean");
+});
+
+test("a chart of five agents does not take five quantiles for them", () => {
+  const quantiles = { p10: [1, 1], p25: [2, 2], p50: [3, 3], p75: [4, 4], p90: [5, 5] };
+  const few = linesOf([{ label: "", curve: curve({ agents: { a: [1], b: [1], c: [1], d: [1], e: [1] } }) }]).lines;
+  const many = linesOf([{ label: "", curve: curve({ quantiles }) }]).lines;
+  const labels = few.map(({ label }) => label);
+  assert.equal(many.length, labels.length);
+  assert.ok(areThose(few, labels));
+  assert.ok(!areThose(many, labels));
+  assert.ok(!areThose(few.slice(1), labels));
 });
 
 test("two runs share the rounds that one of them has", () => {
