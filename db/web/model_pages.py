@@ -18,7 +18,7 @@ from fl_main.db.model_db import Model, ModelDB, Run
 from fl_main.errors import StoreError
 from fl_main.weights import ArraySpec
 
-from . import charts, drawing, showing
+from . import bounds, charts, drawing, showing
 from .bounds import Heavy
 from .rendering import page_of
 from .source import Database
@@ -105,6 +105,9 @@ def _arrays(found: Model, heavy: Heavy) -> tuple[list[dict[str, Any]], str, int]
     left_out = len(specs) - len(chosen)
     if not found.is_stored:
         return plain, f"not stored, because {found.not_stored_reason}", left_out
+    if chosen and chosen[0].nbytes > bounds.MOST_BYTES:
+        size = showing.size(chosen[0].nbytes)
+        return plain, f"its first array has {size}, too much for a page to read; `fl db stats` does", left_out
     try:
         chosen_names = tuple(spec.name for spec in chosen)
         key = ("histograms", found.model_id, BINS, chosen_names, False)

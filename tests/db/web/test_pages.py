@@ -87,6 +87,16 @@ def test_model_without_its_file_says_what_is_wrong(told: Page, folder: Path) -> 
     assert "conv.weight F32 16 × 9 parameter" in said
 
 
+def test_array_that_would_take_too_long_is_told_without_numbers(
+    told: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MOST_BYTES", 3)
+    said = text_of(told, "/models/breast-cancer:best")
+    assert "without numbers its first array has " in said
+    assert "too much for a page to read; `fl db stats` does" in said
+    assert "conv.weight F32 16 × 9 parameter" in said
+
+
 def test_busy_page_asks_for_patience_and_speaks_of_no_damage(
     told: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
