@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -95,6 +95,8 @@ class Guard:
                 for name, value in SECURITY.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store" if self._access.token else "no-cache")
+                if "Location" in headers:
+                    headers["Location"] = _here(headers["Location"])
             await send(message)
 
         answer = await self._turned_away(scope)
@@ -169,6 +171,13 @@ class Guard:
         finally:
             self._waiting -= 1
         return _refusal(401, "the token is not the one of this page")
+
+
+def _here(location: str) -> str:
+    """Return a place of ours without scheme and host: a server in front has others."""
+    _, host, path, query, _ = urlsplit(location)
+    path = "/" + path.lstrip("/") if host else path  # two slashes would begin a host
+    return path + (f"?{query}" if query else "")
 
 
 NEEDED = (

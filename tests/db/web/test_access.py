@@ -106,6 +106,12 @@ def test_server_in_front_may_take_the_prefix_off_or_leave_it(locked: Page, prefi
     assert locked.ask(f"{prefix}/api/openapi.json", **shown).json["servers"] == [{"url": "/fl"}]
 
 
+@pytest.mark.parametrize("path", ["/fl/api", "/api"])
+def test_server_in_front_is_not_told_by_which_name_it_reaches_the_page(locked: Page, path: str) -> None:
+    found = locked.ask(path, Authorization=f"Bearer {TOKEN}")  # nginx puts its prefix before our address
+    assert (found.status, found.headers["location"]) == (307, "/fl/api/")
+
+
 def test_what_a_visitor_says_of_prefixes_is_not_believed(locked: Page) -> None:
     found = locked.ask("/nothing", Authorization=f"Bearer {TOKEN}", X_Forwarded_Prefix="/evil", Forwarded="x")
     assert "/evil" not in found.text
