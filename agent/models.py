@@ -12,7 +12,7 @@ from fl_main.weights import Layout
 
 from .transfers import Download, Fetched
 
-_UNUSED = 3  # references: of the list, of the local name, and of the function that counts them
+_UNUSED = 2  # references: of the list, and of the function that counts them; see `fl_main.slabs`
 
 
 class Models:
@@ -74,8 +74,7 @@ class Models:
         pages would cost several times what is done with them here.
         """
         for place in range(len(self._let_go)):
-            buffer = self._let_go[place]
-            if len(buffer) == size and sys.getrefcount(buffer) == _UNUSED:
+            if len(self._let_go[place]) == size and sys.getrefcount(self._let_go[place]) == _UNUSED:
                 return self._let_go.pop(place)
         return None
 

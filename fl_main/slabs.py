@@ -6,7 +6,9 @@ from collections import deque
 from fl_main.messages import CHUNK_BYTES
 
 KEPT = 64
-_UNUSED = 3  # references: of the collection, of `take`, and of the function that counts them
+# References: of the collection, and of the function that counts them. Not of a local name: from Python 3.14
+# on a call only borrows that one, and memory that somebody looks at would count as unused.
+_UNUSED = 2
 
 
 class Slabs:
@@ -24,9 +26,8 @@ class Slabs:
             return memoryview(bytearray(size))
         for _ in range(len(self._slabs)):
             self._slabs.rotate()
-            slab = self._slabs[0]
-            if sys.getrefcount(slab) == _UNUSED:
-                return memoryview(slab)[:size]
+            if sys.getrefcount(self._slabs[0]) == _UNUSED:
+                return memoryview(self._slabs[0])[:size]
         slab = bytearray(CHUNK_BYTES)
         if len(self._slabs) < KEPT:
             self._slabs.append(slab)
