@@ -27,7 +27,7 @@ def remarks_on(plan: Plan, rounds: Sequence[ReplayedRound]) -> Iterator[str]:
         yield "The noise of this strategy was drawn anew: nobody keeps it, so no two replays are alike."
     if strategy.state and not plan.keeps_state:
         when = "before every round" if plan.bases == "stored" else "before the first round"
-        yield f"The strategy's own arrays ({', '.join(strategy.state)}) were zeros {when}."
+        yield f"The strategy's own arrays ({', '.join(strategy.state)}) began anew {when}."
     if strategy.correction() != before.correction() or strategy.down != before.down:
         yield (
             f"The agents trained as {plan.before.strategy_name} asked them to, not as "

@@ -78,6 +78,10 @@ class Block(Protocol):
         """Which global model of the run is made, from 1 on: the steps of an optimizer, for instance."""
 
     @property
+    def is_first(self) -> bool:
+        """Whether no state is there of a round before: of the run's first model, or where it begins anew."""
+
+    @property
     def agents(self) -> int:
         """How many agents of the run may train, whether they sent an update this time or not."""
 

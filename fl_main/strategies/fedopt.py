@@ -23,7 +23,7 @@ class _FedOpt(Strategy):
         eta: η.
         beta1: β₁.
         tau: τ.
-        initial_v: v before the first round; None for τ².
+        initial_v: v before the first round, and where the run's state begins anew; None for τ².
     """
 
     step = "optimizer"
@@ -39,7 +39,7 @@ class _FedOpt(Strategy):
 
     def combine(self, block: Block) -> None:
         out, m, v = block.out, block.state["m"], block.state["v"]
-        if block.version == 1:
+        if block.is_first:
             v[:] = self._initial_v
         out -= block.base  # Δ from here on
         m *= self._beta1

@@ -247,6 +247,7 @@ class _Cursor:
         self._base = base
         self._state_sources = state
         self.version = version
+        self.is_first = not state
         self.agents = agents
         self.place = 0
         self._state_layout = state_layout(base.layout)

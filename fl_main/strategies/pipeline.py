@@ -228,6 +228,10 @@ class _Seen:
         return self._block.version
 
     @property
+    def is_first(self) -> bool:
+        return self._block.is_first
+
+    @property
     def agents(self) -> int:
         return self._block.agents
 

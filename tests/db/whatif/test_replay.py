@@ -213,7 +213,7 @@ def test_on_stored_bases_each_round_stands_by_itself(folder: Path) -> None:
         expected = base + 0.5 * (mean(local(folder, round_id)) - base)
         np.testing.assert_allclose(bias(folder, f"hearts-replay:{round_id}"), expected, rtol=1e-12)
     assert any("do not follow each other" in remark for remark in found.remarks)
-    assert any("were zeros before every round" in remark for remark in found.remarks)
+    assert any("began anew before every round" in remark for remark in found.remarks)
 
 
 def test_differences_are_those_from_the_stored_models(folder: Path) -> None:

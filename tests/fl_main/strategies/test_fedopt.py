@@ -65,6 +65,15 @@ def test_v_begins_with_the_square_of_tau_or_as_stated(name: str) -> None:
     assert rounds(name, tau=0.5, initial_v=0.0)[0] != paper[0]
 
 
+@pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
+@pytest.mark.parametrize("before", [[], [{"norm_bound": {"bound": 10.0}}]])
+def test_v_begins_in_the_same_way_where_the_state_begins_anew_later(name: str, before: list[Any]) -> None:
+    # As after `fl run rollback --fresh-state`, or in a replay by another strategy: round 7, and no state.
+    strategy = compose([*before, {name: {"tau": 0.5, "initial_v": 0.25}}])
+    late = folded(strategy, [{"w": np.array([3.0])}], base={"w": np.array([BASE])}, version=7)
+    assert late.arrays["w"].tolist() == [rounds(name, tau=0.5)[0]]
+
+
 @pytest.mark.parametrize(("variant", "power"), [("adam", 1), ("flower", 2)])
 def test_the_bias_of_the_first_rounds_may_be_corrected(variant: str, power: int) -> None:
     steps = {"beta1": 0.5, "beta2": 0.75, "tau": 0.5}
