@@ -1,11 +1,13 @@
 """What a run's strategy asks of the training of a PyTorch module, as a term or a hook.
 
-correction = TorchCorrection(net, task)
-optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-correction.attach(optimizer)                       # a hook: the loop stays as it is; or
-loss = loss_of(net(x), y) + correction.term()      # a term of the loss
-…
-task.submit(get_weights(net), n, **correction.answer(get_weights(net), num_steps=…, learning_rate=0.1))
+Beside its training loop a program needs a few calls:
+
+    correction = TorchCorrection(net, task)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    correction.attach(optimizer)                       # a hook: the loop stays as it is; or
+    loss = loss_of(net(x), y) + correction.term()      # a term of the loss
+    …
+    task.submit(get_weights(net), n, **correction.answer(get_weights(net), num_steps=…, learning_rate=0.1))
 """
 
 from collections.abc import Iterable, Mapping, Set

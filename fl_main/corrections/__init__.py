@@ -1,11 +1,13 @@
 """Corrections: what a run's strategy asks agents to do to their training, which stays their own.
 
-correction = correction_of(task)
-for batch in …:
-gradients = …                                  # of your loss, at your weights
-correction.add_to(gradients, weights)          # in place; nothing, if nothing is asked for
-…
-task.submit(weights, n, **correction.answer(weights, num_steps=…, learning_rate=…))
+A program that does what is asked, if anything is, whatever the run's strategy:
+
+    correction = correction_of(task)
+    for batch in …:
+        gradients = …                              # of your loss, at your weights
+        correction.add_to(gradients, weights)      # in place; nothing, if nothing is asked for
+        …
+    task.submit(weights, n, **correction.answer(weights, num_steps=…, learning_rate=…))
 """
 
 from collections.abc import Mapping
