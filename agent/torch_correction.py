@@ -101,10 +101,22 @@ class TorchCorrection:
     def attach(self, optimizer: torch.optim.Optimizer) -> Any:
         """Call `add_to_gradients` before each step of an optimizer, after whatever clips gradients.
 
+        A step with a closure, as of LBFGS, computes its gradients after that: it raises LocalProtocolError,
+        and `term` is what goes with it.
+
         Returns:
             A handle, whose `remove()` ends that.
         """
-        return optimizer.register_step_pre_hook(lambda *_: self.add_to_gradients())
+        return optimizer.register_step_pre_hook(self._before_step)
+
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._pulls and any(map(callable, (*args, kwargs.get("closure")))):
+            raise LocalProtocolError(
+                "correction.attach: optimizer.step(closure) computes its gradients when the correction was "
+                "added already, and the training would not be what the run asks for; add correction.term() "
+                "to the loss in the closure instead"
+            )
+        self.add_to_gradients()
 
     def answer(
         self,

@@ -150,6 +150,24 @@ def test_a_hook_can_be_removed() -> None:
     assert all(np.array_equal(before[key], array) for key, array in get_weights(net).items())
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_step_with_a_closure_is_refused_as_its_gradients_come_after_the_hook(by_name: bool) -> None:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        (loss := loss_of(net)).backward()
+        return loss
+
+    handle = TorchCorrection(net, in_the_middle("scaffold", net)).attach(optimizer)
+    with pytest.raises(LocalProtocolError, match=r"add correction.term\(\) to the loss"):
+        optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    handle.remove()
+    TorchCorrection(net, task_of({}, get_weights(net))).attach(optimizer)  # nothing is asked for
+    optimizer.step(closure)
+
+
 def test_a_parameter_that_the_loss_does_not_see_is_corrected_too() -> None:
     net = network()
     task = in_the_middle("fedprox", net)
