@@ -147,29 +147,36 @@ def fisher_of(net: torch.nn.Module, losses: Iterable[torch.Tensor]) -> dict[str,
         losses: Negative log-likelihood of one example each, made while they are taken: a generator.
 
     Returns:
-        One array per trained parameter, float32, in main memory.
+        One array per parameter, float32, in main memory; 0 where it requires no gradient and stays.
 
     Raises:
         LocalProtocolError: If there is no loss.
     """
-    parameters = _trained(net)
-    sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
+    trained = _trained(net)
+    sums = {
+        name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in _parameters(net).items()
+    }
     examples = 0
     for loss in losses:
         examples += 1
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for total, gradient in zip(sums.values(), gradients, strict=True):
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
-                total += gradient.float().square()
+                sums[name] += gradient.float().square()
     if not examples:
         raise LocalProtocolError("the Fisher information needs the loss of one example at least")
     return {name: (total / examples).cpu().numpy() for name, total in sums.items()}
 
 
-def _trained(net: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that require a gradient, each once, by the names of `get_weights`."""
+def _parameters(net: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters, each once, by the names of `get_weights`."""
     module = getattr(net, "_orig_mod", net)  # torch.compile puts a prefix before every name
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return dict(module.named_parameters())
+
+
+def _trained(net: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return those that require a gradient."""
+    return {name: parameter for name, parameter in _parameters(net).items() if parameter.requires_grad}
 
 
 def _unwrapped(net: torch.nn.Module, names: Set[str]) -> torch.nn.Module:

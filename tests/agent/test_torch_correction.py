@@ -257,6 +257,21 @@ def test_fisher_is_the_mean_of_squared_gradients_of_the_examples() -> None:
         fisher_of(net, [])
 
 
+def test_a_parameter_that_requires_no_gradient_has_no_fisher_information() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[0].requires_grad_(False)
+    found = fisher_of(net, [net(torch.ones(2)).sum()])
+    assert {name: bool(array.any()) for name, array in found.items()} == {
+        "0.weight": False,
+        "0.bias": False,
+        "1.weight": True,
+        "1.bias": True,
+    }
+    correction = TorchCorrection(net, task_of(ASKED["fedcurv"], get_weights(net)))
+    answer = correction.answer(get_weights(net), fisher=found)  # the run trains all four
+    assert answer["channels"]["fisher"].keys() == found.keys()
+
+
 @pytest.mark.parametrize(
     ("strategy", "options"),
     [("scaffold", {}), ("feddyn", {"alpha": 2.0}), ("fedprox", {"mu": 1.0}), ("fedcurv", {"lam": 0.1})],
