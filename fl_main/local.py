@@ -63,7 +63,7 @@ from fl_main.store import (
 )
 from fl_main.strategies import strategy_of
 from fl_main.strategies.fold import Answer as FoldAnswer
-from fl_main.strategies.fold import as_channel, fold, fold_sum, state_layout
+from fl_main.strategies.fold import as_channel, fold, fold_free, fold_sum, state_layout
 from fl_main.training import Asked, Evaluation, Kind, NamedArrays, TrainResult, as_metrics, evaluation_of
 from fl_main.weights import Array, Layout, Role, as_arrays, pack, views
 
@@ -569,6 +569,9 @@ class _LocalDriver:
             fold_sum(answers, layout, sink)
             return StepFolded(effect, self._stored(sink))
         strategy = strategy_of(self._settings)
+        if self._settings.payload == "free":
+            data = fold_free(strategy, answers)
+            return StepFolded(effect, self._stored(Memory(Layout.free(len(data)), bytearray(data))))
         record = self._machine.run
         base = self._source(record.model_id)
         before = {name: self._source(state_id) for name, state_id in record.state_ids.items()}

@@ -154,6 +154,26 @@ def test_channels_go_down_and_up() -> None:
     assert seen == [None, None, [3.0, 3.0], [3.0, 3.0], [6.0, 6.0], [6.0, 6.0]]
 
 
+def test_payloads_of_free_layout_may_be_of_any_length() -> None:
+    def tree(task: LocalTask) -> TrainResult:
+        grown = b"tree%d" % task.data * task.data * task.round_id
+        return TrainResult({"payload": np.frombuffer(grown, np.uint8)}, num_examples=task.data)
+
+    stump = {"payload": np.frombuffer(b"stump", np.uint8)}
+    seen = list[bytes]()
+    run = run_local(
+        tree,
+        {"a": 1, "b": 2},
+        stump,
+        rounds=2,
+        strategy="tests.system.bagging:Bagging",
+        settings={"payload": "free"},
+        on_round=lambda made: seen.append(made.weights["payload"].tobytes()),
+    )
+    assert seen == [b"tree1|tree2tree2", b"tree1tree1|tree2tree2tree2tree2"]
+    assert run.weights["payload"].tobytes() == seen[-1]
+
+
 def test_state_of_a_strategy_is_kept_over_the_rounds() -> None:
     def train(task: LocalTask) -> TrainResult:
         return TrainResult({"w": task.weights["w"] + 1}, 1)
