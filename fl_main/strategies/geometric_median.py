@@ -37,7 +37,8 @@ class GeometricMedian(Strategy):
         nu: ν, below which a distance counts as ν, more than 0.
         iterations: R, how often z is made better, from the mean on, at least 1 (the paper: 3); None for
             till it stands, from the mean of those near the update that has most of them around it.
-        weighting: `uniform` counts every update once; `examples` weighs by `num_examples` (the paper).
+        weighting: `uniform` counts every update once, a late one too: those in time of a few must not
+            outweigh late ones of most; `examples` weighs by `num_examples` (the paper) and staleness.
     """
 
     passes = 1
@@ -61,7 +62,8 @@ class GeometricMedian(Strategy):
         return (updates - 1) // 2 if self._iterations is None and self._weighting == "uniform" else 0
 
     def begin(self, contributions: Sequence[Contribution]) -> None:  # noqa: D102 - see Strategy
-        weights = np.array([weight_of(update, self._weighting) for update in contributions])
+        is_uniform = self._weighting == "uniform"  # of staleness, too
+        weights = np.array([1.0 if is_uniform else weight_of(update, "examples") for update in contributions])
         self._parts: Numbers = weights / weights.sum()
         self._seen = Geometry(len(contributions))
 

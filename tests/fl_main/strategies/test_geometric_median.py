@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_main.errors import SettingsError, UpdateRejectedError
-from fl_main.strategies import GeometricMedian, make_strategy
+from fl_main.strategies import Contribution, GeometricMedian, make_strategy
 from fl_main.weights import Role
 from tests.fl_main.strategies.arrays import folded
 
 LINE = [{"w": np.array([place])} for place in (0.0, 1.0, 11.0)]
+LATE = tuple(enumerate((4, 4, 4, 0, 0)))  # agents, and how many versions late they are
 
 
 def test_one_iteration_weighs_by_distances_to_the_mean() -> None:
@@ -31,6 +32,17 @@ def test_examples_weigh_where_they_shall() -> None:
     found = folded(GeometricMedian(weighting="examples"), LINE, [1, 1, 5]).arrays["w"].item()
     assert found == pytest.approx(11.0, abs=1e-6)  # it has more than half of the examples
     assert folded(GeometricMedian(), LINE, [1, 1, 5]).arrays["w"].item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_few_who_are_in_time_do_not_outweigh_most_who_are_late() -> None:
+    # Two of five are borne. With the discount 1/√5 of the late ones, 2 would count more than 3/√5.
+    facts = [Contribution(f"agent-{i}", 1, staleness=late, discount=(1 + late) ** -0.5) for i, late in LATE]
+    models = [{"w": np.array([place])} for place in (0.0, 0.1, 0.2, 1e6, 1e6)]
+    rule = GeometricMedian()
+    assert rule.bears(5) == 2
+    assert folded(rule, models, facts=facts).arrays["w"].item() == pytest.approx(0.2, abs=0.01)
+    by_examples = folded(GeometricMedian(weighting="examples"), models, facts=facts).arrays["w"].item()
+    assert by_examples == pytest.approx(1e6)
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e12, 1e38, 1e120, 1e200, 1.7e308])
