@@ -194,7 +194,7 @@ def fold_sum(answers: Sequence[Answer], layout: Layout, sink: Sink) -> None:
     """Add up the arrays of all answers, in float64 where they are floats: the statistics step.
 
     Raises:
-        UpdateRejectedError: If their layouts differ, or a sum is not finite or does not fit its type.
+        UpdateRejectedError: If their layouts differ, or a sum does not fit its type.
     """
     if any(answer.payloads["weights"].layout != layout for answer in answers):
         raise UpdateRejectedError("the arrays to be added up are not alike")
@@ -209,18 +209,20 @@ def fold_sum(answers: Sequence[Answer], layout: Layout, sink: Sink) -> None:
                     segment.offset + start * segment.dtype.stored.itemsize, _bytes(raw)
                 )
                 values = decoded(raw, segment.dtype)
-                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused below
                     total += values if segment.dtype.is_float else raw.astype(dtype)
                     rough += values
-            if not segment.dtype.is_float and not _fits(rough, segment.dtype.stored):
+            if not _fits(total, rough, segment.dtype):
                 raise UpdateRejectedError(f"a sum is too large for {segment.dtype}")
             sink.write(_encoded(total, segment.dtype))
 
 
-def _fits(rough: NDArray[np.float64], dtype: np.dtype[Any]) -> bool:
-    if dtype.kind == "b":
+def _fits(total: Array, rough: NDArray[np.float64], dtype: DType) -> bool:
+    if dtype.is_float:
+        return bool(is_finite(stored_as(total, dtype), dtype).all())
+    if dtype is DType.BOOL:
         return True
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(dtype.stored)
     return bool((rough >= float(limits.min)).all() and (rough < float(limits.max) + 1).all())
 
 
