@@ -286,10 +286,9 @@ class _LocalDriver:
         self._told = 0  # the last round that somebody was told of
         self._files: dict[str, Memory] = {}
         self._states = _States()
-        self._own_roles: dict[str, Role] = {}  # of the model that the run begins with
         self._private = PrivateArrays("", {})
         self._metrics: dict[int, dict[str, float]] = {}
-        self._roles: dict[str, Role] = {}  # of the model's arrays, where training does not say
+        self._roles: dict[str, Role] = {}  # of the arrays of the first weights, where training does not say
         self._frozen = FrozenArrays({})  # what the run does not train
         self._complaint = ""  # why an update did not count
         self._has_told = False  # of something that is asked for and that nobody looks at
@@ -304,11 +303,11 @@ class _LocalDriver:
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""
-        self._own_roles = dict(getattr(initial_weights, "roles", {}))
-        first = private_of(as_arrays(initial_weights), self._own_roles)
+        self._roles = dict(getattr(initial_weights, "roles", {}))
+        first = private_of(as_arrays(initial_weights), self._roles)
         self._private = PrivateArrays(self._machine.run.run_id, FrozenArrays(first).arrays)
         initial = self._keep(self._trained_of(initial_weights))
-        self._roles = {spec.name: spec.role for spec in initial.layout.arrays}
+        self._roles |= {spec.name: spec.role for spec in initial.layout.arrays}
         self._take(self._machine.adopt(ModelRecord("initial", "local", 0, ModelKind.INITIAL, initial)))
         kinds = (
             [Kind.TRAIN] + [Kind.EVALUATE] * bool(self._evaluate) + [Kind.STATISTICS] * bool(self._statistics)
@@ -492,8 +491,8 @@ class _LocalDriver:
             self._complaint = f"{task.agent_id}: train returned {type(result).__name__}, not a TrainResult"
             return TaskDeclined(task.task_id, task.agent_id, "error", self._complaint)
         self._keep_own(task, result)
-        trained = NamedArrays(self._frozen.without(result.weights), getattr(result.weights, "roles", {}))
-        local, base = self._keep(trained, roles=self._roles), self._source(task.model_id)
+        trained = NamedArrays(self._frozen.without(result.weights), self._roles_of(result.weights))
+        local, base = self._keep(trained), self._source(task.model_id)
         try:
             payloads = {"weights": self._as_sent(local, base, task.agent_id, task.seed)}
         except WeightsError as error:  # values that no codec can encode
@@ -514,11 +513,16 @@ class _LocalDriver:
 
     def _keep_own(self, task: TaskRecord, result: TrainResult) -> None:
         """Keep what a site keeps with its update: private arrays, and what its training wants."""
-        private = private_of(result.weights, {**self._own_roles, **getattr(result.weights, "roles", {})})
+        private = private_of(result.weights, self._roles_of(result.weights))
         current = self._states.current(task.agent_id)
         kept = self._private.to_keep(current, private, result.state)
         if kept is not None:
             self._states.put(task.agent_id, task.task_id, kept)
+
+    def _roles_of(self, weights: Mapping[str, Any]) -> dict[str, Role]:
+        """Return the roles of an update's arrays: what was private at first stays so, as at an agent."""
+        private = {name: role for name, role in self._roles.items() if role is Role.PRIVATE}
+        return {**self._roles, **getattr(weights, "roles", {}), **private}
 
     def _as_sent(self, local: StoredPayload, base: Source, site: str, seed: int) -> StoredPayload:
         """Return a local model in the form in which it would travel."""
@@ -605,12 +609,9 @@ class _LocalDriver:
     def _arrays_of(self, model_id: str | None) -> Mapping[str, Array]:
         return _arrays_in(self._source(model_id)) if model_id else {}
 
-    def _keep(
-        self, values: Mapping[str, Any], channel: str = "weights", roles: Mapping[str, Role] | None = None
-    ) -> StoredPayload:
-        """Keep what would leave the site: arrays have the roles they know, or else those given."""
-        arrays = as_arrays(values)
-        known = {**(roles or {}), **getattr(values, "roles", {})}
+    def _keep(self, values: Mapping[str, Any], channel: str = "weights") -> StoredPayload:
+        """Keep what would leave the site: arrays have the roles that they know."""
+        arrays, known = as_arrays(values), getattr(values, "roles", {})
         layout = Layout.of(arrays, {n: r for n, r in known.items() if n in arrays}).without_private()
         return self._stored(Memory(layout, pack(arrays, layout)), channel)
 

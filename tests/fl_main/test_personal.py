@@ -81,6 +81,17 @@ def test_private_arrays_begin_as_the_program_gave_them_and_are_read_only() -> No
     assert run_local(look, SITES, start, rounds=2).rounds == 2
 
 
+@pytest.mark.parametrize("roles", [None, dict.fromkeys(START, Role.PARAMETER)])
+def test_what_was_private_stays_so_however_an_update_is_handed_in(roles: dict[str, Role] | None) -> None:
+    def forgetful(task: LocalTask) -> TrainResult:
+        weights = dict(train(task).weights)  # as of an agent that said in initial_weights what is private
+        return TrainResult(NamedArrays(weights, roles) if roles else weights, len(task.data[1]))
+
+    run = run_local(forgetful, SITES, NamedArrays(START, ROLES), rounds=40, evaluate=measure)
+    assert set(run.weights) == {"slope"}
+    assert run.metrics[-1]["evaluate_loss"] < 1e-4
+
+
 def test_ones_own_state_stays_beside_private_arrays() -> None:
     def counted(task: LocalTask) -> TrainResult:
         count = int(task.state.get("count", np.array(0)))
