@@ -311,8 +311,9 @@ class Connection:
     def _kept(self, result: TrainResult) -> dict[str, Array] | None:
         """Return what is to be kept with an update; None to let be what is kept."""
         private = private_of(result.weights, roles_of(result.weights, self._own_roles))
-        kept = self.folder.state() if private and result.state is None else {}
-        return self.private.to_keep(kept, private, result.state)
+        own = {name for name, role in self._own_roles.items() if role is Role.PRIVATE}
+        needs_kept = bool(private) if result.state is None else not own <= private.keys()
+        return self.private.to_keep(self.folder.state() if needs_kept else {}, private, result.state)
 
     def _in_form(self, work: Work, arrays: dict[str, Array], layout: Layout) -> Outgoing:
         """Return a local model as it is to travel; one that does not fit its base is refused as it is."""

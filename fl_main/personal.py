@@ -52,13 +52,15 @@ class PrivateArrays:
 
         Args:
             kept: What is there.
-            private: The private arrays of the update.
+            private: The private arrays of the update; those that it does not have stay as they are.
             state: What the program wants to keep; None for what it kept before.
         """
-        if not private:
-            return None if state is None else as_arrays(state)
+        if state is None and not private:
+            return None
         own = self.others(kept) if state is None else state
-        return as_arrays({**own, **{f"{self._prefix}{name}": array for name, array in private.items()}})
+        before = {name: array for name, array in kept.items() if name.startswith(self._prefix)}
+        given = {f"{self._prefix}{name}": array for name, array in private.items()}
+        return as_arrays({**own, **before, **given})
 
 
 def private_of(values: Mapping[str, Any], roles: Mapping[str, Role]) -> dict[str, Any]:

@@ -104,6 +104,22 @@ def test_ones_own_state_stays_beside_private_arrays() -> None:
     run_local(counted, SITES, NamedArrays(START, ROLES), rounds=5)
 
 
+def test_private_arrays_that_an_update_leaves_out_stay_as_they_are_whatever_else_is_kept() -> None:
+    seen: list[tuple[float, float, int]] = []
+
+    def trained(task: LocalTask) -> TrainResult:
+        head, bias = (float(task.weights[name][0]) for name in ("head", "bias"))
+        seen.append((head, bias, int(task.state.get("count", np.array(0)))))
+        given = [("head", head), ("bias", bias)][: max(0, 3 - task.round_id)]  # both, the first, none
+        weights = {"slope": task.weights["slope"], **{name: np.array([value + 1]) for name, value in given}}
+        return TrainResult(weights, 1, state={"count": np.array(task.round_id)})
+
+    roles = {"head": Role.PRIVATE, "bias": Role.PRIVATE}
+    start = NamedArrays({name: np.ones(1) for name in ("slope", "head", "bias")}, roles)
+    run_local(trained, {"one": None}, start, rounds=4)
+    assert seen == [(1, 1, 0), (2, 2, 1), (3, 2, 2), (3, 2, 3)]
+
+
 def test_what_is_kept_of_another_run_is_neither_used_nor_shown() -> None:
     kept = PrivateArrays("first", {}).to_keep({}, X, {"mine": np.array(1)})
     assert kept is not None

@@ -91,6 +91,28 @@ def test_an_update_that_is_not_counted_leaves_the_private_arrays_as_they_were(
     assert seen == [0.0, 1.0, 1.0, 2.0]
 
 
+def test_private_arrays_that_an_update_leaves_out_stay_beside_what_the_program_keeps(
+    start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    daemon = start_daemon(run_of(end={"rounds": 3}))
+    seen: list[float] = []
+
+    def train(task: TrainingTask) -> TrainResult:
+        seen.append(float(task.weights["head"][0]))
+        head = {"head": task.weights["head"] + 1} if task.round_id == 1 else {}
+        return TrainResult(
+            {"body": task.weights["body"], **head}, 1, state={"round": np.array(task.round_id)}
+        )
+
+    agents = [
+        start_agent(daemon.url, number, function, initial_weights=whole)
+        for number, function in ((1, train), (2, trained(2)))
+    ]
+    for agent in agents:
+        agent.join()
+    assert seen == [0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("takes_state", [True, False])
 def test_personal_and_global_metrics_are_in_the_database_side_by_side(
     start_daemon: StartDaemon, start_agent: StartAgent, takes_state: bool
