@@ -109,6 +109,7 @@ function plotted(place, answers, old) {
       series: [{}, ...series],
       bands: bands.map(([high, low]) => ({ series: [high + 1, low + 1], fill: () => colour.soft() })),
       hooks: {
+        destroy: [() => observer.disconnect()],
         setCursor: [
           (plot) => {
             const at = plot.cursor.idx;
@@ -121,7 +122,8 @@ function plotted(place, answers, old) {
     data,
     place,
   );
-  new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: place.clientHeight })).observe(place);
+  const observer = new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: place.clientHeight }));
+  observer.observe(place);
   const keys = /** @type {HTMLElement} */ (figure.querySelector("[data-keys]"));
   setKeys(keys, plot, inOrder(lines));
   setPart(keys, plot);

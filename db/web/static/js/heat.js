@@ -9,6 +9,7 @@ const LABEL = 150; // pixels left of the cells, for names
 const HEAD = 22; // above them, for rounds
 const ROWS = [3, 24]; // least and largest height of a row
 const TALLEST = 900; // pixels that rows may take before they get lower
+const MOST = 16000; // dots of a screen that a canvas may have, in browsers of all makes
 const NAMED = 12; // a row as high as that has its agent's name
 
 /** @type {WeakMap<Element, HeatMap>} */
@@ -123,12 +124,18 @@ class HeatMap {
     return { label, row, width, across: width - label, height: HEAD + row * heat.agents.length };
   }
 
+  /** Dots of the screen for a pixel of the page: fewer, and less sharp, where a canvas cannot have so many. */
+  get ratio() {
+    const { width, height } = this.size;
+    return Math.min(devicePixelRatio || 1, MOST / Math.max(width, height));
+  }
+
   draw() {
     if (!this.heat || !this.canvas.isConnected) return;
     const { heat } = this;
     const { label, row, width, across, height } = this.size;
     this.width = width;
-    const ratio = devicePixelRatio || 1;
+    const ratio = this.ratio;
     for (const canvas of [this.canvas, this.map]) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
@@ -199,7 +206,7 @@ class HeatMap {
     pen.resetTransform();
     pen.drawImage(this.map, 0, 0);
     if (!this.at) return;
-    const ratio = devicePixelRatio || 1;
+    const ratio = this.ratio;
     pen.scale(ratio, ratio);
     const [x, w] = cell(this.at[1], heat.rounds.length, across);
     pen.strokeStyle = ink;
