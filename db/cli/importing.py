@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from fl_main.printable import printable
+
 from ..model_db import ModelDB
 from .common import DEFAULT_FOLDER, folder_option, with_database
 
@@ -21,10 +23,21 @@ ARCHIVE = ".flrun"
     help="Arrays of a model whose names match are buffers, e.g. '*running_mean'. May be given again.",
 )
 @click.option("--new", is_flag=True, help="Make the database if there is none.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Take an archive whose settings name functions (package.module:Class): an aggregator calls them.",
+)
 @folder_option
 @click.pass_context
 def import_(
-    ctx: click.Context, folder: Path | None, file: Path, run: str | None, buffers: tuple[str, ...], new: bool
+    ctx: click.Context,
+    folder: Path | None,
+    file: Path,
+    run: str | None,
+    buffers: tuple[str, ...],
+    new: bool,
+    trust: bool,
 ) -> None:
     """Take in FILE: a run that `fl db archive` wrote (.flrun), or a model of another program.
 
@@ -37,8 +50,10 @@ def import_(
     if file.suffix == ARCHIVE:
         if buffers:
             raise click.UsageError("An archive knows which arrays are buffers: leave --buffers out.")
-        _import_runs(folder, file, run, new)
+        _import_runs(folder, file, run, new, trust)
         return
+    if trust:
+        raise click.UsageError("In a model there is nothing to be called: leave --trust out.")
     if run is None:
         raise click.UsageError("Say what the run that holds this model is to be called: --run NAME.")
     from ..transfer.importing import import_model
@@ -48,15 +63,16 @@ def import_(
     click.echo(f"{file}: model {found.model_id} of the new run {found.run}, {what}")
 
 
-def _import_runs(folder: Path, file: Path, run: str | None, new: bool) -> None:
+def _import_runs(folder: Path, file: Path, run: str | None, new: bool, trust: bool) -> None:
     from ..transfer.reading_back import import_archive
 
-    found = import_archive(folder, file, run, new=new, actor=_actor())
+    found = import_archive(folder, file, run, new=new, trust=trust, actor=_actor())
     *origins, name = found.runs
     also = f", with {' and '.join(origins)}, where it began" if origins else ""
     also += f"; {' and '.join(found.there)}, where it began, was there already" if found.there else ""
-    click.echo(f"{file}: run {name}, {found.events} events, {found.files} model files{also}")
-    click.echo(f"its history leads on from {found.head}")
+    said = f"run {name}, {found.events} events, {found.files} model files{also}"
+    click.echo(f"{file}: {printable(said)}")  # names and ids of others
+    click.echo(printable(f"its history leads on from {found.head}"))
 
 
 @click.command()

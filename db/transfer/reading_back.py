@@ -3,25 +3,31 @@
 Nothing in an archive is trusted: what it says is held against the hashes of its chain, each record is
 read as one of ours, each file has the digest that names it, and no name in it is used as a path. All is
 read twice: first to check it and to stage the files, then, in one transaction, to insert the rows.
+
+A daemon goes on with what it finds in its database, and a replay does: so a run must be over, its settings
+must be settings, and functions in them are only taken from whom the user trusts.
 """
 
 import json
+import secrets
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
+from types import NoneType
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Table
 
 from fl_main.digests import DigestAlgorithm
-from fl_main.errors import StoreError, WeightsError
-from fl_main.store import EventRecord
+from fl_main.errors import SettingsError, StoreError, WeightsError
+from fl_main.settings import RunSettings
+from fl_main.store import EventRecord, RunStatus
 from fl_main.weights import Layout
 
 from .. import chain, migrations, rows, schema
@@ -36,7 +42,10 @@ from .importing import require_free_name, writing
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_LINE_BYTES = 64 << 20  # of an event: a step of a million agents has less
 _MAX_DIRECTORY_BYTES = 256 << 20  # of a ZIP file: a million models have less
+_MAX_LAYOUTS_BYTES = 256 << 20  # of all of them: three million arrays have less
 _EVENTS_AT_ONCE = 1000
+_CHARS_AT_ONCE = 16 << 20  # of these events: a few kilobytes of a ZIP file may be many megabytes
+_YEAR_9999 = 253_370_764_800  # in Unix seconds; there are no dates after it
 _FORMS = {form.word: form for form in rows.FORMS.values()}
 
 _UNREADABLE = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, WeightsError)
@@ -81,7 +90,13 @@ class ReadBack:
 
 
 def import_archive(
-    folder: Path | str, file: Path | str, name: str | None = None, *, new: bool = False, actor: str = ""
+    folder: Path | str,
+    file: Path | str,
+    name: str | None = None,
+    *,
+    new: bool = False,
+    trust: bool = False,
+    actor: str = "",
 ) -> ReadBack:
     """Insert the run of an archive, and those that it began from unless they are there.
 
@@ -89,11 +104,13 @@ def import_archive(
         folder: Of the database; an aggregator may have it open.
         name: Another name for the run; that it has one is the next event of its history.
         new: Whether a database is made if there is none; its digests are those of the archive.
+        trust: Whether settings may name functions (`package.module:Class`): a daemon calls them when it
+            starts, with the options that stand there.
         actor: Who does it.
 
     Raises:
-        StoreError: If the archive is damaged or does not fit this database, or the run or its name is
-            there already; nothing is stored then.
+        StoreError: If the archive is damaged or does not fit this database, its settings name functions
+            and nobody trusts them, or the run or its name is there already; nothing is stored then.
     """
     file = Path(file)
     with ExitStack() as opened:
@@ -109,9 +126,12 @@ def import_archive(
             )
         own = manifest.runs[-1]
         contents = [archive.checked(number) for number in range(len(manifest.runs))]
+        for run in manifest.runs:
+            _require_settings(run, trust)
         missing = [n for n, run in enumerate(manifest.runs) if run is own or not _is_there(folder, run)]
+        staged_as = secrets.token_hex(12)  # nothing that an archive says: a daemon stages files, too
         try:
-            moves = list(_stage(store, archive, contents, missing))
+            moves = list(_stage(store, archive, contents, missing, staged_as))
             with store.changing("import a run") as change:
                 _insert(change, archive, contents, missing)
                 change.place(moves)
@@ -122,7 +142,7 @@ def import_archive(
                 if name is not None and name != own.name:
                     _rename(change, own, name, actor)
         finally:
-            store.unstage([own.run_id])
+            store.unstage([staged_as])
     inserted = [manifest.runs[number] for number in missing]
     names = [name if name and run is own else run.name for run in inserted]
     head = Note(own.run_id, own.events, own.head)
@@ -167,10 +187,17 @@ class _Archive:
             raise StoreError(f"the history of run {run.name!r} is not whole")
 
     def checked(self, number: int) -> _Contents:
-        """Read the whole chain of a run once."""
+        """Read the whole chain of a run once.
+
+        Raises:
+            StoreError: If it is not as ours are, or the run is not over.
+        """
         found, of_models = _Contents(), dict[str, tuple[str, int, str]]()
+        last: rows.Facts = {}
         for row, form, facts in self.events(number):
-            if form is rows.MODEL:
+            if form is rows.RUN:
+                last = facts
+            elif form is rows.MODEL:
                 place = facts["digest"], facts["size"], facts["layout_digest"]
                 of_models[row["key"]] = place
                 if not facts["is_stored"]:
@@ -178,6 +205,7 @@ class _Archive:
                 if facts["layout_digest"] not in self.layouts:
                     raise StoreError(f"the layout of model {row['key']} is not in it")
                 found.layouts.add(facts["layout_digest"])
+        _require_end(self.manifest.runs[number], last)
         for digest, size, layout_digest in of_models.values():
             found.stored[digest] = size, layout_digest
         return found
@@ -223,9 +251,11 @@ def _manifest(archive: zipfile.ZipFile) -> _Manifest:
 
 
 def _layouts(archive: zipfile.ZipFile) -> dict[str, Layout]:
+    if archive.getinfo(LAYOUTS).file_size > _MAX_LAYOUTS_BYTES:
+        raise ValueError("it has more layouts than any of ours")
     with archive.open(LAYOUTS) as lines:
-        found = [Layout.from_wire(json.loads(line)) for line in _lines(lines)]
-    return {layout.digest: layout for layout in found}
+        found = (Layout.from_wire(json.loads(line)) for line in _lines(lines))
+        return {layout.digest: layout for layout in found}
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
@@ -242,13 +272,48 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+# --- what a run says ------------------------------------------------------------------------
+
+
+def _require_settings(run: _Run, trust: bool) -> None:
+    """Check that a run has settings with which nothing of others is run, unless they are trusted.
+
+    Raises:
+        StoreError: If they are none, or name functions.
+    """
+    try:
+        settings = RunSettings.stored(json.loads(run.settings))
+    except (TypeError, ValueError, AttributeError, SettingsError) as error:
+        said = _first_line(error).removeprefix("manifest: ")
+        raise StoreError(f"the settings of run {run.name} are none of ours: {said}") from error
+    named = [name for name in (*(step for step, _ in settings.steps), settings.cohort.rule) if ":" in name]
+    if named and not trust:
+        raise StoreError(
+            f"the settings of run {run.name} name a function, {named[0][:100]!r}, which an aggregator calls "
+            "when it starts: if you trust whoever wrote this archive, say --trust"
+        )
+
+
+def _require_end(run: _Run, last: rows.Facts) -> None:
+    """Check what a chain says last of its run.
+
+    Raises:
+        StoreError: If that is not over, or is called otherwise than the archive says.
+    """
+    if not last or last["name"] != run.name:
+        raise StoreError(f"its history is not that of a run {run.name!r}")
+    if not RunStatus(last["status"]).is_over:
+        raise StoreError(f"run {run.name!r} is {last['status']} in it: it would go on in two places")
+
+
 # --- what an event says ---------------------------------------------------------------------
 
 
 def _linked(line: bytes, run_id: str, head: chain.Head) -> tuple[_Row, chain.Head]:
     """Return an event as a row, if it is bound to the one before it."""
     at, record, key, facts, digest = json.loads(line)
-    if not (type(at) in (int, float) and all(isinstance(text, str) for text in (record, key, facts, digest))):
+    is_moment = type(at) in (int, float) and 0 <= at < _YEAR_9999  # so that it can be shown as a date
+    if not (is_moment and all(isinstance(text, str) for text in (record, key, facts, digest))):
         raise ValueError(f"event {head.seq + 1} is none of ours")
     after, row = chain.append(head, run_id, at, record, key, facts)
     if after.hash != digest:
@@ -264,6 +329,8 @@ def _record_facts(row: _Row, form: rows.Form | None, run: _Run) -> rows.Facts:
     if form is None:
         if row["record"] != rows.EVENT:
             raise ValueError(f"event {row['seq']} is a record that no version of fl_main writes")
+        if not _are_of(facts, _OF_EVENTS):
+            raise ValueError(f"event {row['seq']} does not say what happened as ours do")
         return facts
     said = {**migrations.added_since(form.word), **facts}
     try:
@@ -277,10 +344,36 @@ def _record_facts(row: _Row, form: rows.Form | None, run: _Run) -> rows.Facts:
     return found
 
 
+_OF_EVENTS: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "round_id": (int, NoneType),
+    "agent_id": (str, NoneType),
+    "actor": (str,),
+    "details": (dict,),
+}
+_TEXTS = ("model_id", "run_id", "kind", "channel", "form", "codec", "digest", "layout_digest")
+_OF_MODELS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_TEXTS, "not_stored_reason"), (str,)),
+    **dict.fromkeys(("round_id", "size"), (int,)),
+    "agent_id": (str, NoneType),
+    "is_stored": (bool,),
+    "parents": (list,),
+}
+
+
+def _are_of(facts: rows.Facts, types: Mapping[str, tuple[type, ...]]) -> bool:
+    """Whether facts have these names, no others, and values of these types."""
+    return facts.keys() == types.keys() and all(type(facts[name]) in found for name, found in types.items())
+
+
 def _as_read(form: rows.Form, facts: rows.Facts, run: _Run) -> rows.Facts:
     """Return what a record says that is read of facts: the same, if they are of ours."""
     if form is rows.MODEL:
-        parents = [(str(parent), share) for parent, share in facts["parents"]]
+        if not _are_of(facts, _OF_MODELS):
+            raise TypeError("a value of another type")
+        parents = [
+            (str(parent), None if share is None else float(share)) for parent, share in facts["parents"]
+        ]
         return rows.model_facts(facts, parents)
     return form.facts_of_row(_table_row(form, facts, run, 0.0))
 
@@ -312,13 +405,12 @@ def _is_there(folder: Path | str, run: _Run) -> bool:
 
 
 def _stage(
-    store: SecondWriter, archive: _Archive, contents: list[_Contents], missing: list[int]
+    store: SecondWriter, archive: _Archive, contents: list[_Contents], missing: list[int], prefix: str
 ) -> Iterator[tuple[str, str]]:
     """Stage the files of runs, each held against the digest that names it."""
-    own = archive.manifest.runs[-1].run_id
     wanted = {digest: place for number in missing for digest, place in contents[number].stored.items()}
     for digest, (size, layout_digest) in wanted.items():
-        layout, name = archive.layouts[layout_digest], f"{own}.{digest.partition(':')[2]}"
+        layout, name = archive.layouts[layout_digest], f"{prefix}.{digest.partition(':')[2]}"
         entry = archive.zip.getinfo(model_entry(digest))
         if size != layout.nbytes or entry.file_size != len(layout.header) + layout.nbytes:
             raise StoreError(f"model {digest} in it has another size than its layout")
@@ -346,9 +438,9 @@ def _insert(change: Change, archive: _Archive, contents: list[_Contents], missin
     for number in missing:
         run = archive.manifest.runs[number]
         tables = _Tables(change.connection, run)
-        for count, event in enumerate(archive.events(number), 1):
+        for event in archive.events(number):
             tables.take(*event)
-            if count % _EVENTS_AT_ONCE == 0:
+            if tables.is_full:
                 tables.write()
         tables.write()
         _insert_files(change.connection, run.run_id)
@@ -361,10 +453,17 @@ class _Tables:
         self._connection = connection
         self._run = run
         self._rows: dict[Table, list[_Row]] = {}
+        self._events = self._chars = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what was taken is to be written before more is."""
+        return self._events >= _EVENTS_AT_ONCE or self._chars >= _CHARS_AT_ONCE
 
     def take(self, event: _Row, form: rows.Form | None, facts: rows.Facts) -> None:
         """Take an event, and the row that it tells of."""
         self._put(schema.events, event)
+        self._events, self._chars = self._events + 1, self._chars + len(event["facts"])
         if form is None:
             return
         self._put(schema.metadata.tables[form.table], _table_row(form, facts, self._run, event["at"]))
@@ -382,6 +481,7 @@ class _Tables:
                 self._require_own(table, found)
             self._connection.executemany(upsert(table), found).close()
         self._rows.clear()
+        self._events = self._chars = 0
 
     def _require_own(self, table: Table, found: list[_Row]) -> None:
         key = "model_id" if table is schema.models else "task_id"

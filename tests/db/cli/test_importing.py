@@ -61,6 +61,8 @@ def test_a_model_of_another_program_becomes_a_run(trained: Path, tmp_path: Path)
     file = tmp_path / "mine.safetensors"
     save_file(weights(1.0), file)
     assert fl_db("import", file, "-d", trained).exit_code == 2
+    trusted = fl_db("import", file, "--run", "mine", "--trust", "-d", trained)
+    assert (trusted.exit_code, trusted.stderr.count("leave --trust out")) == (2, 1)
     assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new").exit_code == 1
     assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new", "--new").exit_code == 0
     result = fl_db("import", file, "--run", "mine", "-d", trained)

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fl_main.db import ModelDB, ModelStore, verify_database
+from fl_main.db.rows import canonical, digest_of
 from fl_main.db.transfer import reading_back
 from fl_main.db.transfer.archive import Archived, archive_run
 from fl_main.db.transfer.importing import import_model
@@ -392,6 +393,16 @@ def rewritten(folder: Path, sql: str) -> None:
             WHERE record = 'agent'""", "is no agent of this run"),
         ("""UPDATE events SET facts = replaced(facts, '"size":60', '"size":61')
             WHERE record = 'model'""", "another size than its layout"),
+        ("""UPDATE events SET facts = replaced(facts, '"round_id":1,', '"round_id":"1",')
+            WHERE record = 'model'""", "is no model of ours: a value of another type"),
+        ("""UPDATE events SET facts = replaced(facts, '"kind":"run_paused"', '"kind":7')
+            WHERE record = 'event'""", "does not say what happened as ours do"),
+        ("UPDATE events SET facts = '{}' WHERE record = 'event'", "does not say what happened as ours do"),
+        ("UPDATE events SET at = 1e300 WHERE record = 'tag'", "is none of ours"),  # no date is so far off
+        ("""UPDATE events SET facts = replaced(facts, '"name":"hearts"', '"name":"livers"')
+            WHERE record = 'run'""", "its history is not that of a run 'hearts'"),
+        ("""UPDATE events SET facts = replaced(facts, '"status":"finished"', '"status":"running"')
+            WHERE record = 'run'""", "run 'hearts' is running in it: it would go on in two places"),
     ],
 )  # fmt: skip
 def test_an_archive_whose_hashes_fit_must_still_hold_records_of_ours(
@@ -403,6 +414,81 @@ def test_an_archive_whose_hashes_fit_must_still_hold_records_of_ours(
     with pytest.raises(StoreError, match=words):
         import_archive(target, file)
     assert is_untouched(target)
+
+
+def with_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Let the run have had other settings from the beginning on, and its hashes fit."""
+    before, after = (digest_of(canonical(dict(found))) for found in (RUN.settings, settings))
+    with tampering(folder) as connection:
+        connection.execute("UPDATE runs SET settings = ?", (canonical(settings),))
+    rewritten(
+        folder, f"UPDATE events SET facts = replaced(facts, '{before}', '{after}') WHERE record = 'run'"
+    )
+
+
+FOREIGN: list[tuple[dict[str, Any], str]] = [
+    ({"strategy": "subprocess:Popen", "strategy_options": {"args": "true"}}, "'subprocess:Popen'"),
+    ({"strategy": ["norm_bound", {"os:system": {"command": "true"}}]}, "'os:system'"),
+    ({"cohort": {"rule": "os:abort"}}, "'os:abort'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), FOREIGN, ids=range(len(FOREIGN)))
+def test_functions_in_settings_are_taken_only_from_whom_one_trusts(
+    made: Path, target: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    """A daemon calls them with the options that stand there, as soon as it starts."""
+    with_settings(made, {"name": "hearts", **settings})
+    file = tmp_path / "hearts.flrun"
+    archived(made, file)
+    with pytest.raises(StoreError, match=f"name a function, {words}, which .* say --trust"):
+        import_archive(target, file)
+    assert is_untouched(target)
+    import_archive(target, file, trust=True)
+    assert verify_database(target) == []
+
+
+@pytest.mark.parametrize("settings", [{"name": "hearts", "round": 5}, {"name": "hearts", "strategy": 3}, {}])
+def test_settings_that_are_none_are_refused(
+    made: Path, target: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """No daemon could start with them."""
+    with_settings(made, settings)
+    archived(made, tmp_path / "hearts.flrun")
+    with pytest.raises(StoreError, match="the settings of run hearts are none of ours: ") as caught:
+        import_archive(target, tmp_path / "hearts.flrun")
+    assert "\n" not in str(caught.value)
+    assert is_untouched(target)
+
+
+def test_large_events_are_written_one_by_one(
+    made: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what a small file says, no thousand events are in memory together."""
+    archived(made, tmp_path / "hearts.flrun")
+    monkeypatch.setattr(reading_back, "_CHARS_AT_ONCE", 1)
+    import_archive(target, tmp_path / "hearts.flrun")
+    assert rows(made, "updates") == [row for row in rows(target, "updates") if RUN_ID in row]
+    assert verify_database(target) == []
+
+
+def test_more_layouts_than_any_run_has_are_refused(
+    made: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(made, tmp_path / "hearts.flrun")
+    monkeypatch.setattr(reading_back, "_MAX_LAYOUTS_BYTES", 10)
+    with pytest.raises(StoreError, match="it has more layouts than any of ours"):
+        import_archive(target, tmp_path / "hearts.flrun")
+
+
+def test_what_others_stage_under_the_id_of_a_run_stays(made: Path, target: Path, tmp_path: Path) -> None:
+    """An archive says itself what its run's id is: also that of a task whose answer is on its way."""
+    archived(made, tmp_path / "hearts.flrun")
+    with ModelStore(target) as store:
+        staging = store.stage(f"{RUN_ID}.weights", LAYOUT)
+        import_archive(target, tmp_path / "hearts.flrun")
+        assert store.is_staged(staging.name)
+        staging.discard()
 
 
 @pytest.mark.parametrize("size", [0, 10, 22, 5000])
