@@ -5,13 +5,16 @@ Files are read array by array, and nothing in them is run.
 """
 
 import secrets
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from sqlite3 import Connection
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -39,6 +42,9 @@ from ..upkeep.writing import SecondWriter
 
 _MAX_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 _ID_BYTES = 12
+
+# What zipfile and NumPy raise where a file is damaged, encrypted, or made to mislead them.
+_OF_NPZ = (zipfile.BadZipFile, zlib.error, struct.error, TokenError, RuntimeError, LookupError, TypeError)
 
 Bytes = Iterable[memoryview | bytes]
 
@@ -193,8 +199,9 @@ def _opened(file: Path) -> Iterator[_Found]:
             if not found.specs:
                 raise StoreError(f"{file} has no arrays in it")
             yield found
-    except (WeightsError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from error
+    except (WeightsError, ValueError, EOFError, *_OF_NPZ) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{file} cannot be read: {said}") from error
 
 
 @contextmanager
@@ -225,6 +232,7 @@ def _safetensors(file: Path) -> Iterator[_Found]:
 def _npz(file: Path) -> Iterator[_Found]:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        require_plain(archive)
         found: list[ArraySpec] = []
         for name, entry in entries.items():
             with archive.open(entry) as opened:
@@ -241,6 +249,17 @@ def _npz(file: Path) -> Iterator[_Found]:
             yield from pieces({spec.name: array}, Layout([spec]))
 
         yield _Found(found, read)
+
+
+def require_plain(archive: zipfile.ZipFile) -> None:
+    """Check that nothing in a ZIP file is packed by what few programs know, and none of ours uses.
+
+    Raises:
+        ValueError: If something is.
+    """
+    for entry in archive.infolist():
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{entry.filename[:100]!r} in it is packed in an unknown way")
 
 
 def _npy_spec(name: str, opened: IO[bytes], size: int) -> tuple[ArraySpec, bool]:

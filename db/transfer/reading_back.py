@@ -37,7 +37,7 @@ from ..history import Note
 from ..model_db import ModelDB
 from ..upkeep.writing import Change, SecondWriter
 from .archive import LAYOUTS, MANIFEST, copy, events_entry, model_entry
-from .importing import require_free_name, writing
+from .importing import require_free_name, require_plain, writing
 
 _MAX_MANIFEST_BYTES = 64 << 20
 _MAX_LINE_BYTES = 64 << 20  # of an event: a step of a million agents has less
@@ -48,7 +48,8 @@ _CHARS_AT_ONCE = 16 << 20  # of these events: a few kilobytes of a ZIP file may 
 _YEAR_9999 = 253_370_764_800  # in Unix seconds; there are no dates after it
 _FORMS = {form.word: form for form in rows.FORMS.values()}
 
-_UNREADABLE = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, WeightsError)
+# What zipfile and reading JSON of any shape raise where a file is damaged, or made to mislead.
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, EOFError, RuntimeError, WeightsError)
 
 _Row = dict[str, Any]
 
@@ -217,6 +218,7 @@ def _opened(file: Path) -> Iterator[_Archive]:
         with file.open("rb") as opened:
             _require_small_directory(opened)
             with zipfile.ZipFile(opened) as archive:
+                require_plain(archive)
                 yield _Archive(file, archive, _manifest(archive), _layouts(archive))
     except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, struct.error) as error:
         raise StoreError(f"{file} is no whole archive of a run: {_first_line(error)}") from error

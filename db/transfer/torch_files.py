@@ -21,8 +21,6 @@ except ImportError as error:
         "or use .safetensors, which PyTorch's programs read with safetensors.torch"
     ) from error
 
-# What it raises where a file holds more than tensors; named by PyTorch, as we unpickle nothing.
-_UnpicklingError = torch.serialization.pickle.UnpicklingError
 _OURS = "fl_main"  # in `_metadata`, which PyTorch keeps by the names of modules
 
 
@@ -49,19 +47,29 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:
     """Return the arrays of a state dict, and the roles of those that it says are buffers.
 
     Raises:
-        StoreError: If it holds anything else than tensors by name.
+        StoreError: If it holds anything else than tensors by name, or some that are no arrays.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (_UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{path} is no file of tensors alone: {reason}") from error
+    except OSError:
+        raise
+    except Exception as error:  # what is no file of PyTorch's may make its reader stumble in any way
+        raise StoreError(f"{path} is no file of tensors alone: {_first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise StoreError(f"{path} is no state dict: save module.state_dict(), not the module")
     if bad := next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None):
         raise StoreError(f"{path} is no state dict: {bad!r} is no tensor; save module.state_dict() alone")
-    arrays = {name: _array(tensor) for name, tensor in state.items()}
+    arrays: dict[str, Array] = {}
+    for name, tensor in state.items():
+        try:
+            arrays[name] = _array(tensor)
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, of a type that NumPy lacks
+            raise StoreError(f"{path}: {name!r} cannot be an array: {_first_line(error)}") from error
     return arrays, {name: Role.BUFFER for name in _buffers(state) if name in arrays}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _array(tensor: Any) -> Array:

@@ -304,6 +304,7 @@ TAMPERED: list[tuple[str, Callable[[bytes], bytes], str]] = [
     (EVENTS, lambda data: b"".join(data.splitlines(True)[:-1]), "history of run 'hearts' is not whole"),
     (EVENTS, lambda data: data.rstrip(b"\n"), "a line is cut off"),
     (EVENTS, lambda data: b"[1]\n" + data, "not enough values"),
+    (EVENTS, lambda data: b"5\n" + data, "cannot unpack"),
     (EVENTS, lambda data: b'["x","y","","{}","z"]\n' + data, "event 1 is none of ours"),
     ("layouts.jsonl", lambda data: b"", "the layout of model initial is not in it"),
     ("layouts.jsonl", lambda data: b"[[1]]\n", "not the description of a layout"),

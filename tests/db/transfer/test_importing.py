@@ -142,9 +142,43 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def header(text: str) -> bytes:
+    """An .npy file that describes itself so."""
+    data = text.encode("latin-1") + b"\n"
+    return b"\x93NUMPY\1\0" + len(data).to_bytes(2, "little") + data
+
+
+def damaged(path: Path) -> None:
+    np.savez_compressed(path, w=np.arange(1000.0))
+    data = bytearray(path.read_bytes())
+    start = 30 + sum(struct.unpack("<HH", data[26:30]))  # of what is packed
+    data[start] = 0xFF
+    path.write_bytes(data)
+
+
+def encrypted(path: Path) -> None:
+    np.savez(path, w=np.arange(9.0))
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.find(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+
+
+def packed_otherwise(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("w.npy", b"x" * 99)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
+        ("a.npz", damaged, "cannot be read: "),
+        ("a.npz", encrypted, "cannot be read: .* encrypted"),
+        ("a.npz", packed_otherwise, "'w.npy' in it is packed in an unknown way"),
+        ("a.npz", lambda path: zipped(path, w=header("-" * 4000 + "1")), "cannot be read: "),
+        ("a.npz", lambda path: zipped(path, w=header("(" * 3000)), "cannot be read: "),
+        ("a.npz", lambda path: zipped(path, w=header("{[]: 1}")), "cannot be read: "),
+        ("a.npz", lambda path: zipped(path, w=header(" " * 20000)), "cannot be read: Header info length"),
         ("a.npz", huge, "array 'w' is not as large as it says"),
         ("a.npz", objects, "array 'w' holds Python objects, not numbers"),
         ("a.npz", complexes, "arrays of dtype complex128 cannot be sent"),

@@ -102,6 +102,8 @@ class Evil:
         ([1, 2], "is no state dict"),
         ({1: 2}, "is no state dict"),
         ({}, "has no arrays in it"),
+        ({"w": torch.eye(2).to_sparse()}, "'w' cannot be an array"),
+        ({"w": torch.zeros(2).to(torch.float8_e5m2)}, "'w' cannot be an array"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(stored: Path, tmp_path: Path, content: Any, words: str) -> None:
@@ -112,7 +114,7 @@ def test_what_is_no_state_dict_is_refused(stored: Path, tmp_path: Path, content:
     assert not Path("/tmp/should-not-be-here").exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"what is this?", b"PK\3\4" + b"x" * 50])
+@pytest.mark.parametrize("data", [b"", b"what is this?", b".", b"\x80\2.", b"PK\3\4" + b"x" * 50])
 def test_what_is_no_file_of_pytorch_is_refused(stored: Path, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(StoreError, match=r"x\.pt (is no file of tensors alone|cannot be read)"):
