@@ -26,6 +26,8 @@ class Line:
 class MetricLine:
     """What a metric's mean over agents was in each run, in their order; None where it was not measured.
 
+    Rounds that were undone are left out.
+
     Attributes:
         source: `train` or `evaluate`.
         last: The latest value; `least` and `largest`: of all rounds, `least_round` and `largest_round`
@@ -104,9 +106,12 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _means(connection: Connection, run_id: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Return rounds and finite values of each mean, in order."""
+    """Return rounds and finite values of each mean, in order; without rounds that were undone."""
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    undone = queries.undone_rounds(connection, run_id)
     for metric in queries.metrics(connection, run_id=run_id, agent_id=""):
+        if metric.round_id in undone:
+            continue
         values = found.setdefault((metric.source, metric.name), [])
         if metric.value - metric.value == 0:  # infinity less itself is NaN
             values.append((metric.round_id, metric.value))

@@ -131,7 +131,8 @@ def _measured(metric: Metric) -> str:
 
 
 def _introduction(run: Run, model: Model, wishes: Wishes) -> str:
-    agents = len({update.agent_id for update in run.updates() if update.counted_in is not None})
+    way = {entry.round_id for entry in _way_to(run, model)}
+    agents = len({update.agent_id for update in run.updates() if update.counted_in in way})
     where = f"the {model.kind} model of round {model.round_id} of run *{_plain(run.name)}*"
     lines = [
         f"# {_plain(wishes.name or run.name)}",
@@ -157,9 +158,7 @@ def _results(model: Model) -> str:
 
 def _rounds(run: Run, model: Model) -> str:
     """List rounds up to the model's own: all, or some of them evenly spaced, the last among them."""
-    done = [
-        entry for entry in run.rounds() if entry.status == "done" and 0 < entry.round_id <= model.round_id
-    ]
+    done = _way_to(run, model)
     names = list(
         dict.fromkeys((s, n) for entry in done for s in ("train", "evaluate") for n in getattr(entry, s))
     )
@@ -177,6 +176,13 @@ def _rounds(run: Run, model: Model) -> str:
     left_out = len(done) - len(chosen)
     note = f"{left_out} rounds between them are left out." if left_out else ""
     return _section("Rounds", head, rows, note)
+
+
+def _way_to(run: Run, model: Model) -> list[Round]:
+    """Return the rounds up to a model's own; without undone ones, unless its own is among them."""
+    done = [entry for entry in run.rounds() if entry.status == "done" and entry.round_id <= model.round_id]
+    is_undone = any(entry.is_undone for entry in done if entry.round_id == model.round_id)
+    return [entry for entry in done if entry.round_id > 0 and (is_undone or not entry.is_undone)]
 
 
 def _value(entry: Round, source: str, name: str) -> float | None:

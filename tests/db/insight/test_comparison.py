@@ -42,6 +42,15 @@ def test_two_runs(folder: Path) -> None:
     ]
 
 
+def test_rounds_that_were_undone_are_left_out(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=3)
+        store.commit([replace(RUN, model_id="g1", rollbacks=1)], 200.0)
+    with ModelDB(folder) as db:
+        _, loss = db.run().compare(db.run()).metrics
+    assert (loss.last, loss.least_round, loss.largest_round) == ((0.5, 0.5), (1, 1), (1, 1))
+
+
 def test_a_run_beside_itself_differs_in_nothing(folder: Path) -> None:
     with ModelStore(folder) as store:
         begin(store)

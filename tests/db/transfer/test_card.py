@@ -11,7 +11,7 @@ from fl_main.db import ModelDB, ModelStore
 from fl_main.db.transfer.card import Wishes, card_model, model_card, write_card
 from fl_main.errors import StoreError
 from fl_main.store import RunStatus
-from tests.db.building import RUN, agent, begin, metric, train
+from tests.db.building import RUN, agent, answer, ask, begin, metric, publish, round_record, train
 from tests.db.commands import fl_db
 
 SETTINGS = {
@@ -109,6 +109,26 @@ def test_the_card_of_an_earlier_round_says_nothing_of_later_ones(db: ModelDB) ->
     _, body = parts(model_card(db, db.model("g1")))
     assert "\n| 1 | 2 | 0.5 | 0.5 |" in body
     assert "\n| 2 | 2 |" not in body
+
+
+def test_rounds_that_were_undone_are_no_part_of_what_led_to_a_model(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=1)
+        ask(store, 2, "g1", "c")
+        publish(store, 2, [answer(store, 2, "c", 2.0)], 0.25)
+        ask(store, 3, "g1")
+        publish(store, 3, [answer(store, 3, "a", 3.0)], 0.125)
+        # Rolled back to round 1 before round 3, which therefore began from its model.
+        again = round_record(3, status="done", base_model_id="g1", model_id="g3", ended_s=3.5)
+        store.commit([again, replace(RUN, round_id=3, model_id="g3", rounds_done=2, rollbacks=1)], 200.0)
+    with ModelDB(folder) as db:
+        _, last = parts(model_card(db, db.model("g3")))
+        _, undone = parts(model_card(db, db.model("g2")))
+    assert "2 agents trained on data of their own" in last
+    assert "\n| 1 | 2 | 0.5 |" in last
+    assert "\n| 2 | 1 | 0.25 |" not in last
+    assert "\n| 3 | 1 | 0.125 |" in last
+    assert "\n| 2 | 1 | 0.25 |" in undone
 
 
 def test_of_many_rounds_some_are_listed(folder: Path) -> None:
