@@ -1,5 +1,7 @@
 """`fl db tag`, `prune` and `withdraw`: what changes a database, beside a daemon or without one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import click
 from fl_main.console import Output, output_options, print_table
 from fl_main.errors import StoreError
 
-from ..faults import translated
 from ..model_db import ModelDB
 from .common import as_json, print_json, progress_bar, with_database
 
@@ -86,18 +87,31 @@ def withdraw(
     from ..upkeep.withdraw import withdraw as withdrawn
     from ..upkeep.withdrawal_report import report
 
-    if file is not None and file.exists():
-        raise StoreError(f"{file} exists already; give the report another name")
-    found = withdrawn(database, agent, runs) if is_sure else plan_withdrawal(database, agent, runs)
-    if file is not None:
-        with translated(file, "write the report"):
-            file.write_text(report(found), encoding="utf-8")
+    with _to_be_written(file) as part:
+        found = withdrawn(database, agent, runs) if is_sure else plan_withdrawal(database, agent, runs)
+        if part is not None:
+            part.write_text(report(found), encoding="utf-8")
     if output == "json":
         print_json(asdict(found))
     elif file is None:
         click.echo(report(found), nl=False)
     if not is_sure and output is None:
         click.echo("\nNothing was changed; say --yes to do it")
+
+
+@contextmanager
+def _to_be_written(file: Path | None) -> Iterator[Path | None]:
+    """Lend what becomes the file of a report: where none can be written, that is told before the deed."""
+    if file is None:
+        yield None
+        return
+    if file.exists():
+        raise StoreError(f"{file} exists already; give the report another name")
+    from ..transfer.export import appearing
+
+    with appearing(file, "write the report", overwrite=False) as part:
+        part.touch()
+        yield part
 
 
 @click.command()

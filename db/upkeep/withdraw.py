@@ -9,9 +9,10 @@ data. No deletion and no replay takes that out again; training again from before
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from sqlite3 import Connection, Row
 
 from fl_main.errors import NotFoundError, StoreError
@@ -20,6 +21,8 @@ from fl_main.store import EventRecord, ModelKind, RunStatus
 from ..model_db import ModelDB, Run
 
 # The writer is imported where something is written: it needs SQLAlchemy, which a report does without.
+
+_NAMES = 20  # of agents in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def plan_withdrawal(
         runs: Only of these; of all that it sent models to, if none is named.
 
     Raises:
-        NotFoundError: If no run has such an agent, or it sent nothing.
+        NotFoundError: If no run has such an agent, several of a run are called so, or it sent nothing.
     """
     found = []
     for run, agent_id, name in _memberships(db, agent, runs):
@@ -125,6 +128,8 @@ def withdraw(
 ) -> Withdrawal:
     """Delete the files of an agent's updates; a daemon may have the database open.
 
+    Whoever was interrupted does it again: files that were left are deleted then.
+
     Args:
         agent: Its name or id.
         runs: Only of these; of all that it sent models to, if none is named.
@@ -134,7 +139,7 @@ def withdraw(
         What was done; each run has an event that says so, too.
 
     Raises:
-        NotFoundError: If no run has such an agent, or it sent nothing.
+        NotFoundError: If no run has such an agent, several of a run are called so, or it sent nothing.
         StoreError: If a run may still count something of it; the message says what to do. Nothing was
             done then in this run and those after it.
     """
@@ -150,11 +155,9 @@ def withdraw(
             with writer.changing("withdraw an agent") as change:
                 _require_at_rest(change.connection, run, agent_id, name)
                 label, entry = _looked_at(change.connection, run, agent_id, name)
-                ids = [
-                    row["model_id"]
-                    for row in _own(change.connection, run.run_id, agent_id)
-                    if row["is_stored"]
-                ]
+                own = _own(change.connection, run.run_id, agent_id)
+                ids = [row["model_id"] for row in own if row["is_stored"]]
+                change.let_go([row["digest"] for row in own if not row["is_stored"]])
                 change.remove(ids, f"withdrawn at {datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}")
                 details = {"models": len(ids), "files": entry.files, "size": entry.size}
                 change.add([EventRecord(run.run_id, "agent_withdrawn", None, agent_id, "withdraw", details)])
@@ -165,7 +168,10 @@ def withdraw(
 def _memberships(db: ModelDB, agent: str, runs: Sequence[str]) -> list[tuple[Run, str, str]]:
     """Return the runs that an agent sent models to, with its id and name there."""
     chosen = {db.run(name).run_id for name in runs}
-    query = "SELECT run_id, agent_id, name FROM agents WHERE agent_id = ? OR name = ? ORDER BY rowid"
+    query = """
+        SELECT agents.run_id, agent_id, agents.name FROM agents JOIN runs ON runs.run_id = agents.run_id
+        WHERE agent_id = ? OR agents.name = ? ORDER BY runs.rowid, agents.rowid
+    """
     with db.connect() as connection:
         known = [
             row for row in connection.execute(query, (agent, agent)) if row["run_id"] in chosen or not runs
@@ -176,7 +182,24 @@ def _memberships(db: ModelDB, agent: str, runs: Sequence[str]) -> list[tuple[Run
         raise NotFoundError(f"{where} agent {agent!r}; see `fl db agents`")
     if not sent:
         raise NotFoundError(f"agent {agent!r} has sent no model yet: there is nothing to withdraw")
-    return [(db.run(row["run_id"]), row["agent_id"], row["name"]) for row in sent]
+    found = [(db.run(row["run_id"]), row["agent_id"], row["name"]) for row in sent]
+    return [one for _, group in groupby(found, key=lambda one: one[0].run_id) for one in _only(group, agent)]
+
+
+def _only(group: Iterable[tuple[Run, str, str]], agent: str) -> list[tuple[Run, str, str]]:
+    """Return the one agent of a run that is meant: what is deleted of another does not come back.
+
+    Raises:
+        NotFoundError: If several have this name.
+    """
+    found = list(group)
+    ids = [agent_id for _, agent_id, _ in found]
+    if len(ids) > 1 and agent not in ids:
+        raise NotFoundError(
+            f"{len(ids)} agents of run {found[0][0].name!r} are called {agent!r}; give the id of one: "
+            f"{', '.join(ids[:_NAMES])}"
+        )
+    return [one for one in found if len(ids) == 1 or one[1] == agent]
 
 
 def _own(connection: Connection, run_id: str, agent_id: str) -> list[Row]:

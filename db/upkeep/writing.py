@@ -43,6 +43,7 @@ class Change:
     at: float
     _batch: Batch
     _remove: Callable[[Sequence[str], str], None]
+    _let_go: Callable[[Sequence[str]], None]
 
     def add(self, records: Sequence[Record]) -> None:
         """Take records in order; staged files that they name are moved into their places."""
@@ -59,6 +60,13 @@ class Change:
         """
         if model_ids:
             self._remove(model_ids, reason)
+
+    def let_go(self, digests: Sequence[str]) -> None:
+        """Delete files after the transaction, where no stored model is in them.
+
+        For those of models that were removed before: whoever did it may have ended before they were gone.
+        """
+        self._let_go(digests)
 
 
 class SecondWriter(ModelStore):
@@ -127,6 +135,9 @@ class SecondWriter(ModelStore):
                 def remove(model_ids: Sequence[str], reason: str) -> None:
                     let_go.update(dict.fromkeys(self._mark_removed(batch, model_ids, reason)))
 
-                yield Change(self._writer, batch.at, batch, remove)
+                def let_go_of(digests: Sequence[str]) -> None:
+                    let_go.update(dict.fromkeys(filter(self._files.has_name, digests)))
+
+                yield Change(self._writer, batch.at, batch, remove, let_go_of)
             self._let_go |= let_go
             self._delete_files()

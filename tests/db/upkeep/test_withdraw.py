@@ -13,6 +13,7 @@ from fl_main.db import ModelDB, ModelStore, verify_database
 from fl_main.db.cli import db as fl_db
 from fl_main.db.upkeep.withdraw import Influenced, plan_withdrawal, withdraw
 from fl_main.db.upkeep.withdrawal_report import report
+from fl_main.db.upkeep.writing import SecondWriter
 from fl_main.db.whatif.replay import replay
 from fl_main.errors import NotFoundError, StoreError
 from fl_main.store import ModelKind, RunStatus, Verdict
@@ -143,6 +144,37 @@ def test_second_time_there_is_nothing_left_to_remove(hearts: Path) -> None:
     assert verify_database(hearts) == []
 
 
+def test_files_that_an_interrupted_withdrawal_left_go_with_the_next(
+    hearts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon, which has the database open here, would delete them only when it starts again."""
+    with ModelDB(hearts) as db:
+        paths = [db.model_by_id(model_id).path for model_id in own(hearts, "bob")]
+        with monkeypatch.context() as patch:
+            patch.setattr(SecondWriter, "_delete_files", lambda self: None)
+            withdraw(db, "bob")
+        assert all(path.exists() for path in paths)
+        withdraw(db, "bob")
+    assert not any(path.exists() for path in paths)
+    assert verify_database(hearts) == []
+
+
+def test_of_several_agents_of_one_name_the_id_says_which(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store)
+        over = replace(RUN, round_id=2, model_id="g2", rounds_done=2, status=RunStatus.FINISHED)
+        store.commit([replace(agent("b"), name="site a"), over], 300.0)
+    with ModelDB(folder) as db:
+        for each in (plan_withdrawal, withdraw):
+            with pytest.raises(
+                NotFoundError, match="2 agents of run 'hearts' are called 'site a'; give the id of one: a, b"
+            ):
+                each(db, "site a")
+        assert all(db.model(name).is_stored for name in ("m1a", "m1b"))
+        withdraw(db, "b")
+        assert [db.model(name).is_stored for name in ("m1a", "m1b")] == [True, False]
+
+
 def test_in_all_runs_or_in_those_that_are_named(folder: Path) -> None:
     with ModelStore(folder) as store:
         record(store, name="hearts", rounds=1)
@@ -231,3 +263,12 @@ def test_command(hearts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         run_command(fl_db, ["-d", str(hearts), "withdraw", "bob", "-o", str(file)])
     assert ended.value.code == 1
     assert "exists already; give the report another name" in capsys.readouterr().err
+
+
+def test_where_the_report_cannot_be_written_nothing_is_done(hearts: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "bob.md"
+    done = CliRunner().invoke(fl_db, ["-d", str(hearts), "withdraw", "bob", "--yes", "-o", str(file)])
+    assert done.exit_code == 1
+    assert "cannot write the report: there is no folder" in done.stderr
+    with ModelDB(hearts) as db:
+        assert db.run().events("agent_withdrawn") == []
