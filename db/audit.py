@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from sqlite3 import Connection, DatabaseError, Row
+from sqlite3 import Connection, DatabaseError, OperationalError, Row
 from typing import Any
 
 from fl_main.errors import WeightsError
@@ -14,6 +14,9 @@ from fl_main.weights import Layout
 
 from . import chain, migrations, rows, structure
 from .rows import Facts, Form
+
+# What reading a value raises that somebody altered: no number, no JSON, or JSON in JSON without an end.
+_NOT_OURS = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 class Fault(StrEnum):
@@ -80,8 +83,18 @@ class Audit:
         yield from broken
         if any(damage.fault is Fault.DATABASE for damage in broken):
             return
-        for where, what in structure.differences(self._connection):
+        differences = list(structure.differences(self._connection))
+        for where, what in differences:
             yield Damage(Fault.STRUCTURE, where, what)
+        try:
+            yield from self._check_all()
+        except (IndexError, OperationalError) as error:
+            if not differences:
+                raise
+            what = f"with such tables it cannot be looked through further: {error}"
+            yield Damage(Fault.STRUCTURE, "fl.db", what)
+
+    def _check_all(self) -> Iterator[Damage]:
         yield from self._check_chains()
         yield from self._check_numbers()
         yield from self._check_meta()
@@ -123,7 +136,8 @@ class Audit:
         query = "SELECT count(*), ifnull(max(event_id), 0) FROM events"
         count, last = self._connection.execute(query).fetchone()
         given = dict(self._connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
-        if (number := given.pop("events", 0)) > max(count, last):
+        number = given.pop("events", 0)
+        if isinstance(number, int) and number > max(count, last):
             missing = number - count
             yield Damage(
                 Fault.ROW_MISSING,
@@ -162,7 +176,7 @@ class Audit:
                 else:
                     facts = form.facts_of_row(row)
                 is_canonical = form.is_canonical(row)
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except _NOT_OURS as error:
                 where = f"{form.table} of run {row['run_id']}"
                 yield Damage(Fault.ROW_ALTERED, where, f"not readable: {error}")
                 continue
@@ -216,9 +230,12 @@ class Audit:
         done: list[tuple[int, str, float, str]] = []
         for at, event in self._own:
             if event.get("kind") in ("database_created", "database_migrated"):
-                details = dict(event["details"])
-                by = details.pop("by")
-                done += [(len(done) + n, name, at, by) for n, name in enumerate(details.pop("migrations"), 1)]
+                try:
+                    details = dict(event["details"])
+                    by, names = details.pop("by"), list(details.pop("migrations"))
+                except _NOT_OURS:  # altered: the chain's check names it
+                    continue
+                done += [(len(done) + n, name, at, by) for n, name in enumerate(names, 1)]
                 meta.update(details)
         found = dict(self._connection.execute("SELECT key, value FROM meta").fetchall())
         for key in sorted(found.keys() | meta.keys()):
@@ -258,7 +275,7 @@ class Audit:
             try:
                 arrays = json.loads(text)
                 is_right = Layout.from_wire(arrays).digest == digest and rows.canonical(arrays) == text
-            except (ValueError, TypeError, WeightsError):
+            except (*_NOT_OURS, WeightsError):
                 is_right = False
             if not is_right:
                 yield Damage(Fault.ROW_ALTERED, f"layouts {digest}", "its arrays do not have this digest")
@@ -271,7 +288,11 @@ def _break(row: Row, head: chain.Head, number: int) -> str:
     run_id, seq, at, record, key, facts = (row[name] for name in _LINKED)
     if seq != head.seq + 1:
         return f"events are missing: {head.seq} comes before it"
-    if chain.link(head.hash, run_id, seq, at, record, key, facts) != row["hash"]:
+    try:
+        found = chain.link(head.hash, run_id, seq, at, record, key, facts)
+    except _NOT_OURS as error:
+        return f"the chain breaks: this event was altered ({error})"
+    if found != row["hash"]:
         return "the chain breaks: this event was altered, or one before it replaced"
     if row["event_id"] <= number:
         return f"its number {row['event_id']} is not after {number}, which comes before it"
@@ -284,13 +305,13 @@ _LINKED = ("run_id", "seq", "at", "record", "key", "facts")
 def _loaded(facts: str) -> dict[str, Any]:
     try:
         found = json.loads(facts)
-    except ValueError:  # altered: the chain's check names it
+    except _NOT_OURS:  # altered: the chain's check names it
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _short(facts: str) -> bytes:
-    return hashlib.sha256(facts.encode()).digest()
+    return hashlib.sha256(str(facts).encode(errors="surrogatepass")).digest()  # altered, it may be anything
 
 
 def _where(table: str, run_id: str, key: str) -> str:

@@ -61,6 +61,7 @@ def verify_database(
     with db:
         try:
             with db.connect() as connection:  # one state of the database
+                connection.text_factory = _as_text
                 damages = list(Audit(connection).run())
                 broken = history.compare(connection, noted)
                 damages += [Damage(Fault.HISTORY, one.where, one.what) for one in broken]
@@ -68,6 +69,11 @@ def verify_database(
         except StoreDamagedError as error:
             return [Damage(Fault.DATABASE, sqlite.FILE, str(error))]
         return damages + list(_unknown_files(db))
+
+
+def _as_text(data: bytes) -> str:
+    """Return text that may have been altered: what is no UTF-8 is read, too, and found to be another."""
+    return data.decode(errors="backslashreplace")
 
 
 def _check_files(db: ModelDB, progress: Progress) -> list[Damage]:

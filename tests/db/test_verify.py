@@ -128,6 +128,37 @@ def test_an_altered_history_is_found_with_its_place(trained: Path, sql: str, wor
     assert words in damage.what
 
 
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE events SET at = 'noon' WHERE run_id = 'run-1' AND seq = 3",
+        "UPDATE events SET facts = CAST(facts AS BLOB) WHERE run_id = 'run-1' AND seq = 3",
+        "UPDATE events SET facts = CAST(x'ff' AS TEXT) WHERE run_id = 'run-1' AND seq = 3",
+        f"UPDATE events SET facts = '{NESTED}' WHERE record = 'event'",
+        """UPDATE events SET facts = '{"kind":"database_created"}' WHERE run_id = ''""",
+        f"UPDATE runs SET settings = '{NESTED}'",
+        f"UPDATE layouts SET arrays = '{NESTED}'",
+        """UPDATE agents SET attributes = '{"a":"\\ud800"}'""",
+        "UPDATE agents SET name = CAST(x'ff' AS TEXT)",
+        "UPDATE tasks SET version = 9e999",
+        "UPDATE sqlite_sequence SET seq = 'x'",
+        "ALTER TABLE steps DROP COLUMN usual_s",
+        "DROP TABLE tags",
+    ],
+)
+def test_whatever_a_value_became_it_is_named(trained: Path, sql: str) -> None:
+    """Also what cannot be read is a damage, and no reason to say nothing of all others."""
+    with tampering(trained) as connection:
+        connection.execute(sql)
+        connection.execute("UPDATE metrics SET value = 7.0")
+    damages = verify_database(trained)
+    assert len(damages) > 1
+    assert not any("\n" in str(damage) for damage in damages)
+
+
 def test_events_removed_from_the_end_with_their_rows_left_are_found(trained: Path) -> None:
     with tampering(trained) as connection:
         connection.execute(
