@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from sqlite3 import Connection
 
 from fl_main.errors import SettingsError, StoreError
 from fl_main.store import EventRecord, TagRecord
 
+from .. import queries
 from ..model_db import ModelDB
 
 # The writer is imported where something is written: it needs SQLAlchemy, which others do without.
@@ -48,15 +50,23 @@ def tag_model(db: ModelDB, reference: str, tag: str) -> Tagged:
     if not _TAG.fullmatch(tag):
         raise SettingsError(f"tag {tag!r}: give up to 64 letters, digits, '.', '_' or '-', not only digits")
     model = db.model(reference)
-    if not model.is_stored:
-        raise StoreError(
-            f"model {model.model_id} is not stored, because it was {model.not_stored_reason}; "
-            "a tag would keep nothing"
-        )
     run = db.run(model.run_id)
-    before = run.tags().get(tag)
-    details = {"tag": tag, "model_id": model.model_id, "before": before}
     with SecondWriter(db.folder) as store, store.changing("tag a model") as change:
+        _require_stored(change.connection, model.model_id)
+        before = queries.tags(change.connection, model.run_id).get(tag)
+        details = {"tag": tag, "model_id": model.model_id, "before": before}
         event = EventRecord(model.run_id, "model_tagged", actor="tag", details=details)
         change.add([TagRecord(model.run_id, tag, model.model_id), event])
     return Tagged(f"{run.name}:{tag}", model.model_id, before)
+
+
+def _require_stored(connection: Connection, model_id: str) -> None:
+    """Check that there is something to be kept: until the transaction ends, nobody deletes it.
+
+    Raises:
+        StoreError: If there is not.
+    """
+    row = queries.model(connection, model_id)
+    if row is None or not row["is_stored"]:
+        why = row["not_stored_reason"] if row else "removed"
+        raise StoreError(f"model {model_id} is not stored, because it was {why}; a tag would keep nothing")

@@ -8,7 +8,9 @@ from click.testing import CliRunner
 
 from fl_main.db import ModelDB, ModelStore, tag_model, verify_database
 from fl_main.db.cli import db as fl_db
+from fl_main.db.upkeep import writing
 from fl_main.db.upkeep.prune import Keep, prune
+from fl_main.db.upkeep.writing import SecondWriter
 from fl_main.errors import NotFoundError, SettingsError, StoreError
 from tests.db.building import train
 
@@ -63,6 +65,22 @@ def test_a_model_that_is_gone_gets_no_tag(hearts: Path) -> None:
             tag_model(db, gone, "kept")
         with pytest.raises(NotFoundError, match="there is no model"):
             tag_model(db, "nobody", "kept")
+
+
+def test_a_model_that_goes_meanwhile_gets_no_tag(hearts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelDB(hearts) as db:
+        found = locals_of(db, 1)[0]
+
+        class Late(SecondWriter):
+            def __init__(self, folder: Path) -> None:
+                super().__init__(folder)
+                with self.changing("be first") as change:
+                    change.remove([found], "deleted by somebody else")
+
+        monkeypatch.setattr(writing, "SecondWriter", Late)
+        with pytest.raises(StoreError, match="because it was deleted by somebody else; a tag would keep"):
+            tag_model(db, found, "kept")
+        assert "kept" not in db.run().tags()
 
 
 def test_the_command_says_what_the_name_was_before(hearts: Path) -> None:
