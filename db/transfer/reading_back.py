@@ -373,6 +373,8 @@ def _as_read(form: rows.Form, facts: rows.Facts, run: _Run) -> rows.Facts:
     if form is rows.MODEL:
         if not _are_of(facts, _OF_MODELS):
             raise TypeError("a value of another type")
+        if not facts["model_id"].isprintable():
+            raise ValueError("its id is not for people")
         parents = [
             (str(parent), None if share is None else float(share)) for parent, share in facts["parents"]
         ]
