@@ -162,7 +162,7 @@ def _round_row(entry: "ReplayedRound") -> dict[str, object]:
         "as_stored": "yes" if entry.is_same else "no",
     }
     for name, value in entry.measured.items():
-        row |= {name: plain(value), f"stored_{name}": plain(entry.stored[name])}
+        row |= {name: plain(value), f"stored_{name}": plain(entry.stored.get(name, math.nan))}
     return {**row, "model": entry.model_id, "reason": entry.reason or None}
 
 

@@ -120,7 +120,7 @@ def _steps(settings: RunSettings) -> list[str]:
 def changed_settings(
     before: RunSettings, strategy: str | list[Any] | None, options: Mapping[str, Any] | None
 ) -> RunSettings:
-    """Return a run's settings with another strategy, or other options of its own.
+    """Return a run's settings with another strategy, or some other options of its own.
 
     Its rounds then say that they need as many updates as that strategy does, whatever they needed.
 
@@ -131,7 +131,7 @@ def changed_settings(
         return before
     stated = before.model_dump(mode="json")
     stated["strategy"] = before.strategy if strategy is None else strategy
-    stated["strategy_options"] = dict(options or {})
+    stated["strategy_options"] = {**(before.strategy_options if strategy is None else {}), **(options or {})}
     least = compose(stated["strategy"], stated["strategy_options"]).min_updates
     for key in ("min_updates", "min_agents"):
         stated["round"][key] = max(stated["round"][key], least)

@@ -81,7 +81,8 @@ def replay(
         run: Its name; may be left out where there is only one.
         round_id: Only this round.
         strategy: Another one, as in the settings: a name, or a list of steps.
-        options: Of a strategy that is one name; without `strategy`, other options of the run's own.
+        options: Of a strategy that is one name; without `strategy`, other options of the run's own: those
+            that are not named stay as they are.
         without: Agents, by name or id, whose updates are left out.
         bases: What each round goes on from; see the module's text.
         name: Of the new run; by default `RUN-replay`, with a number if that is taken.
@@ -222,11 +223,7 @@ class _Replaying:
         own, own_models = renamed(made, models, self._run.run_id)
         settings = self._plan.settings
         machine = machine_of(self._run, settings, own, stand.model, stand.states, own_models)
-        try:
-            event: StepFolded | FoldFailed = folded(self._writer, settings, machine)
-        except UpdateRejectedError as error:
-            event = FoldFailed(fold_of(machine), str(error))
-            self._writer.unstage([staging_name(self._run.run_id, event.fold)])
+        event = self._folded(machine)
         began = _began(machine)
         outcome = machine.handle(event, machine.run.run_time_s)
         self._run = replace(
@@ -240,6 +237,17 @@ class _Replaying:
             stand = _Stand(machine.models[run.model_id or ""], states)
         self._stands[made.round.model_id or ""] = stand
         return self._told(made, stand.model, event.reason if isinstance(event, FoldFailed) else "")
+
+    def _folded(self, machine: RoundMachine) -> StepFolded | FoldFailed:
+        """Fold what a machine asks for; nothing stays staged that is not to be stored."""
+        fold = fold_of(machine)
+        try:
+            return folded(self._writer, self._plan.settings, machine)
+        except BaseException as error:
+            self._writer.unstage([staging_name(self._run.run_id, fold)])
+            if not isinstance(error, UpdateRejectedError):
+                raise
+            return FoldFailed(fold, str(error))
 
     def _stand_before(self, made: Made, models: Mapping[str, ModelRecord]) -> _Stand:
         if self._plan.bases == "replayed" and made.base_id in self._stands:

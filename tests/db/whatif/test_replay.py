@@ -9,11 +9,16 @@ import pytest
 
 from fl_main.db import ModelDB, ModelStore, verify_database
 from fl_main.db.upkeep.writing import SecondWriter
+from fl_main.db.whatif.again import fold_of
 from fl_main.db.whatif.replay import replay
-from fl_main.errors import SettingsError, StoreError
+from fl_main.errors import SettingsError, StoreError, StrategyError
+from fl_main.events import StepFolded
+from fl_main.folding import staging_name
+from fl_main.rounds import RoundMachine
+from fl_main.settings import RunSettings
 from fl_main.store import ModelKind, RunStatus, Verdict
 from fl_main.strategies import STRATEGIES, compose
-from fl_main.weights import Array
+from fl_main.weights import Array, Layout
 from tests.db.recording import SITES, WEIGHTS, record
 from tests.fl_main.strategies.test_laws import CASES
 
@@ -358,6 +363,31 @@ def test_measured(folder: Path) -> None:
         assert run.facts.best_value == max(values.values())
         assert run.best is not None
     assert verify_database(folder) == []
+
+
+def test_options_that_are_not_named_stay_as_the_run_had_them(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        record(store, "multi_krum", {"f": 1, "m": 4}, rounds=1)
+    replayed(folder, options={"m": 2})
+    replayed(folder, strategy="multi_krum", options={"f": 1}, name="other")
+    with ModelDB(folder) as db:
+        stated = [db.run(name).facts.settings["strategy_options"] for name in ("hearts-replay", "other")]
+    assert stated == [{"f": 1, "m": 2}, {"f": 1}]
+
+
+def test_nothing_stays_staged_of_a_replay_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelStore(folder) as store:
+        record(store, rounds=1)
+
+    def failing(files: SecondWriter, settings: RunSettings, machine: RoundMachine) -> StepFolded:
+        name = staging_name(machine.run.run_id, fold_of(machine))
+        files.stage(f"{name}.weights", Layout.free(1)).close()
+        raise StrategyError("the strategy failed")
+
+    monkeypatch.setattr("fl_main.db.whatif.replay.folded", failing)
+    with pytest.raises(StrategyError):
+        replayed(folder)
+    assert list((folder / "models" / ".staging").iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", ["text", None, {}, {"a": "b"}])

@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from fl_main.console import run_command
 from fl_main.db import ModelDB, ModelStore, replay
 from fl_main.db.cli import db
+from fl_main.db.cli.whatif import _round_row
+from fl_main.db.whatif.records import ReplayedRound
 from fl_main.weights import Array
 from tests.db.recording import SITES, record
 
@@ -75,6 +77,13 @@ def test_options_of_a_strategy(hearts: Path) -> None:
     )
     with ModelDB(hearts) as found:
         assert found.run("x").facts.settings["strategy_options"] == {"f": 1, "m": 3}
+
+
+def test_a_metric_that_only_the_replayed_model_has_is_shown() -> None:
+    """A function of the user's own may give other numbers of another model."""
+    entry = ReplayedRound(1, "g1", "r1", ("amy",), (), False, "", {"bias": 1.0}, {"other": 2.0})
+    row = _round_row(entry)
+    assert (row["bias"], row["stored_bias"]) == (1.0, None)
 
 
 @pytest.mark.parametrize(
