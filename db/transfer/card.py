@@ -7,7 +7,7 @@ their names are asked for: a card is made to be published, and who took part is 
 import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,6 +217,7 @@ def _training(run: Run, wishes: Wishes) -> str:
     facts, settings = run.facts, dict(run.facts.settings)
     if not wishes.with_agents:  # what may say who they are
         settings = {name: value for name, value in settings.items() if name not in ("cohort", "config_for")}
+        settings = _numbered(settings, _numbers(run))
     began, ended = (
         datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
         for at in (facts.created_at, facts.changed_at)
@@ -235,6 +236,21 @@ def _training(run: Run, wishes: Wishes) -> str:
     table = _section("Training", ("", ""), [row for row in rows if row[1] is not None])
     which = "All settings" if wishes.with_agents else "Settings, but for those that tell agents apart"
     return f"{table}\n{which}:\n\n```json\n{text}\n```\n"
+
+
+def _numbers(run: Run) -> dict[str, str]:
+    """Return what agents are called in a card without their names, by name and id."""
+    agents = list(enumerate(run.agents(), 1))
+    return {word: f"agent {n}" for n, agent in agents for word in (agent.agent_id, agent.name)}
+
+
+def _numbered(value: Any, numbers: Mapping[str, str]) -> Any:
+    """Return settings with numbers in place of agents: a strategy's options may name one, as fltrust's do."""
+    if isinstance(value, str):
+        return numbers.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _numbered(inner, numbers) for key, inner in value.items()}
+    return [_numbered(inner, numbers) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _origin(db: ModelDB, run: Run, model: Model) -> str:

@@ -78,6 +78,20 @@ def test_without_wishes_there_is_no_license_and_there_are_no_names(db: ModelDB) 
         assert word not in text
 
 
+@pytest.mark.parametrize("steps", ["fltrust", ["norm_bound", {"fltrust": {"root": "site b"}}]])
+def test_an_agent_that_the_strategy_names_has_its_number(folder: Path, steps: Any) -> None:
+    options = {"root": "site b"} if steps == "fltrust" else {}
+    with ModelStore(folder) as store:
+        train(store)
+        settings = {"name": "hearts", "strategy": steps, "strategy_options": options}
+        store.commit([replace(RUN, settings=settings, round_id=2, model_id="g2", rounds_done=2)], 300.0)
+    with ModelDB(folder) as db:
+        numbered, named = (model_card(db, db.model("g2"), Wishes(with_agents=each)) for each in (False, True))
+    assert "site b" not in numbered
+    assert '"root": "agent 2"' in numbered
+    assert '"root": "site b"' in named
+
+
 def test_names_are_there_if_they_are_wished_for(db: ModelDB) -> None:
     text = model_card(db, db.model("g2"), Wishes(with_agents=True))
     assert r"| st-mary \| \[x\](y) | 2 | 10 |" in text
