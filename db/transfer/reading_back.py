@@ -127,9 +127,9 @@ def import_archive(
             )
         own = manifest.runs[-1]
         contents = [archive.checked(number) for number in range(len(manifest.runs))]
-        for run in manifest.runs:
-            _require_settings(run, trust)
         missing = [n for n, run in enumerate(manifest.runs) if run is own or not _is_there(folder, run)]
+        for number in missing:
+            _require_settings(manifest.runs[number], trust)
         staged_as = secrets.token_hex(12)  # nothing that an archive says: a daemon stages files, too
         try:
             moves = list(_stage(store, archive, contents, missing, staged_as))

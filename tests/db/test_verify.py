@@ -137,10 +137,10 @@ NESTED = "[" * 100_000
         "UPDATE events SET at = 'noon' WHERE run_id = 'run-1' AND seq = 3",
         "UPDATE events SET facts = CAST(facts AS BLOB) WHERE run_id = 'run-1' AND seq = 3",
         "UPDATE events SET facts = CAST(x'ff' AS TEXT) WHERE run_id = 'run-1' AND seq = 3",
-        f"UPDATE events SET facts = '{NESTED}' WHERE record = 'event'",
+        f"UPDATE events SET facts = '{NESTED}' WHERE record = 'event'",  # noqa: S608
         """UPDATE events SET facts = '{"kind":"database_created"}' WHERE run_id = ''""",
-        f"UPDATE runs SET settings = '{NESTED}'",
-        f"UPDATE layouts SET arrays = '{NESTED}'",
+        f"UPDATE runs SET settings = '{NESTED}'",  # noqa: S608
+        f"UPDATE layouts SET arrays = '{NESTED}'",  # noqa: S608
         """UPDATE agents SET attributes = '{"a":"\\ud800"}'""",
         "UPDATE agents SET name = CAST(x'ff' AS TEXT)",
         "UPDATE tasks SET version = 9e999",

@@ -422,9 +422,8 @@ def with_settings(folder: Path, settings: dict[str, Any]) -> None:
     before, after = (digest_of(canonical(dict(found))) for found in (RUN.settings, settings))
     with tampering(folder) as connection:
         connection.execute("UPDATE runs SET settings = ?", (canonical(settings),))
-    rewritten(
-        folder, f"UPDATE events SET facts = replaced(facts, '{before}', '{after}') WHERE record = 'run'"
-    )
+    sql = f"UPDATE events SET facts = replaced(facts, '{before}', '{after}') WHERE record = 'run'"  # noqa: S608
+    rewritten(folder, sql)
 
 
 FOREIGN: list[tuple[dict[str, Any], str]] = [
