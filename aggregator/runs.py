@@ -93,9 +93,11 @@ class Runs:
             try:
                 settings = RunSettings.stored(snapshot.run.settings)
                 self._start(self._host(settings, snapshot))
-            except (FLError, ValidationError) as error:
-                self.broken[snapshot.run.name] = " ".join(str(error).split())  # in one line
-                logger.error("run %s cannot go on: %s", snapshot.run.name, error)
+            except Exception as error:  # noqa: BLE001 - settings that were altered raise anything; others go on
+                is_ours = isinstance(error, FLError | ValidationError)
+                said = str(error) if is_ours else f"{type(error).__name__}: {error}"
+                self.broken[snapshot.run.name] = " ".join(said.split())  # in one line
+                logger.error("run %s cannot go on: %s", snapshot.run.name, said)
 
     async def ensure(self, settings: RunSettings) -> None:
         """Create a run unless it is there.

@@ -176,16 +176,24 @@ def test_scarce_room_is_told(start_daemon: StartDaemon, tmp_path: Path) -> None:
     assert "database.retention" in found["remedy"]
 
 
-def test_a_run_that_cannot_go_on_is_told(start_daemon: StartDaemon) -> None:
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ('{"name": "r", "strategy": "gone"}', "strategy: 'gone' is not one of"),
+        ('{"name": "r", "round": 5}', "TypeError: "),
+    ],
+    ids=["unknown", "altered"],
+)
+def test_a_run_that_cannot_go_on_is_told(settings: str, told: str, start_daemon: StartDaemon) -> None:
     first = start_daemon(run_of())
     first.stop()
     engine = create_engine(f"sqlite:///{first.folder / 'fl.db'}")
     with engine.begin() as connection:
-        connection.execute(text('UPDATE runs SET settings = \'{"name": "r", "strategy": "gone"}\''))
+        connection.execute(text("UPDATE runs SET settings = :settings"), {"settings": settings})
     engine.dispose()
     second = start_daemon()
     for found in (why(second), why(second, "r")):
-        assert found[0]["what"].startswith("cannot go on: strategy: 'gone' is not one of")
+        assert found[0]["what"].startswith(f"cannot go on: {told}")
 
 
 # --- names -----------------------------------------------------------------------------------
