@@ -32,9 +32,9 @@ _RUNS = """
 
 
 def run(connection: Connection, name: str) -> RunFacts | None:
-    """Return a run by its name or id, of several with one name the newest; None if there is none."""
-    query = f"{_RUNS} WHERE name = ? OR run_id = ? ORDER BY rowid DESC LIMIT 1"
-    row = connection.execute(query, (name, name)).fetchone()
+    """Return a run by its id or name, of several with one name the newest; None if there is none."""
+    query = f"{_RUNS} WHERE name = ? OR run_id = ? ORDER BY run_id = ? DESC, rowid DESC LIMIT 1"
+    row = connection.execute(query, (name, name, name)).fetchone()
     return None if row is None else _run(row)
 
 

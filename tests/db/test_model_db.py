@@ -64,6 +64,13 @@ def test_of_runs_with_one_name_the_newest_is_meant(folder: Path) -> None:
         ModelDB(folder).model("last")
 
 
+def test_an_id_is_that_of_its_run_though_another_has_it_as_its_name(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        store.commit([replace(RUN, run_id="first")], 1.0)
+        store.commit([replace(RUN, run_id="second", name="first")], 2.0)
+    assert ModelDB(folder).run("first").run_id == "first"
+
+
 def test_of_many_runs_an_error_lists_some(folder: Path) -> None:
     with ModelStore(folder) as store:
         store.commit([replace(RUN, run_id=f"{n}", name=f"run-{n:02}") for n in range(30)], 1.0)
