@@ -240,7 +240,10 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     Raises:
         SettingsError: If there is no such strategy or it does not take these options.
     """
-    strategy = _made(name, _factory(name), options)
+    factory = _factory(name)
+    if isinstance(factory, type) and not issubclass(factory, Strategy):  # so that none is made, either
+        raise StrategyError(f"strategy: {name} is a class of another kind, not a Strategy")
+    strategy = _made(name, factory, options)
     if not isinstance(strategy, Strategy):
         raise StrategyError(f"strategy: {name} gives {type(strategy).__name__}, not a Strategy")
     if not set(strategy.down) <= set(strategy.state):

@@ -76,6 +76,8 @@ def test_check_follows_the_files_that_a_file_names() -> None:
         ("strategy: own_code:oldest", "strategy_options: own_code:oldest: missing 2 required positional "
             "arguments: 'candidates' and 'seed'; its options: candidates, seed"),
         ("strategy: own_code:number", "strategy: own_code:number gives int, not a Strategy"),
+        ("strategy: subprocess:Popen\nstrategy_options: {args: [false]}", "strategy: subprocess:Popen is a "
+            "class of another kind, not a Strategy"),
         ("cohort: {rule: own_code:nix}", "cohort.rule: 'own_code:nix' cannot be imported: module 'own_code' "
             "has no attribute 'nix'"),
     ],
