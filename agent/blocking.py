@@ -49,7 +49,7 @@ class Task(TaskFacts):
 
         Raises:
             UpdateRejectedError: If the aggregator cannot use it; the text says why.
-            WeightsError: If the arrays cannot be sent.
+            WeightsError: If the arrays, or the numbers beside them, cannot be sent.
             LocalProtocolError: If the task was answered before.
         """
         answering = self._answering

@@ -177,7 +177,7 @@ class Client:
         """Offer an update, and send it behind that if there is room for it."""
         session, credit = self._session, self._credits.pop(entry.task_id, 0)
         follows = len(entry.payloads) == 1 and entry.payloads[0].size <= credit
-        await self._say(self._outbox.offer(entry, self._shared_layouts, follows=follows))
+        await self._say(entry.offer(self._shared_layouts, follows=follows))
         if follows and session is not None and session is self._session:
             self._outbox.send_unasked(entry, self._send_framed, session.packing)
 

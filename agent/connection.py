@@ -285,7 +285,7 @@ class Connection:
         """Write an answer to the outbox and return it.
 
         Raises:
-            WeightsError: If its arrays cannot be sent, or not be encoded.
+            WeightsError: If its arrays or facts cannot be sent, or not be encoded.
             StateFolderError: If there is no room.
         """
         assign = work.assign
@@ -294,8 +294,9 @@ class Connection:
             channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
         state, metrics = self._kept(result), as_metrics(result.metrics)
+        steps = None if result.num_steps is None else int(result.num_steps)  # of numpy or torch, perhaps
         return self.folder.put(
-            assign.task_id, int(result.num_examples), result.num_steps, metrics, arrays, state, seconds
+            assign.task_id, int(result.num_examples), steps, metrics, arrays, state, seconds
         )
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import FLError, RemoteProtocolError, StateFolderError, StateFolderFullError
-from fl_main.messages import Credit, Offer, Payload, Send, Verdict
+from fl_main.messages import Credit, Offer, Send, Verdict
 from fl_main.ports import LinkClosedError, Ports
 from fl_main.weights import Layout
 
@@ -99,29 +99,7 @@ class Outbox:
         Args:
             known: Digests of layouts that the aggregator knows, too.
         """
-        return [self.offer(entry, known) for entry in self._entries.values()]
-
-    def offer(self, entry: OutboxEntry, known: Container[str], *, follows: bool = False) -> Offer:
-        """Return the offer of one update, whose bytes may follow at once."""
-        payloads = [
-            Payload(
-                channel=payload.channel,
-                layout=payload.layout,
-                digest=payload.digest,
-                size=payload.size,
-                rows=None if payload.layout in known else payload.rows,
-                follows=follows,
-            )
-            for payload in entry.payloads
-        ]
-        return Offer(
-            task_id=entry.task_id,
-            payloads=payloads,
-            num_examples=entry.num_examples,
-            num_steps=entry.num_steps,
-            metrics=dict(entry.metrics),
-            seconds=entry.seconds,
-        )
+        return [entry.offer(known) for entry in self._entries.values()]
 
     def send(self, send: Send, send_framed: SendFramed, packing: str | None = None) -> None:
         """Begin, or go on, to send a payload as the aggregator asked.

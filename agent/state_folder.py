@@ -19,9 +19,13 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from fl_main.codec import encode
 from fl_main.digests import DigestAlgorithm, algorithm_of, file_digest, tagged
 from fl_main.disk import REAL_DISK, read_whole, write_whole
-from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
+from fl_main.errors import LocalProtocolError, StateFolderError, StateFolderFullError, WeightsError
+from fl_main.messages import Offer, Payload
 from fl_main.ports import Disk, DiskFile
 from fl_main.weights import Array, Layout, Rows, Weights, pieces
 
@@ -59,6 +63,48 @@ class OutboxEntry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     payloads: tuple[OutboxPayload, ...] = ()
     seconds: float = 0.0
+
+    def offer(self, known: Container[str], *, follows: bool = False) -> Offer:
+        """Return the message that offers it.
+
+        Args:
+            known: Digests of layouts that the aggregator knows, too.
+            follows: Whether its bytes follow at once.
+        """
+        payloads = [
+            Payload(
+                channel=payload.channel,
+                layout=payload.layout,
+                digest=payload.digest,
+                size=payload.size,
+                rows=None if payload.layout in known else payload.rows,
+                follows=follows,
+            )
+            for payload in self.payloads
+        ]
+        return Offer(
+            task_id=self.task_id,
+            payloads=payloads,
+            num_examples=self.num_examples,
+            num_steps=self.num_steps,
+            metrics=dict(self.metrics),
+            seconds=self.seconds,
+        )
+
+    def require_offer(self) -> None:
+        """Check that it can be offered: what is in the outbox once would fail on every connection.
+
+        Raises:
+            WeightsError: If one of its facts does not fit into a message.
+        """
+        try:
+            encode(self.offer({payload.layout for payload in self.payloads}))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise WeightsError(f"the update cannot be sent: {place}: {first['msg']}") from None
+        except LocalProtocolError as error:
+            raise WeightsError(f"the update cannot be sent: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +255,7 @@ class StateFolder:
         Raises:
             StateFolderFullError: If there is no room at the moment; nothing of it was kept.
             StateFolderError: If it cannot be written for another reason.
+            WeightsError: If it could never be sent.
         """
         self._to_drop.pop(task_id, None)
         try:
@@ -219,8 +266,9 @@ class StateFolder:
                     self._states.put(task_id, pieces(state, layout), layout)
                 self._sync_all()
                 entry = OutboxEntry(task_id, num_examples, num_steps, dict(metrics), payloads, seconds)
+                entry.require_offer()
                 self._write_whole(self._facts_file(task_id), json.dumps(asdict(entry)))
-        except StateFolderError:
+        except (StateFolderError, WeightsError):
             self.drop(task_id, keep_state=False)
             raise
         return entry
@@ -245,6 +293,7 @@ class StateFolder:
             fields = json.loads(read_whole(self._disk, self._facts_file(task_id)))
             payloads = tuple(OutboxPayload(**payload) for payload in fields.pop("payloads"))
             entry = OutboxEntry(**fields, payloads=payloads)
+            entry.require_offer()
             if all(self._is_whole(task_id, payload) for payload in payloads):
                 return entry
         except (ValueError, KeyError, TypeError, OSError, WeightsError):

@@ -142,6 +142,20 @@ def test_arrays_that_cannot_be_sent_are_reported_too(make_agent: MakeAgent, daem
     assert "WeightsError at " in events(daemon, "task_failed")[0].details["reason"]
 
 
+def test_facts_that_cannot_be_sent_do_not_hinder_the_next_start(make_agent: MakeAgent) -> None:
+    with pytest.raises(WeightsError, match="num_steps"), make_agent() as agent:
+        task = next(agent.tasks())
+        task.submit(task.weights, 1, num_steps=-1)
+    with make_agent() as agent:
+        assert agent.run(site(1)).status == "finished"
+
+
+def test_steps_may_be_counted_by_numpy(make_agent: MakeAgent) -> None:
+    with make_agent() as agent:
+        for task in agent.tasks():
+            task.submit(task.weights, np.int64(1), num_steps=np.int64(5))  # type: ignore[arg-type]
+
+
 def test_function_that_raises_ends_the_run_of_this_agent(make_agent: MakeAgent, daemon: DaemonThread) -> None:
     def train(task: Task) -> TrainResult:
         raise ZeroDivisionError(task.round_id)

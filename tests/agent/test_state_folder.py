@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import OutboxEntry, StateFolder, default_folder
-from fl_main.errors import StateFolderError, StateFolderFullError
+from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
 from fl_main.weights import Array, Layout
 
 WEIGHTS: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(0)}
@@ -77,6 +77,36 @@ def test_facts_that_are_damaged_are_thrown_away(path: Path) -> None:
         (path / "outbox" / f"{name}.json").write_text(text)
     assert folder.entries() == []
     assert list((path / "outbox").iterdir()) == []
+    folder.close()
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "metrics", "reason"),
+    [
+        (-1, {}, "num_steps: Input should be greater than or equal to 0"),
+        (None, {str(number): 0.0 for number in range(1001)}, "metrics: .* at most 1000 items"),
+        (None, {"\udc80": 0.0}, "cannot be written as msgpack"),
+    ],
+    ids=["steps", "metrics", "name"],
+)
+def test_update_that_could_never_be_offered_is_not_kept(
+    num_steps: int | None, metrics: dict[str, float], reason: str, path: Path
+) -> None:
+    folder = StateFolder(path)
+    arrays = {"weights": Outgoing.of(WEIGHTS, Layout.of(WEIGHTS))}
+    with pytest.raises(WeightsError, match=reason):
+        folder.put("a" * 24, 1, num_steps, metrics, arrays, {"s": np.array(1)}, 0.0)
+    assert folder.entries() == []
+    assert list((path / "outbox").iterdir()) == list((path / "state").iterdir()) == []
+    folder.close()
+
+
+def test_update_from_earlier_that_can_never_be_offered_is_made_again(path: Path) -> None:
+    folder = StateFolder(path)
+    file = path / "outbox" / f"{put(folder).task_id}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_steps": -1}))
+    assert folder.entries() == []
+    assert not file.exists()
     folder.close()
 
 
