@@ -98,7 +98,7 @@ class Agent(AgentBase):
         poll_s: Seconds between two visits at most, for `poll`; not more than a round may last.
 
     Raises:
-        SettingsError: If `connection` or `poll_s` is none.
+        SettingsError: If a parameter cannot be what it is: `connection`, `poll_s`, `attributes`, …
 
     Attributes:
         final: What the run came to, once it ended.

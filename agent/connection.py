@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from pydantic import ValidationError
+
 from fl_main.disk import REAL_DISK
 from fl_main.errors import RefusedError, RunFailedError, SettingsError, UpdateRejectedError
 from fl_main.links import dial
-from fl_main.messages import Assign, Verdict
+from fl_main.messages import Assign, Join, Verdict
 from fl_main.personal import PrivateArrays, private_of
 from fl_main.ports import Disk, Link, Ports
 from fl_main.strategies.fold import as_channel
@@ -62,13 +64,27 @@ class AgentOptions:
         """Check what no type says.
 
         Raises:
-            SettingsError: If the interval is none.
+            SettingsError: If one of them cannot be what it is.
         """
         if self.connection not in ("stay", "poll"):
             raise SettingsError(f"connection: {self.connection!r} is neither stay nor poll")
         poll_s: object = self.poll_s  # whatever a program says
         if not isinstance(poll_s, int | float) or not 0 < poll_s < math.inf:
             raise SettingsError(f"poll_s: {self.poll_s!r} is not a number of seconds above 0")
+        try:  # else it would be found only when the agent joins, in its network thread
+            told = {"run": self.run, "name": self.name, "attributes": dict(self.attributes)}
+            Join.model_validate({**told, "agent_id": "-", "instance_id": "-"})
+        except ValidationError as error:
+            raise SettingsError(_fault_in(error)) from None
+
+
+def _fault_in(error: ValidationError) -> str:
+    """Say what of an agent's facts cannot be told to an aggregator."""
+    first = error.errors(include_url=False)[0]
+    place, said = first["loc"], f"{first['msg']}, not {repr(first['input'])[:60]}"
+    if place[0] == "attributes" and place[2:] not in ((), ("[key]",)):  # each type has an error of its own
+        place, said = place[:2], f"{repr(first['input'])[:60]} is no text, finite number, true or false"
+    return f"{'.'.join(map(str, place))}: {said}"
 
 
 @dataclass(frozen=True, slots=True)

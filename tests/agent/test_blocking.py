@@ -21,7 +21,7 @@ from fl_main.agent import (
     WeightsError,
 )
 from fl_main.db import Event
-from fl_main.errors import LocalProtocolError, MissingExtraError, RunFailedError
+from fl_main.errors import LocalProtocolError, MissingExtraError, RunFailedError, SettingsError
 from tests.system.agents import initial, site
 from tests.system.conftest import StartAgent, StartDaemon
 from tests.system.daemons import DaemonThread, run_of, until
@@ -233,6 +233,21 @@ def test_agent_must_be_started(make_agent: MakeAgent) -> None:
     with pytest.raises(LocalProtocolError, match="with Agent"):
         agent._connected  # noqa: B018 - what every method asks first
     agent.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"attributes": {"gpus": ["a", "b"]}}, r"^attributes.gpus: \['a', 'b'\] is no text, finite number"),
+        ({"attributes": {"age": float("nan")}}, "^attributes.age: nan is no text, finite number"),
+        ({"name": "a" * 201}, "^name: String should have at most 200 characters, not 'aaa"),
+        ({"run": ""}, "^run: String should have at least 1 character, not ''$"),
+    ],
+    ids=["list", "nan", "name", "run"],
+)
+def test_facts_that_no_aggregator_would_take_are_named_at_once(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        Agent(**{"url": "ws://127.0.0.1:1", "run": "r", "name": "a", **wrong})
 
 
 def skip_all(agent: Agent) -> None:
