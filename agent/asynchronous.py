@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import ConnectionFailedError, RefusedError
+from fl_main.errors import ConnectionFailedError, RefusedError, UpdateRejectedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -134,7 +134,11 @@ class AsyncAgent(AgentBase):
             if not self._goes_on(error):
                 raise
             return
-        await self._hand_in(entry, wait=True)
+        try:
+            await self._hand_in(entry, wait=True)
+        except UpdateRejectedError as error:
+            if not self._goes_on(error):
+                raise
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         """Run what blocks beside the program's loop; a simulation has its own way."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fl_main.errors import ConnectionFailedError, RefusedError, StateFolderFullError
+from fl_main.errors import ConnectionFailedError, RefusedError, StateFolderFullError, UpdateRejectedError
 from fl_main.training import Kind, TrainResult
 
 from .base import AgentBase
@@ -188,7 +188,11 @@ class Agent(AgentBase):
             if not self._goes_on(error):
                 raise
             return
-        self._hand_in(entry, wait=True)
+        try:
+            self._hand_in(entry, wait=True)
+        except UpdateRejectedError as error:
+            if not self._goes_on(error):
+                raise
 
     # --- answering ------------------------------------------------------------------------
 

@@ -135,6 +135,14 @@ def test_agent_may_go_on_after_an_exception(make_agent: MakeAgent) -> None:
     assert asyncio.run(program()) == "finished"
 
 
+def test_agent_may_go_on_after_an_evaluation_that_was_rejected(make_agent: MakeAgent) -> None:
+    async def program() -> str:
+        async with make_agent(evaluate=lambda weights: Evaluation({"loss": 1}, 0)) as agent:
+            return (await agent.run(site(1), keep_going=True)).status
+
+    assert asyncio.run(program()) == "finished"
+
+
 def test_waiting_may_be_cancelled(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(run_of(name="other"), folder="other")
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,10 @@ def test_handler_that_raises_is_reported_and_propagates(start_daemon: StartDaemo
     assert "Smith" not in reason
 
 
-def test_evaluation_of_no_example_is_rejected(start_daemon: StartDaemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_going", [False, True], ids=["ends", "goes_on"])
+def test_evaluation_of_no_example_is_rejected(
+    keep_going: bool, start_daemon: StartDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     daemon = start_daemon(run_of(round={"min_agents": 1, "min_updates": 1}, evaluate={"every": 1}))
     agent = Agent(
         daemon.url,
@@ -375,8 +379,11 @@ def test_evaluation_of_no_example_is_rejected(start_daemon: StartDaemon, tmp_pat
         evaluate=lambda weights: Evaluation({"loss": 1}, 0),
         state_folder=tmp_path / "a",
     )
-    with agent, pytest.raises(UpdateRejectedError, match="num_examples is 0"):
-        agent.run(site(1))
+    rejected = pytest.raises(UpdateRejectedError, match="num_examples is 0")
+    outcome: AbstractContextManager[object] = nullcontext() if keep_going else rejected
+    with agent, outcome:
+        assert agent.run(site(1), keep_going=keep_going).status == "finished"
+    assert ("going on after UpdateRejectedError" in caplog.text) == keep_going
 
 
 # --- notebooks ---------------------------------------------------------------------------
