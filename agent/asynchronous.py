@@ -80,9 +80,11 @@ class AsyncAgent(AgentBase):
     async def close(self) -> None:
         """Leave; may be called twice."""
         if self._connection is not None and (goodbye := self._connection.leave()) is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.wrap_future(goodbye), GOODBYE_S)
-            await self._in_thread(self._connection.end)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.wrap_future(goodbye), GOODBYE_S)
+            finally:  # also where the program does not wait for it
+                await self._in_thread(self._connection.end)
 
     async def tasks(self) -> AsyncIterator[AsyncTask]:
         """Yield each training task as it comes; end when the run ends. See `Agent.tasks`."""

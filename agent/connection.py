@@ -248,9 +248,6 @@ class Connection:
         self._running = outside.network.start(self.client.run())
         _OPEN[path] = self
 
-    def _changed(self) -> None:
-        self._line.show(self.client.line)
-
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Run a coroutine of the client's beside the program.
 
@@ -276,9 +273,11 @@ class Connection:
     def close(self, reason: str = "the program ended") -> None:
         """Say goodbye and free the state folder; may be called twice."""
         if (goodbye := self.leave(reason)) is not None:
-            with contextlib.suppress(TimeoutError):
-                goodbye.result(GOODBYE_S)
-            self.end()
+            try:
+                with contextlib.suppress(TimeoutError):
+                    goodbye.result(GOODBYE_S)
+            finally:  # also after Ctrl-C: a notebook lives on, and runs its cell again
+                self.end()
 
     def leave(self, reason: str = "the program ended") -> "Future[None] | None":
         """Begin to say goodbye; None if that was done before. `end` must follow."""

@@ -168,6 +168,26 @@ def test_agent_that_is_closed_says_so(make_agent: MakeAgent) -> None:
     asyncio.run(program())
 
 
+def test_agent_whose_goodbye_is_not_waited_for_is_closed(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hanging(*args: object) -> None:
+        await asyncio.sleep(60)
+
+    async def program() -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("fl_main.agent.client.Client.leave", hanging)
+            agent = make_agent()
+            await asyncio.to_thread(agent.start)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await agent.close()
+        async with make_agent() as agent:
+            return (await agent.run(site(1))).status
+
+    assert asyncio.run(program()) == "finished"
+
+
 def test_same_agent_may_be_opened_again_in_the_same_program(make_agent: MakeAgent) -> None:
     async def program() -> str:
         async with make_agent() as agent:

@@ -416,6 +416,22 @@ def test_cell_that_was_interrupted_may_run_again(make_agent: MakeAgent) -> None:
         assert agent.run(site(1)).status == "finished"
 
 
+def test_cell_whose_goodbye_was_interrupted_may_run_again(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(*args: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fl_main.agent.client.Client.leave", interrupted)
+        agent = make_agent()
+        agent.start()
+        with pytest.raises(ZeroDivisionError):
+            agent.close()
+    with make_agent() as agent:
+        assert agent.run(site(1)).status == "finished"
+
+
 def test_agent_works_where_a_loop_is_running_already(make_agent: MakeAgent) -> None:
     async def cell() -> str:
         asyncio.get_running_loop()  # raises if there is none
