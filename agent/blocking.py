@@ -105,6 +105,7 @@ class Agent(AgentBase):
     """
 
     _current: Task | None = None
+    _asked: "Future[Work | Ending] | None" = None  # for work, and not answered yet
 
     def __enter__(self) -> "Agent":
         self.start()
@@ -138,7 +139,7 @@ class Agent(AgentBase):
         self.start()
         while True:
             self._decline_unanswered()
-            work = self._wait(self._connected.start(self._connected.client.next_work()))
+            work = self._next_work()
             if isinstance(work, Ending):
                 self.final = self._final_of(work)
                 return
@@ -172,6 +173,17 @@ class Agent(AgentBase):
         if self.final is None:
             raise RefusedError("the agent was closed before the run ended", "closed")
         return self.final
+
+    def _next_work(self) -> Work | Ending:
+        """Wait for the next task; who is interrupted meanwhile (Ctrl-C in a notebook) may ask again."""
+        asked = self._asked = self._asked or self._connected.start(self._connected.client.next_work())
+        try:
+            work = self._wait(asked)
+        except Exception:
+            self._asked = None
+            raise
+        self._asked = None
+        return work
 
     def _task(self, work: Work) -> Task:
         facts = self._facts_of(work)

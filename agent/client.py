@@ -144,7 +144,11 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
-            await self._outbox.settled(self.run_id, found.assign.rollbacks)
+            try:
+                await self._outbox.settled(self.run_id, found.assign.rollbacks)
+            except asyncio.CancelledError:
+                self._work.put_nowait(found)  # for whoever asks next
+                raise
             if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
                 self._handed_out.add(found.assign.task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")

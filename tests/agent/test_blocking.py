@@ -416,6 +416,20 @@ def test_cell_that_was_interrupted_may_run_again(make_agent: MakeAgent) -> None:
         assert agent.run(site(1)).status == "finished"
 
 
+def test_wait_that_was_interrupted_loses_no_task(
+    make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with make_agent() as agent:
+        with monkeypatch.context() as patch:
+            patch.setattr(Agent, "_wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                next(agent.tasks())
+        assert agent.run(site(1)).status == "finished"
+
+
 def test_cell_whose_goodbye_was_interrupted_may_run_again(
     make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,30 @@ def test_task_that_is_ready_is_held_and_not_taken_twice(play: Callable[..., None
     play(story)
 
 
+def test_task_is_for_the_next_who_asks_if_the_first_gives_up(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        outbox, is_reached = world.client._outbox, asyncio.Event()
+        settled = outbox.settled
+
+        async def hanging(*args: object) -> None:  # as on a full disk
+            is_reached.set()
+            await asyncio.sleep(60)
+
+        outbox.settled = hanging  # type: ignore[method-assign]
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1))
+        asking = asyncio.create_task(world.client.next_work())
+        await is_reached.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        outbox.settled = settled  # type: ignore[method-assign]
+        work = await world.client.next_work()
+        assert isinstance(work, Work)
+        assert work.assign.task_id == TASK
+
+    play(story)
+
+
 def test_cancelled_task_is_given_back_unless_the_program_has_it(play: Callable[..., None]) -> None:
     async def story(world: World) -> None:
         talker = await world.connected()
