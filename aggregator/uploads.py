@@ -294,14 +294,14 @@ class Upload:
         try:
             for _ in range(1 + MAX_RESTARTS):
                 if bad := await self._write_all(inbox, payload, window):
-                    await self._ports.run_in_thread(inbox.discard)
+                    await _unbroken(self._ports.run_in_thread(inbox.discard))
                     return bad
                 if inbox.digest == payload.digest:
                     return ""
-                await self._ports.run_in_thread(inbox.restart)
+                await _unbroken(self._ports.run_in_thread(inbox.restart))
         finally:
             inbox.close()
-        await self._ports.run_in_thread(inbox.discard)
+        await _unbroken(self._ports.run_in_thread(inbox.discard))
         return f"its bytes do not match its digest, after {MAX_RESTARTS + 1} tries"
 
     async def _write_all(self, inbox: "_Inbox", payload: StoredPayload, window: int) -> str | None:

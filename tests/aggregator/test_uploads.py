@@ -189,6 +189,33 @@ def test_value_that_is_not_finite_is_named_and_nothing_stays(store: ModelStore) 
     assert not store.is_staged(f"{TASK}.weights")
 
 
+def test_upload_that_is_cut_ends_when_no_thread_touches_its_file_any_more(store: ModelStore) -> None:
+    is_begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def in_thread(function: Callable[..., Any], /, *args: Any) -> Any:
+        if function.__name__ == "discard":
+            is_begun.set()
+            await may_end.wait()
+        return function(*args)
+
+    async def story() -> None:
+        site = Site(store, {"w": np.array([np.nan])})
+        site.upload._ports = replace(site.upload._ports, run_in_thread=in_thread)
+        running = asyncio.create_task(site.upload.run())
+        while not site.said:  # noqa: ASYNC110 - the loop's own turns
+            await asyncio.sleep(0)
+        site.upload.take(Chunk(transfer=f"{TASK}/weights", offset=0, data=site.data["weights"]))
+        await is_begun.wait()
+        running.cancel()
+        await asyncio.sleep(0.01)
+        assert not running.done()  # a new session would begin with the file that is about to go
+        may_end.set()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not store.is_staged(f"{TASK}.weights")
+
+    play(story)
+
+
 def test_wrong_bytes_are_asked_for_three_times(store: ModelStore) -> None:
     site = Site(store, VALUES)
     site.data["weights"] = bytes(len(site.data["weights"]))
