@@ -393,6 +393,7 @@ class AgentSession:
         if granted and offer.task_id not in self._uploads:
             self._early[offer.task_id] = self._upload(offer, granted)
         else:
+            self._shared.budget.give_early_back(granted)
             self._over.append(offer.task_id)
 
     async def _offer_of_old(self, facts: Offered) -> None:

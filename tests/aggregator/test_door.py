@@ -10,7 +10,9 @@ import pytest
 from fl_main.aggregator.door import TAKEN_OVER
 from fl_main.aggregator.listener import WebSocketListener
 from fl_main.aggregator.server import Daemon
+from fl_main.aggregator.uploads import EARLY_PART
 from fl_main.db import ModelStore
+from fl_main.events import Offered
 from fl_main.messages import MAX_FRAME_BYTES, Ask, Join, Leave, Operate, Ping, Pong, Refuse, Reply, Welcome
 from fl_main.session import Session, Side
 from fl_main.settings import AggregatorSettings, RunSettings
@@ -235,6 +237,21 @@ def test_agent_is_a_stranger_until_it_is_welcome(play: Callable[..., None]) -> N
         await stranger.hear(Refuse)
         assert not stranger.link.other.is_trusted
         assert (await house.join(token="join")).link.other.is_trusted
+
+    play(story)
+
+
+def test_grant_comes_back_if_what_follows_is_on_its_way_already(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        await house.join(token="join")
+        agent = house.daemon.door.sessions["r", "a"]
+        budget, task_id = agent._shared.budget, "a" * 24
+        most = budget.total // EARLY_PART
+        assert budget.take_early(most)
+        agent._uploads[task_id] = None  # type: ignore[assignment] # as after an offer that was not followed
+        agent._expect(Offered(task_id, "a", 1), most)
+        del agent._uploads[task_id]
+        assert budget.take_early(most)
 
     play(story)
 
