@@ -137,8 +137,10 @@ class Journal:
         self.troubles.pop(what, None)
         if reason:
             self.troubles[what] = reason
+        # Decisions do not wait for what else is in trouble, such as a model that cannot be read.
+        if RECORDS in self.troubles:
             self._troubled.set()
-        elif not self.troubles:
+        else:
             self._troubled.clear()
         name = self._run().name
         if self.trouble and not before:

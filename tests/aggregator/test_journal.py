@@ -103,6 +103,17 @@ def test_what_is_decided_while_the_disk_is_full_is_stored_once_there_is_room(
     play(store, story)
 
 
+def test_model_that_cannot_be_read_does_not_keep_decisions_from_being_stored(store: ModelStore) -> None:
+    async def story(host: RunHost) -> None:
+        host.journal.set_trouble("model 1 for a", "model file 1 is missing")
+        host.tell(Steered("stop", "me"))
+        assert await host.journal.flush_or_trouble()
+        assert host.journal.trouble == "model file 1 is missing"
+        assert store.snapshots()[0].run.status is RunStatus.STOPPED
+
+    play(store, story)
+
+
 def test_nobody_is_listened_to_while_too_much_waits_for_the_disk(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
