@@ -83,13 +83,17 @@ class Frames:
             await self._require_batch(payload, batch)
         while offset < end:
             index, within = divmod(offset - start, size)
-            frames = None if within else self._kept.get(batch)
-            if frames is not None:
-                await link.send_framed(frames[index])
-            else:
-                await link.send_framed(await self._frame(payload, batch, offset, size - within))
+            framed = None if within else self._kept_frame(batch, index)
+            if framed is None:
+                framed = await self._frame(payload, batch, offset, size - within)
+            await link.send_framed(framed)
             offset = min(offset + size - within, end)
         return end
+
+    def _kept_frame(self, batch: "_Batch", index: int) -> memoryview | None:
+        """Return a chunk of a batch that is in memory: it alone, for whoever sends it may be held up."""
+        frames = self._kept.get(batch)
+        return None if frames is None else frames[index]
 
     @property
     def _chunk_bytes(self) -> int:

@@ -1,6 +1,8 @@
 """Models on their way out: read once for everybody, from any byte on."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,26 @@ def test_slow_reader_goes_on_though_what_it_reads_was_forgotten(store: ModelStor
         slow.may_go.set()
         await sending
         assert slow.found == data
+        frames.close()
+
+    asyncio.run(story())
+
+
+def test_slow_reader_keeps_one_chunk_in_memory(store: ModelStore) -> None:
+    payload, _ = stored(store)
+
+    async def story() -> None:
+        frames, slow = Frames(store, ports()), Slow()
+        sending = asyncio.create_task(frames.send(slow, payload, 0))
+        await slow.is_held.wait()
+        [batch] = frames._kept.values()
+        chunks = [weakref.ref(chunk) for chunk in batch]
+        del batch
+        frames._kept.clear()
+        gc.collect()
+        assert [chunk() is not None for chunk in chunks] == [True] + [False] * (len(chunks) - 1)
+        slow.may_go.set()
+        await sending
         frames.close()
 
     asyncio.run(story())
