@@ -20,6 +20,8 @@ from fl_main.events import (
     StepFolded,
     TellCounted,
     TimePassed,
+    UpdateReceived,
+    UpdateSpoiled,
 )
 from fl_main.folding import fold_plan, fold_step, staging_name
 from fl_main.ledger import Outcome
@@ -134,6 +136,7 @@ class RunHost:
         self._timer: asyncio.TimerHandle | None = None
         self._kept_time_s = snapshot.run.run_time_s
         self._is_pruning = False
+        self._ended: set[tuple[str, str]] = set()  # (agent, task) of uploads whose verdict is to be stored
         self._left_over: dict[str, None] = {}  # staged files to be deleted
         self._is_sweeping = False
 
@@ -164,6 +167,8 @@ class RunHost:
 
     def tell(self, event: Event) -> None:
         """Take an event; what follows from it is done soon, in order."""
+        if isinstance(event, UpdateReceived | UpdateSpoiled):
+            self._ended.add((event.offer.agent_id, event.offer.task_id))
         self._put(self.machine.handle(event, self.clock.now()))
         self.clock.set_running(self.run.status is RunStatus.RUNNING)
 
@@ -229,14 +234,23 @@ class RunHost:
             for agent_id in [effect.agent_id] if effect.agent_id else list(self.seats):
                 self._post(agent_id, ending_of(self.machine))
         elif isinstance(effect, Receive):
-            if seat := self.seats.get(effect.offer.agent_id):
-                seat.receive(effect.offer)
+            self._receive(effect.offer)
         elif isinstance(effect, Expel):
             if seat := self.seats.get(effect.agent_id):
                 seat.expel(effect.code, effect.reason)
         else:
             self.counted += isinstance(effect, TellCounted)
+            if isinstance(effect, Answer):
+                self._ended.discard((effect.agent_id, effect.task_id))
             self._post(*message_of(self.machine, effect))
+
+    def _receive(self, offer: Offered) -> None:
+        """Let an update's bytes come, unless it was offered twice and they are here.
+
+        They are about to be moved into their place: nothing may write to that file any more.
+        """
+        if (offer.agent_id, offer.task_id) not in self._ended and (seat := self.seats.get(offer.agent_id)):
+            seat.receive(offer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work go on beside the records; `stop` cancels it."""

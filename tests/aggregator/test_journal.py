@@ -12,7 +12,7 @@ from fl_main.aggregator.host import KEEP_TIME_S, RunHost
 from fl_main.aggregator.journal import MAX_UNSTORED
 from fl_main.db import ModelStore
 from fl_main.errors import StoreFullError
-from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateReceived
+from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateOffered, UpdateReceived
 from fl_main.messages import Message
 from fl_main.ports import Ports
 from fl_main.settings import RunSettings
@@ -244,5 +244,35 @@ def test_flush_waits_for_what_was_decided_before_and_for_nothing_after(store: Mo
         await host.journal.flush()
         stored = store.snapshots()[0].agents
         assert 1 <= len(stored) < 50
+
+    play(store, story)
+
+
+def test_update_that_was_offered_twice_is_received_once(store: ModelStore) -> None:
+    received: list[str] = []
+
+    class Seat:
+        transfer = None
+
+        def post(self, message: Message) -> None:
+            pass
+
+        def receive(self, offer: Offered) -> None:
+            received.append(offer.task_id)
+
+    async def story(host: RunHost) -> None:
+        host.seats["a"] = Seat()  # type: ignore[assignment]
+        host.tell(join("a"))
+        first = answer(host, store)
+        host.tell(UpdateOffered(first.offer))
+        await host.journal.flush()
+        assert received == [first.offer.task_id]
+        host.tell(UpdateOffered(first.offer))
+        host.tell(first)  # before what comes of the second offer is carried out
+        await host.journal.flush()
+        assert received == [first.offer.task_id]
+        host.tell(UpdateOffered(answer(host, store).offer))
+        await host.journal.flush()
+        assert len(received) == 2
 
     play(store, story)
