@@ -61,6 +61,7 @@ class Runs:
         self._folds = asyncio.Semaphore(MAX_FOLDS)
         self._hosts: dict[str, RunHost] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._being_made: set[str] = set()  # names of runs
         self.broken: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[RunHost]:
@@ -124,8 +125,18 @@ class Runs:
             SettingsError: If the name is taken, or its strategy, cohort rule or initial model
                 cannot be used.
         """
-        if settings.name in self._hosts:
+        if self._is_taken(settings.name):
             raise SettingsError(f"run {settings.name!r} exists already; choose another name")
+        self._being_made.add(settings.name)
+        try:
+            return await self._made(settings, actor)
+        finally:
+            self._being_made.remove(settings.name)
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._hosts or name in self._being_made
+
+    async def _made(self, settings: RunSettings, actor: str) -> RunHost:
         check_rule(settings.cohort)
         run = RunRecord(
             self._ports.new_id(),
@@ -182,11 +193,18 @@ class Runs:
             raise SettingsError(
                 f"the run that made model {model.model_id} has no settings: give a FILE with some"
             )
-        return RunSettings.stored(found).model_dump(mode="json")
+        try:
+            return _parsed(found, RunSettings.stored).model_dump(mode="json")
+        except SettingsError as error:  # it was made by an older version
+            raise SettingsError(
+                f"the settings of the run that made model {model.model_id} cannot be used any more: "
+                f"{error}; give a FILE with some"
+            ) from error
 
     def _free_name(self, name: str) -> str:
         """Return NAME-2, or the first of that kind that no run has."""
-        return next(f"{name}-{number}" for number in count(2) if f"{name}-{number}" not in self._hosts)
+        names = (f"{name}-{number}" for number in count(2))
+        return next(free for free in names if not self._is_taken(free))
 
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
         require_packing(settings.compression.lossless)
@@ -210,9 +228,11 @@ class Runs:
             self._hosts.clear()
 
 
-def _parsed(settings: Mapping[str, Any]) -> RunSettings:
+def _parsed(
+    settings: Mapping[str, Any], read: Callable[[Mapping[str, Any]], RunSettings] = RunSettings.model_validate
+) -> RunSettings:
     try:
-        return RunSettings.model_validate(settings)
+        return read(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -193,6 +193,17 @@ def test_orders_are_answered_in_order(play: Callable[..., None]) -> None:
     play(story)
 
 
+def test_run_that_two_operators_create_at_once_is_one(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        settings = RunSettings.model_validate({"name": "new"})
+        creating = [house.daemon.runs.create(settings, "me") for _ in range(2)]
+        first, second = await asyncio.gather(*creating, return_exceptions=True)
+        assert house.daemon.runs.find("new") is first
+        assert str(second) == "run 'new' exists already; choose another name"
+
+    play(story)
+
+
 def test_silence_at_the_door_is_ended(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         assert await closed(house.knock().link) == (1008, "no word within 0.05 s")
