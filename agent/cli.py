@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from fl_main.console import configure_logging
+from fl_main.console import configure_logging, print_line
 from fl_main.errors import FLError, SettingsError
 from fl_main.plugins import find_here
 from fl_main.settings import AgentSettings
@@ -75,7 +75,7 @@ def agent(
             running.close()
             _print_program_part(error)
             sys.exit(1)
-    click.echo(f"the run {final.status} after round {final.round_id}: {final.reason}")
+    print_line(f"the run {final.status} after round {final.round_id}: {final.reason}")
 
 
 def _print_program_part(error: Exception) -> None:

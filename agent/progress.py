@@ -6,6 +6,8 @@ import sys
 import weakref
 from typing import TextIO
 
+from fl_main.printable import printable
+
 _LINES: "weakref.WeakSet[StatusLine]" = weakref.WeakSet()
 
 
@@ -28,21 +30,28 @@ class StatusLine:
         if self._stream is None:
             return
         width = shutil.get_terminal_size().columns - 1
-        line = f"{self._title} · {text}"[:width]
-        print("\r" + line.ljust(self._shown), end="", file=self._stream, flush=True)
+        line = printable(f"{self._title} · {text}")[:width]  # the aggregator said a part of it
+        self._print("\r" + line.ljust(self._shown))
         self._shown = len(line)
 
     def clear(self) -> None:
         """Take the line away for what is printed next; the next text shows it again."""
         if self._stream is not None and self._shown:
-            print("\r" + " " * self._shown + "\r", end="", file=self._stream, flush=True)
+            self._print("\r" + " " * self._shown + "\r")
             self._shown = 0
 
     def end(self) -> None:
         """Leave the last text standing and go to the next line."""
         if self._stream is not None and self._shown:
-            print(file=self._stream, flush=True)
+            self._print("\n")
             self._shown = 0
+
+    def _print(self, text: str) -> None:
+        """Print, while there is somebody to see it: a terminal that hung up must not end the agent."""
+        try:
+            print(text, end="", file=self._stream, flush=True)
+        except (OSError, ValueError):  # ValueError: the program closed it
+            self._stream = None
 
 
 def make_way(record: logging.LogRecord) -> bool:

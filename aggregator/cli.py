@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fl_main.console import CommandGroup, Output, configure_logging, output_options, print_table
+from fl_main.console import CommandGroup, Output, configure_logging, output_options, print_line, print_table
 from fl_main.errors import SettingsError
 from fl_main.plugins import find_here
 from fl_main.settings import AggregatorSettings, WebSettings
@@ -216,7 +216,7 @@ def status(as_json: bool, watch: bool, **target: Any) -> None:
 
 def _print_status(found: Mapping[str, Any]) -> None:
     counts = f"{found['agents']} agents connected, {len(found['runs'])} runs"
-    click.echo(f"{found['software']} at {found['url']}: {counts}")
+    print_line(f"{found['software']} at {found['url']}: {counts}")
     for run in found["runs"]:
         click.echo()
         _print_run(run)
@@ -224,14 +224,14 @@ def _print_status(found: Mapping[str, Any]) -> None:
 
 def _print_run(run: Mapping[str, Any]) -> None:
     best = run["best"]
-    click.echo(
+    print_line(
         f"run {run['run']}: {run['status']}, {run['rounds_done']} of {run['rounds']} rounds"
         + (f", best {best['metric']} {best['value']:.6g}" if best["value"] is not None else "")
     )
-    click.echo(f"  {run['waiting_for']}")
-    click.echo(f"  {_effort(run)}")
+    print_line(f"  {run['waiting_for']}")
+    print_line(f"  {_effort(run)}")
     if travel := _travel(run["travel"]):
-        click.echo(f"  {travel}")
+        print_line(f"  {travel}")
     rows = [
         {
             "agent": agent["name"],
@@ -315,7 +315,7 @@ def create(settings_file: Path | None, model: str, name: str, **target: Any) -> 
     given = {"name": name} if name else {}
     settings = load_run(settings_file, given).model_dump(mode="json") if settings_file else {}
     found = ask_daemon("create", run=name, about=model, settings=settings, **target)
-    click.echo(f"run {found['run']} is {found['status']}; it {found['waiting_for']}")
+    print_line(f"run {found['run']} is {found['status']}; it {found['waiting_for']}")
 
 
 @run.command("list")
@@ -347,7 +347,7 @@ def _steering(order: Order, text: str) -> None:
     @operator_options
     def steer(name: str, **target: Any) -> None:
         found = ask_daemon(order, run=name, **target)
-        click.echo(
+        print_line(
             f"run {found['run']} is {found['status']}" + (f": {found['reason']}" if found["reason"] else "")
         )
 
@@ -361,7 +361,7 @@ def _isolating(order: Order, text: str) -> None:
         found = ask_daemon(order, run=name, about=agent, **target)
         chosen = next(one for one in found["agents"] if agent in (one["name"], one["agent_id"]))
         said = f"in quarantine: {chosen['quarantined']}" if chosen["quarantined"] else "free to take part"
-        click.echo(f"agent {chosen['name']} of run {found['run']} is {said}")
+        print_line(f"agent {chosen['name']} of run {found['run']} is {said}")
 
 
 @run.command()
@@ -393,7 +393,7 @@ def rollback(
         **target,
     )
     done = f"{found['rounds_done']} of {found['rounds']} rounds"
-    click.echo(f"run {found['run']} goes on from round {round_id}, {done} done; it is {found['status']}")
+    print_line(f"run {found['run']} goes on from round {round_id}, {done} done; it is {found['status']}")
 
 
 _steering("stop", "End a run now; what it made so far stays.")

@@ -117,7 +117,12 @@ def _exit_code(run: Callable[[], object]) -> int:
 def print_error(error: FLError) -> None:
     """Print an error to stderr, each of its lines after `error:`."""
     for line in str(error).splitlines() or [type(error).__name__]:
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"error: {printable(line)}", err=True)
+
+
+def print_line(text: str) -> None:
+    """Print a line of which others, such as agents, may have said a part."""
+    click.echo(printable(text))
 
 
 def _silence_stdout() -> None:
