@@ -5,6 +5,8 @@ import getpass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from fl_main.errors import FLError, RefusedError
 from fl_main.links import dial
 from fl_main.messages import Ask, Operate, Refuse, Reply
@@ -44,16 +46,25 @@ async def ask(
         RefusedError: If the token is not the operator's.
         OrderFailedError: If it could not be done.
     """
+    question = _question(order, run, fields)
     link = await dial(url, ca_file=ca_file)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            return await _answer(link, token, Ask(number=1, order=order, run=run, **fields))
+            return await _answer(link, token, question)
     except TimeoutError:
         raise OrderFailedError(f"no answer within {PATIENCE_S:g} s; look at the aggregator's log") from None
     except LinkClosedError as error:
         raise OrderFailedError(f"the aggregator ended the connection: {error}") from error
     finally:
         await link.close()
+
+
+def _question(order: Order, run: str, fields: dict[str, Any]) -> Ask:
+    try:
+        return Ask(number=1, order=order, run=run, **fields)
+    except ValidationError as error:  # a number that no run can have
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise OrderFailedError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 async def _answer(link: Link, token: str, question: Ask) -> dict[str, Any]:

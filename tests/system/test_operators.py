@@ -1,5 +1,6 @@
 """`fl aggregator`, `fl run` and `fl status` as a person at a terminal uses them."""
 
+import asyncio
 import json
 import os
 import signal
@@ -86,6 +87,13 @@ def test_operator_needs_the_token_of_the_database_folder(
         ("run_stop", "ada"),
         ("run_ended", ""),
     ]
+
+
+@pytest.mark.parametrize("wrong", [{"to": 2**63}, {"rounds": 2**31}])
+def test_number_that_no_run_can_have_is_an_error_in_one_line(wrong: dict[str, int]) -> None:
+    [name] = wrong
+    with pytest.raises(OrderFailedError, match=f"^{name}: Input should be less than [0-9]+$"):
+        asyncio.run(ask("ws://127.0.0.1:1", "", "rollback", run="r", **wrong))
 
 
 def test_agent_cannot_give_orders(start_daemon: StartDaemon) -> None:
