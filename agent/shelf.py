@@ -8,6 +8,7 @@ A higher number is newer. What is kept as a change of something older says of wh
 """
 
 import re
+import threading
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,9 @@ class Kept:
 class Shelf:
     """A folder of kept arrays. Its methods raise `OSError` where the disk does.
 
+    They may be called from any thread: a program begins and ends its tasks in its own, while the network
+    thread hears what became of the updates before.
+
     Args:
         folder: Where they lie; there already.
         disk: That it is on.
@@ -111,6 +115,7 @@ class Shelf:
         self.folder = folder
         self._disk = disk
         self._durable = durable
+        self._changing = threading.RLock()
 
     def put(self, task_id: str, data: Iterable[memoryview], layout: Layout, basis: int | None = None) -> None:
         """Keep arrays for the case that a task's update is counted.
@@ -120,17 +125,20 @@ class Shelf:
             layout: Of them.
             basis: The number of what they are a change of, where that matters.
         """
-        path = self.folder / Kept(self._next_number(), task_id, basis=basis).name
+        with self._changing:
+            path = self.folder / Kept(self._next_number(), task_id, basis=basis).name
+            self._disk.open(path, write=True).close()  # nobody else takes that number
         write_arrays(self._disk, path, data, layout, durable=self._durable)
 
     def settle(self, task_id: str, *, is_accepted: bool) -> None:
         """Take what became of an update that was not counted yet."""
-        for kept in self._all():
-            if kept.task_id == task_id and not kept.is_accepted:
-                if is_accepted:
-                    self._rename(kept, replace(kept, is_accepted=True))
-                else:
-                    self._remove(kept)
+        with self._changing:
+            for kept in self._all():
+                if kept.task_id == task_id and not kept.is_accepted:
+                    if is_accepted:
+                        self._rename(kept, replace(kept, is_accepted=True))
+                    else:
+                        self._remove(kept)
 
     def pending(self, accepted: Container[str]) -> list[str]:
         """Return the tasks whose arrays wait for their accepted update to be counted.
@@ -138,14 +146,16 @@ class Shelf:
         Args:
             accepted: Tasks whose update was, though the disk could not be told yet.
         """
-        return [kept.task_id for kept in self._all() if kept.is_accepted or kept.task_id in accepted]
+        with self._changing:
+            return [kept.task_id for kept in self._all() if kept.is_accepted or kept.task_id in accepted]
 
     def promote(self, task_id: str) -> None:
         """Make the arrays kept with a task current: its update was counted."""
-        current = self._current()
-        for kept in self._all():
-            if kept.task_id == task_id and (current is None or kept.number > current.number):
-                self._make_current(kept)
+        with self._changing:
+            current = self._current()
+            for kept in self._all():
+                if kept.task_id == task_id and (current is None or kept.number > current.number):
+                    self._make_current(kept)
 
     def _make_current(self, kept: Kept) -> None:
         self._rename(kept, Kept(kept.number))
@@ -158,14 +168,16 @@ class Shelf:
         Raises:
             StateFolderError: If they are damaged.
         """
-        kept = self._current()
-        return {} if kept is None else self._read(kept)
+        with self._changing:
+            kept = self._current()
+            return {} if kept is None else self._read(kept)
 
     def clear(self) -> None:
         """Forget everything."""
-        for kept in self._all():
-            self._remove(kept)
-        self.sync()
+        with self._changing:
+            for kept in self._all():
+                self._remove(kept)
+            self.sync()
 
     def sweep(self, whole: Container[str]) -> None:
         """Delete what came with updates that were never whole, and what was overtaken."""
@@ -230,12 +242,13 @@ class Residuals(Shelf):
 
     def begin(self, run_id: str) -> None:
         """Forget what is left of another run."""
-        file = self.folder / _RUN
-        said = run_id.encode()
-        if self._disk.has(file) and read_whole(self._disk, file) == said:
-            return
-        self.clear()
-        write_whole(self._disk, file, said, durable=self._durable)
+        with self._changing:
+            file = self.folder / _RUN
+            said = run_id.encode()
+            if self._disk.has(file) and read_whole(self._disk, file) == said:
+                return
+            self.clear()
+            write_whole(self._disk, file, said, durable=self._durable)
 
     def newest(self, uncounted: Container[str]) -> tuple[int, dict[str, Array]]:
         """Return the number and arrays of what the next update begins with; of nothing, 0 and none.
@@ -243,20 +256,22 @@ class Residuals(Shelf):
         Args:
             uncounted: Tasks whose update was accepted and will be counted.
         """
-        current = self._current() or Kept(_NOTHING)
-        self._drop_left_out(current, uncounted)
-        newer = [kept for kept in self._waiting() if kept.number > _reach(current)]
-        kept = max((kept for kept in newer if kept.task_id in uncounted), key=_number, default=current)
-        return kept.number, self._read(kept) if kept.number != _NOTHING else {}
+        with self._changing:
+            current = self._current() or Kept(_NOTHING)
+            self._drop_left_out(current, uncounted)
+            newer = [kept for kept in self._waiting() if kept.number > _reach(current)]
+            kept = max((kept for kept in newer if kept.task_id in uncounted), key=_number, default=current)
+            return kept.number, self._read(kept) if kept.number != _NOTHING else {}
 
     def promote(self, task_id: str) -> None:
         """Take what is left of an update into the current residual: it was counted."""
-        current = self._current() or Kept(_NOTHING)
-        for kept in self._waiting():
-            if kept.task_id == task_id:
-                if kept.basis != current.number:
-                    self._add(current, kept)
-                self._make_current(kept)
+        with self._changing:
+            current = self._current() or Kept(_NOTHING)
+            for kept in self._waiting():
+                if kept.task_id == task_id:
+                    if kept.basis != current.number:
+                        self._add(current, kept)
+                    self._make_current(kept)
 
     def _waiting(self) -> list[Kept]:
         """Return what came with updates that may still be counted: a newer one may be before an older."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from safetensors.numpy import load_file
 
 from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.state_folder import OutboxEntry, StateFolder, default_folder
+from fl_main.disk import RealDisk
 from fl_main.errors import StateFolderError, StateFolderFullError, WeightsError
+from fl_main.ports import DiskFile
 from fl_main.weights import Array, Layout
 
 WEIGHTS: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(0)}
@@ -140,6 +143,33 @@ def test_state_of_a_rejected_update_never_becomes_current(path: Path) -> None:
     folder.drop(entry.task_id, keep_state=False)
     folder.promote_state(entry.task_id)
     assert folder.state() == {}
+    folder.close()
+
+
+class Racing(RealDisk):
+    """A disk on which something else happens before a file is opened, if whoever opens it lets it."""
+
+    def __init__(self) -> None:
+        self.other: threading.Thread | None = None
+
+    def open(self, path: Path, *, write: bool = False) -> DiskFile:
+        if self.other and not self.other.ident:
+            self.other.start()
+            self.other.join(0.2)
+        return super().open(path, write=write)
+
+
+def test_state_is_read_while_another_thread_makes_a_newer_one_current(path: Path) -> None:
+    disk = Racing()
+    folder = StateFolder(path, disk)
+    for number, task_id in enumerate(("a" * 24, "b" * 24)):
+        put(folder, task_id, state=number)
+        folder.drop(task_id, keep_state=True)
+    folder.promote_state("a" * 24)
+    disk.other = threading.Thread(target=folder.promote_state, args=("b" * 24,))
+    assert folder.state()["s"] == 0
+    disk.other.join()
+    assert folder.state()["s"] == 1
     folder.close()
 
 
