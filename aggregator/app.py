@@ -13,6 +13,7 @@ from typing import Any
 
 from fl_main.db import ModelStore
 from fl_main.db.why import explain
+from fl_main.errors import SettingsError
 from fl_main.ports import Ports
 from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
 from fl_main.settings_files import check_binding, read_secret
@@ -65,6 +66,11 @@ class Aggregator:
         self._files = Threads(FILE_THREADS, "fl-files")
         self._writer = Threads(1, "fl-database")
         self._store = ModelStore(self.settings.database.folder, self.settings.database)
+        try:
+            token = self._operator_token()
+        except BaseException:
+            self._store.close()  # whoever sets that right may try again in this process
+            raise
         self._chore: asyncio.Task[None] | None = None
         self._closing = Thread(target=self._close, name="fl-close", daemon=True)
         for damage in self._store.damages:
@@ -76,7 +82,7 @@ class Aggregator:
             real_ports(self._files, self._writer),
             WebSocketListener(self.settings),
             join_token=self._join_token,
-            operator_token=self._operator_token(),
+            operator_token=token,
             on_record=on_record,
         )
 
@@ -143,7 +149,11 @@ class Aggregator:
     def _operator_token(self) -> str:
         if self.settings.operator_token is not None:
             return _secret(self.settings.operator_token, "operator_token")
-        return operator_token(self.settings.database.folder, create=True)
+        try:
+            return operator_token(self.settings.database.folder, create=True)
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}"
+            raise SettingsError(f"{reason}; let this user read it, or set operator_token") from error
 
 
 def ask_database(folder: Path, name: str, unreachable: str, now: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def operator_token(folder: Path, *, create: bool = False) -> str:
 
     Raises:
         SettingsError: If one is to be made and cannot be written.
+        OSError: If there is one that cannot be read.
     """
     path = folder / FILE
     token = path.read_text("ascii").strip() if path.exists() else ""

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from fl_main.aggregator import Aggregator
 from fl_main.aggregator.operator import OrderFailedError, ask
 from fl_main.cli import fl as commands
-from fl_main.errors import RefusedError
+from fl_main.db import ModelStore
+from fl_main.errors import RefusedError, SettingsError
 from fl_main.messages import Ask, Refuse, Reply
+from fl_main.settings import AggregatorSettings
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess
 from tests.system.daemons import DaemonThread, fl, run_of, until, write_yaml
 from tests.system.peers import Peer
@@ -94,6 +97,18 @@ def test_number_that_no_run_can_have_is_an_error_in_one_line(wrong: dict[str, in
     [name] = wrong
     with pytest.raises(OrderFailedError, match=f"^{name}: Input should be less than [0-9]+$"):
         asyncio.run(ask("ws://127.0.0.1:1", "", "rollback", run="r", **wrong))
+
+
+def test_database_is_free_again_after_a_token_that_cannot_be_read(tmp_path: Path) -> None:
+    folder: dict[str, Any] = {"database": {"folder": tmp_path}}
+    with pytest.raises(SettingsError, match="FL_NOT_SET is not set") as unset:
+        Aggregator(AggregatorSettings.model_validate({**folder, "operator_token": {"env": "FL_NOT_SET"}}))
+    (tmp_path / "operator.token").mkdir()
+    with pytest.raises(SettingsError, match="operator.token: .*; let this user read it, or set") as unread:
+        Aggregator(AggregatorSettings.model_validate(folder))
+    ModelStore(tmp_path).close()
+    assert unset.tb
+    assert unread.tb  # as in a notebook, which keeps the last one
 
 
 def test_agent_cannot_give_orders(start_daemon: StartDaemon) -> None:
