@@ -107,6 +107,8 @@ class Runs:
             SettingsError: If its strategy, cohort rule or initial model cannot be used.
         """
         host = self._hosts.get(settings.name)
+        if settings.name in self.broken:  # `load` said why; the others go on
+            return
         if host is None:
             try:
                 await self.create(settings, "settings")
@@ -122,9 +124,14 @@ class Runs:
         """Create and start a run.
 
         Raises:
-            SettingsError: If the name is taken, or its strategy, cohort rule or initial model
-                cannot be used.
+            SettingsError: If the name is taken, also by a run that cannot go on, or its strategy,
+                cohort rule or initial model cannot be used.
         """
+        if reason := self.broken.get(settings.name):
+            raise SettingsError(
+                f"run {settings.name!r} is in the database and cannot go on: {reason}; "
+                "mend that and start the aggregator again, or choose another name"
+            )
         if self._is_taken(settings.name):
             raise SettingsError(f"run {settings.name!r} exists already; choose another name")
         self._being_made.add(settings.name)
@@ -134,7 +141,7 @@ class Runs:
             self._being_made.remove(settings.name)
 
     def _is_taken(self, name: str) -> bool:
-        return name in self._hosts or name in self._being_made
+        return name in self._hosts or name in self._being_made or name in self.broken
 
     async def _made(self, settings: RunSettings, actor: str) -> RunHost:
         check_rule(settings.cohort)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
-from fl_main.aggregator.operator import ask
+from fl_main.aggregator.operator import OrderFailedError, ask
 from fl_main.cli import fl as commands
 from fl_main.db import ModelDB, sqlite, verify_database
 from fl_main.db.snapshots import latest_events
@@ -194,6 +194,9 @@ def test_a_run_that_cannot_go_on_is_told(settings: str, told: str, start_daemon:
     second = start_daemon()
     for found in (why(second), why(second, "r")):
         assert found[0]["what"].startswith(f"cannot go on: {told}")
+    token = (second.folder / "operator.token").read_text().strip()
+    with pytest.raises(OrderFailedError, match=f"^run 'r' is in the database and cannot go on: {told}"):
+        second.call(ask(second.url, token, "create", settings=run_of()))
 
 
 # --- names -----------------------------------------------------------------------------------
