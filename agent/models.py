@@ -1,18 +1,16 @@
 """Models on their way in, over any number of connections, and those that are still wanted."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 
 from fl_main.errors import RemoteProtocolError
 from fl_main.lossless import unpacked
 from fl_main.messages import Chunk, Fetch, Payload, Sending
 from fl_main.ports import RunInThread
+from fl_main.slabs import is_unused
 from fl_main.weights import Layout
 
 from .transfers import Download, Fetched
-
-_UNUSED = 2  # references: of the list, and of the function that counts them; see `fl_main.slabs`
 
 
 class Models:
@@ -74,7 +72,7 @@ class Models:
         pages would cost several times what is done with them here.
         """
         for place in range(len(self._let_go)):
-            if len(self._let_go[place]) == size and sys.getrefcount(self._let_go[place]) == _UNUSED:
+            if len(self._let_go[place]) == size and is_unused(self._let_go, place):
                 return self._let_go.pop(place)
         return None
 

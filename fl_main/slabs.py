@@ -2,13 +2,25 @@
 
 import sys
 from collections import deque
+from collections.abc import Sequence
 
 from fl_main.messages import CHUNK_BYTES
 
 KEPT = 64
-# References: of the collection, and of the function that counts them. Not of a local name: from Python 3.14
-# on a call only borrows that one, and memory that somebody looks at would count as unused.
-_UNUSED = 2
+
+
+def is_unused(buffers: Sequence[bytearray], place: int) -> bool:
+    """Whether nothing refers to a buffer but the collection that it is in."""
+    return _references(buffers, place) == _UNUSED
+
+
+def _references(buffers: Sequence[bytearray], place: int) -> int:
+    buffer = buffers[place]
+    return sys.getrefcount(buffer)
+
+
+# Counted in the same way, not known: from Python 3.14 on it is another number than before.
+_UNUSED = _references([bytearray()], 0)
 
 
 class Slabs:
@@ -26,7 +38,7 @@ class Slabs:
             return memoryview(bytearray(size))
         for _ in range(len(self._slabs)):
             self._slabs.rotate()
-            if sys.getrefcount(self._slabs[0]) == _UNUSED:
+            if is_unused(self._slabs, 0):
                 return memoryview(self._slabs[0])[:size]
         slab = bytearray(CHUNK_BYTES)
         if len(self._slabs) < KEPT:

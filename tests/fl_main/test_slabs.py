@@ -3,7 +3,7 @@
 import numpy as np
 
 from fl_main.messages import CHUNK_BYTES, MAX_CHUNK_BYTES
-from fl_main.slabs import KEPT, Slabs
+from fl_main.slabs import KEPT, Slabs, is_unused
 
 
 def place_of(part: memoryview) -> int:
@@ -25,6 +25,18 @@ def test_what_somebody_looks_at_is_left_alone() -> None:
     for _ in range(2 * KEPT):
         slabs.take(8)[:] = b"overrode"
     assert (bytes(whole), bytes(part), array.tolist()) == (b"new year", b"no", [1])
+
+
+def test_buffer_is_unused_while_only_its_collection_has_it() -> None:
+    kept = [bytearray(8)]
+    assert is_unused(kept, 0)
+    view = memoryview(kept[0])
+    assert not is_unused(kept, 0)
+    part = view[2:4]
+    del view
+    assert not is_unused(kept, 0)
+    del part
+    assert is_unused(kept, 0)
 
 
 def test_more_than_are_kept_at_once_are_still_given() -> None:
