@@ -453,7 +453,8 @@ class StateFolder:
         write_whole(self._disk, path, text.encode(), durable=self._durable)
 
     def _sync_all(self) -> None:
-        if self._durable:
-            self._disk.sync_folder(self._outbox)
+        """Wait for the disk; that an update was accepted comes before that its facts were deleted for it."""
         for shelf in self._shelves:
             shelf.sync()
+        if self._durable:
+            self._disk.sync_folder(self._outbox)

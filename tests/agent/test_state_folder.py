@@ -146,6 +146,27 @@ def test_state_of_a_rejected_update_never_becomes_current(path: Path) -> None:
     folder.close()
 
 
+class Syncing(RealDisk):
+    """A disk that tells in which order folders were waited for."""
+
+    def __init__(self) -> None:
+        self.synced: list[str] = []
+
+    def sync_folder(self, folder: Path) -> None:
+        self.synced.append(folder.name)
+        super().sync_folder(folder)
+
+
+def test_loss_of_power_cannot_keep_a_deletion_and_lose_what_it_was_for(path: Path) -> None:
+    disk = Syncing()
+    folder = StateFolder(path, disk, durable=True)
+    folder.drop(put(folder, state=1).task_id, keep_state=True)
+    disk.synced.clear()
+    put(folder, "b" * 24, state=2)
+    assert disk.synced.index("state") < disk.synced.index("outbox")
+    folder.close()
+
+
 class Racing(RealDisk):
     """A disk on which something else happens before a file is opened, if whoever opens it lets it."""
 
