@@ -42,6 +42,7 @@ from fl_main.store import (
     RunStatus,
     Store,
     TaskRecord,
+    UpdateRecord,
     Verdict,
 )
 from fl_main.strategies import strategy_of
@@ -389,8 +390,16 @@ def _over(decided: Outcome) -> list[str]:
     """Return the tasks whose staged bytes, if there are some, will never be used."""
     closed = [record for record in decided.records if isinstance(record, TaskRecord)]
     answers = [effect for effect in decided.effects if isinstance(effect, Answer)]
+    # Who is refused as it was never given the task has staged nothing; the task's own agent may have.
+    strange = {
+        (record.agent_id, record.task_id)
+        for record in decided.records
+        if isinstance(record, UpdateRecord) and record.round_id < 0
+    }
     return [task.task_id for task in closed if task.status.is_given_up] + [
-        answer.task_id for answer in answers if answer.verdict is not Verdict.ACCEPTED
+        answer.task_id
+        for answer in answers
+        if answer.verdict is not Verdict.ACCEPTED and (answer.agent_id, answer.task_id) not in strange
     ]
 
 

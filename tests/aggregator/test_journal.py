@@ -276,3 +276,18 @@ def test_update_that_was_offered_twice_is_received_once(store: ModelStore) -> No
         assert len(received) == 2
 
     play(store, story)
+
+
+def test_offer_of_a_task_of_another_agent_deletes_nothing_of_it(store: ModelStore) -> None:
+    async def story(host: RunHost) -> None:
+        host.tell(join("a"))
+        first = answer(host, store)  # on its way
+        host.tell(join("b"))
+        host.tell(UpdateOffered(Offered(first.offer.task_id, "b", num_examples=1)))
+        await asyncio.sleep(1.0)
+        assert store.is_staged(f"{first.offer.task_id}.weights")
+        host.tell(first)
+        await host.journal.flush()
+        assert host.journal.trouble == ""
+
+    play(store, story)
