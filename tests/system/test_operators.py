@@ -104,7 +104,7 @@ def test_database_is_free_again_after_a_token_that_cannot_be_read(tmp_path: Path
     with pytest.raises(SettingsError, match="FL_NOT_SET is not set") as unset:
         Aggregator(AggregatorSettings.model_validate({**folder, "operator_token": {"env": "FL_NOT_SET"}}))
     (tmp_path / "operator.token").mkdir()
-    with pytest.raises(SettingsError, match="operator.token: .*; let this user read it, or set") as unread:
+    with pytest.raises(SettingsError, match=r"operator\.token: .*; let this user read it, or set") as unread:
         Aggregator(AggregatorSettings.model_validate(folder))
     ModelStore(tmp_path).close()
     assert unset.tb
