@@ -215,7 +215,7 @@ def test_task_is_for_the_next_who_asks_if_the_first_gives_up(play: Callable[...,
             is_reached.set()
             await asyncio.sleep(60)
 
-        outbox.settled = hanging  # type: ignore[method-assign]
+        outbox.settled = hanging  # type: ignore[method-assign, assignment]
         await talker.say(Assign(task_id=TASK, kind="train", round_id=1))
         asking = asyncio.create_task(world.client.next_work())
         await is_reached.wait()

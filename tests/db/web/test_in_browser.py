@@ -343,7 +343,7 @@ def test_a_thousand_agents_and_rounds_do_not_freeze_a_heat_map(chromium: Any, si
 
 
 def test_rows_of_a_heat_map_are_beside_their_names_on_a_scaled_screen(chromium: Any, site: str) -> None:
-    scaled = {"device_scale_factor": 1.5, "color_scheme": "light"}
+    scaled: dict[str, Any] = {"device_scale_factor": 1.5, "color_scheme": "light"}
     with browser.looking(chromium, "about:blank", **scaled) as page:
         page.add_init_script(ANSWERS.replace("HEAT", ONE_IS_FAR))
         page.goto(f"{site}/runs/run-0000/agents")
