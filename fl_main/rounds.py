@@ -37,7 +37,7 @@ from fl_main.events import (
 from fl_main.ledger import Outcome
 from fl_main.members import NEVER
 from fl_main.messages import Frozen
-from fl_main.plan import derive_id, end_reason, next_step, rounds_wanted
+from fl_main.plan import derive_id, download_id_of, end_reason, next_step, rounds_wanted
 from fl_main.store import (
     Milestone,
     ModelKind,
@@ -485,6 +485,8 @@ class RoundMachine(Assignments):
         self._release_all(reason)
         self._give_up(reason)
         self._recall(to.past)
+        # Closed tasks may name its encoded form, which retention has deleted: it travels as it is.
+        self.models.pop(download_id_of(to.model_id) or "", None)
         for model in to.models.values():
             self._keep(model)
         self.run = self._back_at(event)

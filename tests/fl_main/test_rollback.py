@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fl_main.events import Assign, Cancel, RolledBack, StepFolded
+from fl_main.plan import download_id_of
 from fl_main.store import RunStatus, TaskStatus, Verdict
 from fl_main.strategies import STRATEGIES, FedAvg, Pipeline, Scaffold
 from fl_main.strategies.base import Strategy
@@ -58,6 +59,16 @@ def test_next_round_begins_from_the_chosen_one_with_the_next_number() -> None:
     story.do_round("a", "b")
     assert (story.run.round_id, story.run.rounds_done) == (6, 2)
     assert story.store.tags["final"] == story.run.model_id
+
+
+def test_a_model_is_given_as_it_is_since_its_encoded_form_may_be_gone() -> None:
+    story = after(0, compression={"download": "float16"})
+    story.answer("a", "b")
+    story.fold(download=payload("half", staged="download"))
+    first = story.run.model_id
+    assert {task.model_id for task in story.assigned.values()} == {download_id_of(first)}
+    go_on(story, 1)  # retention keeps what a closed task begins from no longer
+    assert {task.model_id for task in story.assigned.values()} == {first}
 
 
 def test_open_tasks_are_cancelled_and_uncounted_updates_discarded() -> None:

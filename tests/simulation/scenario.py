@@ -308,10 +308,11 @@ def _quarantine(seed: int, run: dict[str, Any], sites: Sequence[SiteFacts]) -> d
     is_compared = seed % MIXED_UP == 0  # with the same run without faults, which no operator can be in
     if is_compared or run["strategy"] != "fedavg" or able < 3 or random.random() < 0.2:
         return {}
+    patience = {"deadline_s": 400.0} if able == 3 else {}  # no round can do without the slowest
     return {
         "strategy": "median",
         "strategy_options": {},
-        "round": {**run["round"], "min_agents": 3, "min_updates": 3, "buffer": None},
+        "round": {**run["round"], "min_agents": 3, "min_updates": 3, "buffer": None} | patience,
         "quarantine": {"rounds": random.choice([1, 1, 2]), "factor": random.choice([1.05, 1.5])},
     }
 
