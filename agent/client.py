@@ -144,13 +144,16 @@ class Client:
                 raise found
             if isinstance(found, Ending):
                 return found
+            task_id = found.assign.task_id
+            if task_id not in self._assigned:  # cancelled meanwhile: what it says of rollbacks is old, too
+                continue
             try:
                 await self._outbox.settled(self.run_id, found.assign.rollbacks)
             except asyncio.CancelledError:
                 self._work.put_nowait(found)  # for whoever asks next
                 raise
-            if self._assigned.pop(found.assign.task_id, None) is not None:  # else cancelled meanwhile
-                self._handed_out.add(found.assign.task_id)
+            if self._assigned.pop(task_id, None) is not None:
+                self._handed_out.add(task_id)
                 self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
                 return found
 

@@ -246,6 +246,27 @@ def test_cancelled_task_is_given_back_unless_the_program_has_it(play: Callable[.
     play(story)
 
 
+def test_cancelled_task_says_nothing_of_rollbacks(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        outbox, heard = world.client._outbox, []
+        settled = outbox.settled
+
+        async def noting(run_id: str, rollbacks: int) -> None:
+            heard.append(rollbacks)
+            await settled(run_id, rollbacks)
+
+        outbox.settled = noting  # type: ignore[method-assign]
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, rollbacks=0))
+        await talker.say(Cancel(task_id=TASK, reason="the run was rolled back to round 0"))
+        await talker.hear(Decline)
+        await talker.say(Assign(task_id="b" * 24, kind="train", round_id=2, rollbacks=1))
+        assert isinstance(await world.client.next_work(), Work)
+        assert heard == [1]  # one of before would have it forget what it keeps once more
+
+    play(story)
+
+
 def test_unknown_kind_of_task_is_declined(play: Callable[..., None]) -> None:
     async def story(world: World) -> None:
         talker = await world.connected()
