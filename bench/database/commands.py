@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 
 COMPLETION = "(completion of `fl db ro`)"
 COMMANDS = (
@@ -111,7 +112,7 @@ def time_daemon(folder: Path) -> tuple[float, dict[str, float]]:
             }
         finally:
             daemon.terminate()
-            daemon.communicate()
+            daemon.wait()
     where = ["--url", url, "--database", str(folder)]  # nobody listens there any more
     seconds = [_seconds(folder, ["why", "run-000", *where], {}) for _ in range(TURNS)]
     return start_s, asked | {"fl why RUN (without a daemon)": statistics.median(seconds)}
@@ -121,5 +122,6 @@ def _url_of(daemon: "subprocess.Popen[str]") -> str:
     assert daemon.stderr is not None
     for line in daemon.stderr:
         if found := re.search(r"listening url=(\S+)", line):
+            Thread(target=daemon.stderr.read, daemon=True).start()  # who logs into a full pipe stands still
             return found[1]
     raise RuntimeError("the daemon did not start")

@@ -89,6 +89,8 @@ def measure_command(
     if full and not sizes:
         if record.idle is None:
             _measure_idle(record)
+        if file:
+            record.write(file)
         if record.database is None:
             _measure_database(record)
     if file:
