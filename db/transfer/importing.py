@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import SettingsError, StoreError, WeightsError
+from fl_main.printable import first_line
 from fl_main.settings import DatabaseSettings, RunSettings
 from fl_main.store import (
     EventRecord,
@@ -151,7 +152,7 @@ def _settings(run: str, file: Path) -> RunSettings:
 
 def _first_line(error: Exception) -> str:
     found = getattr(error, "errors", None)
-    return str(found()[0]["msg"]) if callable(found) else str(error).splitlines()[0]
+    return str(found()[0]["msg"]) if callable(found) else first_line(error)
 
 
 def require_free_name(connection: Connection, run: str, run_id: str) -> None:
@@ -200,8 +201,7 @@ def _opened(file: Path) -> Iterator[_Found]:
                 raise StoreError(f"{file} has no arrays in it")
             yield found
     except (WeightsError, ValueError, EOFError, *_OF_NPZ) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{file} cannot be read: {said}") from error
+        raise StoreError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 @contextmanager

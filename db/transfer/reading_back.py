@@ -26,6 +26,7 @@ from sqlalchemy import Table
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import SettingsError, StoreError, WeightsError
+from fl_main.printable import first_line
 from fl_main.settings import RunSettings
 from fl_main.store import EventRecord, RunStatus
 from fl_main.weights import Layout
@@ -271,7 +272,7 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 # --- what a run says ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fl_main.errors import MissingExtraError, StoreError
+from fl_main.printable import first_line
 from fl_main.weights import Array, DType, Layout, Role
 
 try:
@@ -54,7 +55,7 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:
     except OSError:
         raise
     except Exception as error:  # what is no file of PyTorch's may make its reader stumble in any way
-        raise StoreError(f"{path} is no file of tensors alone: {_first_line(error)}") from error
+        raise StoreError(f"{path} is no file of tensors alone: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise StoreError(f"{path} is no state dict: save module.state_dict(), not the module")
     if bad := next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None):
@@ -64,12 +65,8 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Role]]:
         try:
             arrays[name] = _array(tensor)
         except (TypeError, RuntimeError) as error:  # sparse, quantized, of a type that NumPy lacks
-            raise StoreError(f"{path}: {name!r} cannot be an array: {_first_line(error)}") from error
+            raise StoreError(f"{path}: {name!r} cannot be an array: {first_line(error)}") from error
     return arrays, {name: Role.BUFFER for name in _buffers(state) if name in arrays}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _array(tensor: Any) -> Array:
