@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from fl_main.agent.client import Client
-from fl_main.agent.exchange import Ending, Profile
+from fl_main.agent.exchange import AgentState, Ending, Profile
 from fl_main.agent.outgoing import Outgoing
 from fl_main.agent.own_model import OwnModel
 from fl_main.agent.state_folder import StateFolder
@@ -76,9 +76,11 @@ class Program(logging.Handler):
                 await asyncio.wait([next_link, self._running], return_when=asyncio.FIRST_COMPLETED)
             if self.client._failure is not None:
                 raise self.client._failure
-            if self._running.done():
-                raise FLError("it polls, and has heard that the run is over")
             return next_link.result()
+        except TimeoutError:
+            if self.client.state is not AgentState.ENDED:
+                raise
+            raise FLError("it polls, and has heard that the run is over") from None
         finally:
             next_link.cancel()
 
