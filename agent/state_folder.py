@@ -27,6 +27,7 @@ from fl_main.disk import REAL_DISK, read_whole, write_whole
 from fl_main.errors import LocalProtocolError, StateFolderError, StateFolderFullError, WeightsError
 from fl_main.messages import Offer, Payload
 from fl_main.ports import Disk, DiskFile
+from fl_main.printable import first_fault
 from fl_main.weights import Array, Layout, Rows, Weights, pieces
 
 from .outgoing import Outgoing
@@ -100,9 +101,7 @@ class OutboxEntry:
         try:
             encode(self.offer({payload.layout for payload in self.payloads}))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise WeightsError(f"the update cannot be sent: {place}: {first['msg']}") from None
+            raise WeightsError(f"the update cannot be sent: {first_fault(error)}") from None
         except LocalProtocolError as error:
             raise WeightsError(f"the update cannot be sent: {error}") from error
 

@@ -11,6 +11,7 @@ from fl_main.errors import FLError, RefusedError
 from fl_main.links import dial
 from fl_main.messages import Ask, Operate, Refuse, Reply
 from fl_main.ports import Link, LinkClosedError
+from fl_main.printable import first_fault
 from fl_main.session import Session, Side
 
 PATIENCE_S = 30.0  # with a daemon that does not answer
@@ -63,8 +64,7 @@ def _question(order: Order, run: str, fields: dict[str, Any]) -> Ask:
     try:
         return Ask(number=1, order=order, run=run, **fields)
     except ValidationError as error:  # a number that no run can have
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise OrderFailedError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise OrderFailedError(first_fault(error)) from None
 
 
 async def _answer(link: Link, token: str, question: Ask) -> dict[str, Any]:

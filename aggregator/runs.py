@@ -16,6 +16,7 @@ from fl_main.frozen import divided, facts_of
 from fl_main.lossless import require_packing
 from fl_main.messages import Frozen
 from fl_main.ports import Ports
+from fl_main.printable import first_fault
 from fl_main.settings import RunSettings
 from fl_main.store import (
     EventRecord,
@@ -241,8 +242,7 @@ def _parsed(
     try:
         return read(settings)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise SettingsError(first_fault(error)) from error
 
 
 def _report(worker: "asyncio.Task[None]") -> None:

@@ -9,6 +9,7 @@ from fl_main.errors import LocalProtocolError, RemoteProtocolError
 from fl_main.messages import BY_TYPE, MAX_FRAME_BYTES, MAX_FRAME_VALUES, MAX_MAP_ENTRIES, Chunk, Message
 from fl_main.msgpack_count import count_values
 from fl_main.ports import HEADROOM
+from fl_main.printable import first_fault
 
 NUMBER = "n"  # beside the fields of the message
 HEAD_BYTES = 1 << 10  # of a Chunk's frame, in which its head lies: its longest field is a name
@@ -156,9 +157,7 @@ def decode_numbered(frame: bytes | str) -> tuple[Message, int]:
     try:
         return message_type.model_validate(fields, strict=message_type is Chunk), _number(fields)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RemoteProtocolError(f"{kind}: {place}: {first['msg']}"[:200]) from None
+        raise RemoteProtocolError(f"{kind}: {first_fault(error)}"[:200]) from None
 
 
 def _number(fields: dict[str, Any]) -> int:

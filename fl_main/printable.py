@@ -1,5 +1,10 @@
 """Text of others, fit for one line of a log, a table or an error."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # those who only look into a database do not load it
+    from pydantic import ValidationError
+
 
 def printable(text: str) -> str:
     """Escape what could forge a line or steer a terminal: agents name themselves as they like."""
@@ -11,3 +16,9 @@ def printable(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error of somebody else's code says; its type if it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Return the place and the words of the first of pydantic's complaints, without the value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

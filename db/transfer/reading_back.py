@@ -26,7 +26,7 @@ from sqlalchemy import Table
 
 from fl_main.digests import DigestAlgorithm
 from fl_main.errors import SettingsError, StoreError, WeightsError
-from fl_main.printable import first_line
+from fl_main.printable import first_fault, first_line
 from fl_main.settings import RunSettings
 from fl_main.store import EventRecord, RunStatus
 from fl_main.weights import Layout
@@ -270,8 +270,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return f"manifest: {first_fault(error)}"
     return first_line(error)
 
 

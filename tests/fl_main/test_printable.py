@@ -1,8 +1,10 @@
 """Tests of what makes words of others fit for one line."""
 
 import pytest
+from pydantic import ValidationError
 
-from fl_main.printable import first_line, printable
+from fl_main.messages import Leave
+from fl_main.printable import first_fault, first_line, printable
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,9 @@ def test_what_could_steer_a_terminal_is_escaped(text: str, shown: str) -> None:
 )
 def test_an_error_of_others_is_one_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_the_first_fault_of_a_message_names_its_place_and_not_its_value() -> None:
+    with pytest.raises(ValidationError) as found:
+        Leave(reason=7)  # type: ignore[arg-type]
+    assert first_fault(found.value) == "reason: Input should be a valid string"
