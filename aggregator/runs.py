@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -288,10 +289,10 @@ def _staged(
     except WeightsError as error:
         raise SettingsError(f"initial: {error}") from error
     layout = Layout.of(trained, {name: role for name, role in roles.items() if name in trained})
-    staging = store.stage(name, layout)
-    for piece in pieces(trained, layout):
-        staging.write(piece)
-    payload = StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
+    with closing(store.stage(name, layout)) as staging:
+        for piece in pieces(trained, layout):
+            staging.write(piece)
+        payload = StoredPayload("weights", staging.finish(), layout.nbytes, layout, name)
     return payload, facts_of(kept) if kept else None
 
 

@@ -3,6 +3,7 @@
 Beside `links.py` this is the one module of the core that touches the world outside.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -15,8 +16,13 @@ class RealFile:
     """A `fl_main.ports.DiskFile` of the operating system."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        self._fd = -1
-        self._fd = os.open(path, (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | _BINARY, 0o644)
+        # It is `FileIO` that holds the descriptor, and no `__del__` of ours: Python drops a
+        # KeyboardInterrupt that comes while a `__del__` runs, and the program would go on.
+        flags = (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY) | _BINARY
+        self._held = io.FileIO(
+            path, "r+" if write else "r", opener=lambda name, _: os.open(name, flags, 0o644)
+        )
+        self._fd = self._held.fileno()
 
     def size(self) -> int:
         """See `DiskFile`."""
@@ -45,12 +51,8 @@ class RealFile:
 
     def close(self) -> None:
         """See `DiskFile`."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
+        self._fd = -1  # whoever goes on is told, and does not touch the next file of that number
+        self._held.close()
 
 
 class RealDisk:

@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from sqlite3 import Connection
@@ -418,14 +418,13 @@ def _stage(
         entry = archive.zip.getinfo(model_entry(digest))
         if size != layout.nbytes or entry.file_size != len(layout.header) + layout.nbytes:
             raise StoreError(f"model {digest} in it has another size than its layout")
-        staging = store.stage(name, layout)
-        with archive.zip.open(entry) as source:
+        with closing(store.stage(name, layout)) as staging, archive.zip.open(entry) as source:
             if source.read(len(layout.header)) != layout.header:
                 raise StoreError(f"model {digest} in it does not begin with the header of its layout")
             for piece in copy(source, layout.nbytes):
                 staging.write(piece)
-        if staging.finish() != digest:
-            raise StoreError(f"model {digest} in it was altered")
+            if staging.finish() != digest:
+                raise StoreError(f"model {digest} in it was altered")
         yield name, digest
 
 

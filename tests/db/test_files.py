@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_without_resume_it_starts_anew(files: ModelFiles) -> None:
     staging = files.stage("t", LAYOUT)
     staging.write(DATA[:80])
     staging.close()
-    assert files.stage("t", LAYOUT).size == 0
+    with closing(files.stage("t", LAYOUT)) as staging:
+        assert staging.size == 0
 
 
 def test_a_finished_file_can_be_restarted_or_discarded(files: ModelFiles) -> None:

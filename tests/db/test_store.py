@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def test_a_frozen_step_is_still_under_way(folder: Path) -> None:
         assert snapshot.step == frozen
         assert snapshot.updates == tuple(found)
         digests = {found.digests["weights"] for found in snapshot.updates}
-        assert {store.read(digest).layout for digest in digests} == {LAYOUT}
+        for digest in digests:
+            with closing(store.read(digest)) as file:
+                assert file.layout == LAYOUT
 
 
 def test_a_clock_that_went_back_does_not_hide_the_step_under_way(folder: Path) -> None:
@@ -787,4 +790,5 @@ def test_a_layout_may_have_no_arrays_or_empty_ones(store: ModelStore) -> None:
         digest = staging.finish()
         payload = replace(stage(store, "x", 0.0), digest=digest, size=0, layout=layout, staged="empty")
         store.commit([model(f"empty{number}", payload)], 110.0)
-        assert store.read(digest).layout == layout
+        with closing(store.read(digest)) as file:
+            assert file.layout == layout

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -21,6 +22,22 @@ def test_file_is_read_and_written_at_any_place(tmp_path: Path) -> None:
     file.close()
     file.close()
     assert read_whole(REAL_DISK, tmp_path / "file") == b"0123--"
+
+
+def test_no_code_runs_where_a_file_goes(tmp_path: Path) -> None:
+    """Python forgets a Ctrl-C that comes while a `__del__` runs; see the comment in `RealFile`."""
+    file = REAL_DISK.open(tmp_path / "file", write=True)
+    file.close()
+    ran = list[str]()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        ran.append(f"{event} {frame.f_code.co_name}")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    del file
+    sys.setprofile(before)
+    assert ran == ["c_call test_no_code_runs_where_a_file_goes"]  # of sys.setprofile
 
 
 def test_opening_to_read_makes_nothing(tmp_path: Path) -> None:
