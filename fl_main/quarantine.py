@@ -28,7 +28,8 @@ def with_outliers(notes: Sequence[Notes], factor: float) -> Sequence[Notes]:
         factor: Times the median distance from which on an update is an outlier.
 
     Behind a norm bound all updates look alike: there an update is one by its norm before it was
-    scaled, too.
+    scaled, too. An agent that the strategy trusts counts in the median, though it is never left out:
+    by it, one of two others is seen to be far off.
     """
     if not notes or any("distance" not in note for note in notes):
         return notes

@@ -14,6 +14,8 @@ from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import one_of, ratio
 
 REPORTED = "a_k"  # the metric by which agents say it
+SMALL = 1e-3  # of τ (1 - ρ): below, a difference of two numbers near τ has lost more than three digits ...
+TERMS = 5  # ... and the next term of the series is less than SMALL^5 / 2,520 of the first
 
 
 class FedNova(Strategy):
@@ -89,12 +91,34 @@ class FedNova(Strategy):
         if self._reported:
             return update.metrics[REPORTED]
         if (alpha := self._proximal) > 0:
-            return (1 - (1 - alpha) ** steps) / alpha
-        rho = self._momentum
-        return (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
+            return _geometric(steps, alpha)
+        return _by_momentum(steps, 1 - self._momentum)
 
     def combine(self, block: Block) -> None:  # noqa: D102 - see Strategy
         fold_deltas(block, self._factors)
 
     def shares(self) -> Sequence[float]:  # noqa: D102 - see Strategy
         return self._parts
+
+
+def _geometric(steps: int, alpha: float) -> float:
+    """Return (1 - (1 - α)^τ) / α, α above 0: Σ_i (1 - α)^i of τ terms, however small α is."""
+    return -math.expm1(steps * math.log1p(-alpha)) / alpha
+
+
+def _by_momentum(steps: int, rest: float) -> float:
+    """Return (τ - ρ (1 - ρ^τ) / (1 - ρ)) / (1 - ρ), given 1 - ρ, of more than 0.
+
+    Where ρ is so near to 1 that the difference would cancel, it is the sum of the powers of 1 - ρ that it
+    consists of: C(τ + 1, 2) - C(τ + 1, 3) (1 - ρ) + C(τ + 1, 4) (1 - ρ)² - …
+    """
+    if rest == 1:
+        return steps
+    if steps * rest > SMALL:
+        return (steps - (1 - rest) * _geometric(steps, rest)) / rest
+    term = steps * (steps + 1) / 2
+    total = term
+    for power in range(1, TERMS):
+        term *= -rest * (steps - power) / (power + 2)
+        total += term
+    return total

@@ -148,15 +148,24 @@ def cancelled_pairs(found: Numbers, sums: Numbers) -> NDArray[np.intp]:
 
 
 def _squared_distances(points: Numbers, products: Numbers) -> Numbers:
-    """Return |a|² + |b|² - 2ab of each pair; where that cancels, |a - b|² itself."""
+    """Return |a|² + |b|² - 2ab of each pair; where that cancels, |a - b|² itself.
+
+    Points that are equal are as far as the first of them from each other point: of many equal ones, which
+    all cancel, each is looked at once.
+    """
     squares = np.diagonal(products)
     sums = squares[:, None] + squares[None, :]
     found = sums - 2 * products
     np.fill_diagonal(found, 0.0)
-    for i, j in cancelled_pairs(found, sums):
-        difference = points[i] - points[j]
-        found[i, j] = found[j, i] = difference @ difference
-    return found
+    firsts = list(range(len(points)))  # of the points equal to each
+    for i, j in cancelled_pairs(found, sums).tolist():
+        if firsts[i] == i and firsts[j] == j:
+            difference = points[i] - points[j]
+            found[i, j] = found[j, i] = difference @ difference
+            if not difference.any():
+                firsts[j] = i
+    found_of_firsts: Numbers = found[np.ix_(firsts, firsts)]
+    return found_of_firsts
 
 
 def _bounded(part: Numbers) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import not_negative, positive
 from fl_main.strategies.scalars import squared_norm
 
-LONGEST = 1e290  # of q ‖L Δ‖²: divided by TINY, and the sum over all agents, it is still a float64
+LONGEST = 1e290  # of q L ‖Δ‖²: divided by TINY, and the sum over all agents, it is still a float64
 TINY = 1e-10  # added to a loss, as in the authors' code: 0 to a negative power is infinite
 
 
@@ -50,7 +50,7 @@ class QFedAvg(Strategy):
     }
 
     def __init__(self, learning_rate: float, q: float = 1.0, metric: str = "loss") -> None:
-        self._inverse = 1 / positive("learning_rate", learning_rate)
+        self._learning_rate = positive("learning_rate", learning_rate)
         self._q = not_negative("q", q)
         self._metric = metric
         self.needs = (metric,)
@@ -76,24 +76,25 @@ class QFedAvg(Strategy):
     def _factors(self) -> list[float]:
         """What each difference is multiplied by."""
         # Of losses divided by the largest: the formula's value, and no power of a large loss is infinite.
+        # What it divides is divided by L too, which may be too large to square.
         weights = (self._losses / self._losses.max()) ** self._q
-        below = weights * (self._inverse + self._lengths() / self._losses)
-        factors: list[float] = (self._inverse * weights / below.sum()).tolist()
+        below = weights * (1 + self._lengths() / self._losses)
+        factors: list[float] = (weights / below.sum()).tolist()
         return factors
 
     def _lengths(self) -> NDArray[np.float64]:
-        """Return q ‖L Δ_k‖² of each update.
+        """Return q L ‖Δ_k‖² of each update.
 
         Raises:
             UpdateRejectedError: If it is more than a float64 can say.
         """
         if self._q == 0:
             return np.zeros(len(self._squares))
-        lengths = self._q * self._inverse**2 * self._squares
+        lengths = self._q * (self._squares / self._learning_rate)
         for agent, length in zip(self._agents, lengths, strict=True):
             if not length < LONGEST:
                 raise UpdateRejectedError(
-                    f"{agent}: its update is too long to be weighed: q ‖L Δ‖² is {length}"
+                    f"{agent}: its update is too long to be weighed: q L ‖Δ‖² is {length}"
                 )
         return lengths
 

@@ -177,6 +177,14 @@ def test_whom_the_strategy_trusts_is_never_an_outlier() -> None:
     assert not record_of(story, "d").quarantined
 
 
+def test_whom_the_strategy_trusts_counts_in_the_median() -> None:
+    settings = run_settings(**{**SETTINGS, "strategy": "fltrust", "strategy_options": {"root": "A"}})
+    story = Story(settings, lambda: FLTrust(root="A"))
+    story.gather(*"abc")
+    do_round(story, "abc", [1, 1, 9])  # of b and c alone the median were 5, and 9 no outlier
+    assert [record_of(story, agent).outlying for agent in "abc"] == [0, 0, 1]
+
+
 # --- operators -------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """FedNova against numbers worked out by hand, and against the optimum of a quadratic."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,22 @@ def test_a_proximal_term_makes_earlier_steps_count_less() -> None:
     # alpha = 1/2: after 2 steps gradients count 1/2 and 1: a = 1.5
     expected = 1.25 * (4 / 1.5 / 4 + 3 / 4)
     assert moved(FedNova(proximal=0.5), (2, 1)) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("alpha", [1e-17, 1e-320])
+def test_a_proximal_term_of_next_to_nothing_is_none(alpha: float) -> None:
+    assert moved(FedNova(proximal=alpha)) == pytest.approx(moved(FedNova()), rel=1e-15)
+
+
+@pytest.mark.parametrize("rest", [2**-53, 1e-12, 1e-7, 3e-4, 1.5e-3, 0.1])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 1000])
+def test_a_momentum_next_to_one_is_the_sum_of_what_each_gradient_counts(rest: float, steps: int) -> None:
+    rho = 1 - Fraction(1 - (1 - rest))
+    powers = [rho**i for i in range(steps)]
+    a = float(sum((steps - i) * power for i, power in enumerate(powers)))  # gradient j counts Σ_{i<=τ-j} ρ^i
+    # Both make as many steps, so that each difference counts τ / a
+    found = moved(FedNova(momentum=1 - rest), (steps, steps))
+    assert found == pytest.approx((4 + 3 * 1) / 4 * steps / a, rel=1e-11)
 
 
 def test_agents_may_report_what_their_gradients_count() -> None:

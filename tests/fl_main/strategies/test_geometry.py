@@ -1,11 +1,21 @@
 """Distances and products of updates, against sums over the values themselves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_main.strategies.geometry import COLUMNS, FARTHEST, Geometry, Sightings, as_notes, cancelled_pairs
+from fl_main.strategies.geometry import (
+    COLUMNS,
+    FARTHEST,
+    Geometry,
+    Sightings,
+    _squared_distances,
+    as_notes,
+    cancelled_pairs,
+)
 
 SQUARE = np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 4.0]], "f4")
 
@@ -108,6 +118,31 @@ def test_equal_points_are_exactly_0_apart(seed: int, points: int, dtype: str) ->
     same.take(np.tile(rows[:1], (points, 1)))
     assert not same.squares.any()
     assert not same.distances(np.full(points, 1 / points)).any()
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.sampled_from([0.0, 1e-9, 1.0]))
+def test_equal_points_are_equally_far_from_all_others(of: list[int], spread: float) -> None:
+    noise = np.random.default_rng(7)
+    rows = (1 + spread * noise.normal(size=(4, 50)))[of]
+    seen = Geometry(len(of))
+    seen.take(rows)
+    np.testing.assert_allclose(seen.squares, ((rows[:, None] - rows[None]) ** 2).sum(-1), rtol=1e-8)
+    for i, j in np.argwhere(np.equal.outer(of, of)):
+        np.testing.assert_array_equal(seen.squares[i], seen.squares[j])
+
+
+def test_of_many_equal_points_each_is_compared_once() -> None:
+    """The first with the 6 others: 21 pairs cancel."""
+    taken = list[tuple[int, ...]]()
+
+    class Row(np.ndarray[Any, Any]):
+        def __sub__(self, other: Any) -> Any:
+            taken.append(self.shape)
+            return np.subtract(np.asarray(self), np.asarray(other))
+
+    points = np.tile(np.arange(1.0, 6.0), (7, 1))
+    assert not _squared_distances(points.view(Row), points @ points.T).any()
+    assert taken == [(5,)] * 6
 
 
 def test_sightings_are_distances_to_the_result_and_cosines_to_the_mean() -> None:

@@ -57,6 +57,19 @@ def test_an_update_that_is_too_long_to_be_weighed_is_refused_by_name() -> None:
         folded(QFedAvg(0.5, 1.0), HUGE, base=BASE, facts=facts)
 
 
+@pytest.mark.parametrize(
+    ("learning_rate", "q", "share"), [(1e-200, 1e-200, 1 / 6), (1e-200, 1e-100, 0.0), (1e-320, 0.0, 0.5)]
+)
+def test_a_learning_rate_by_which_nothing_can_be_divided_twice(
+    learning_rate: float, q: float, share: float
+) -> None:
+    # Of equal losses of 1: 1 / (1 + 1 + q L 4); the first adds nothing, the second 2
+    facts = [Contribution(f"agent-{i}", 1, metrics={"loss": 1.0}) for i in range(2)]
+    models = [{"w": np.array([0.0, 0.0])}, {"w": np.array([2.0, 0.0])}]
+    found = folded(QFedAvg(learning_rate, q), models, base={"w": np.zeros(2)}, facts=facts)
+    assert found.folded.shares[1] == pytest.approx(share, abs=1e-9)
+
+
 def test_q_of_0_weighs_no_length() -> None:
     facts = [Contribution(f"agent-{i}", 1, metrics={"loss": 1.0}) for i in range(2)]
     found = folded(QFedAvg(0.5, 0.0), HUGE, base=BASE, facts=facts)
