@@ -1,7 +1,10 @@
-"""The folder of a database: its lock, and whether its disk will do."""
+"""The folder of a database: its locks, and whether its disk will do."""
 
 import os
+import secrets
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fl_main.errors import StoreError, StoreLockedError
@@ -10,6 +13,7 @@ from fl_main.ports import Disk, Lock
 from .faults import translated
 
 LOCK_FILE = "lock"
+_CLAIM = "beside-"  # how the locks of those begin who write beside a daemon
 _MOUNTS = Path("/proc/mounts")  # Linux only; elsewhere nothing is refused
 _NETWORK = {"nfs", "nfs4", "cifs", "smbfs", "smb3", "fuse.sshfs"}
 
@@ -61,6 +65,38 @@ def lock(folder: Path, on: Disk) -> Lock:
                 "stop that one, or give this one another folder (database.folder); "
                 "a command that writes to it, as fl db prune, is over soon"
             ) from None
+
+
+def claim(folder: Path, on: Disk) -> Callable[[], None]:
+    """Say that what is staged here is not the daemon's alone, until this process ends, however it ends.
+
+    Claims are made, and looked for, in a transaction: so none is made while somebody looks.
+
+    Returns:
+        What takes the claim back.
+    """
+    path = folder / f"{_CLAIM}{secrets.token_hex(12)}"
+    with translated(folder, "lock the staging files"):
+        held = on.lock(path)
+
+    def take_back() -> None:
+        held.release()
+        with suppress(OSError):  # Windows, while a daemon that starts looks at it; the next one deletes it
+            on.remove(path)
+
+    return take_back
+
+
+def is_claimed(folder: Path, on: Disk) -> bool:
+    """Whether somebody has a claim; those of processes that ended are deleted."""
+    with translated(folder, "look who else writes to the model database"):
+        for path in (folder / name for name in on.names(folder) if name.startswith(_CLAIM)):
+            try:
+                on.lock(path).release()
+            except BlockingIOError:
+                return True
+            on.remove(path)
+    return False
 
 
 def free_bytes(folder: Path) -> int:

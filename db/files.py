@@ -22,6 +22,7 @@ from .faults import translated
 SUFFIX = ".safetensors"
 _READ_BYTES = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+_ASIDE = "pruned."
 
 
 class StagedFile:
@@ -360,10 +361,14 @@ class ModelFiles:
 
     def set_aside(self, digest: str) -> str:
         """Make a staging file of a stored one, if it is there, and return its name."""
-        name = f"pruned.{digest}"
+        name = f"{_ASIDE}{digest}"
         with suppress(FileNotFoundError):
             self._disk.move(self.path(digest), self._staged(name))
         return name
+
+    def is_set_aside(self, name: str) -> bool:
+        """Whether a staging file is one that was set aside: nobody needs it, whoever let it lie."""
+        return name.startswith(_ASIDE)
 
     def open(self, digest: str, layout: Layout) -> StoredFile:
         """Open a file that is in its place.

@@ -16,37 +16,39 @@ from .snapshots import UNANSWERED
 logger = logging.getLogger("fl_main.db")
 
 
-def sweep(connection: Connection, files: ModelFiles) -> tuple[list[str], list[str]]:
-    """Delete what was staged for nothing, and compare the files with the rows.
+def sweep_staging(connection: Connection, files: ModelFiles, *, is_shared: bool) -> None:
+    """Delete what was staged for nothing.
 
     Staged answers to tasks that are still open stay: their transfer can go on. Everything else
-    that is staged was not stored and will be made or sent again.
+    that is staged was not stored and will be made or sent again, unless somebody is about to store it.
+
+    Args:
+        is_shared: Whether others may have files staged: then only what was set aside to be deleted goes.
+    """
+    with translated(files.folder, "look through the staging files"):
+        query = select(tasks.c.task_id).where(UNANSWERED)
+        unanswered = set(connection.execute(query).scalars())
+        for name in files.staged():
+            if files.is_set_aside(name) if is_shared else name.split(".", 1)[0] not in unanswered:
+                logger.debug("deleted left-over staging file name=%s", name)  # <task>.<channel>
+                files.unstage(name)
+
+
+def sweep_stored(connection: Connection, files: ModelFiles) -> tuple[list[str], list[str]]:
+    """Compare the files with the rows.
 
     Returns:
-        In words, what rows know and the disk does not have; and the digests of files that no row knows.
+        In words, what rows know and the disk does not have; and the digests of files that no row knows:
+        others may be about to store one.
     """
-    with translated(files.folder, "look through the models"):
-        _sweep_staging(connection, files)
-        return _sweep_stored(connection, files)
-
-
-def _sweep_staging(connection: Connection, files: ModelFiles) -> None:
-    query = select(tasks.c.task_id).where(UNANSWERED)
-    unanswered = set(connection.execute(query).scalars())
-    for name in files.staged():
-        if name.split(".", 1)[0] not in unanswered:  # <task>.<channel>
-            logger.debug("deleted left-over staging file name=%s", name)
-            files.unstage(name)
-
-
-def _sweep_stored(connection: Connection, files: ModelFiles) -> tuple[list[str], list[str]]:
     query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
-    known = set(connection.execute(query).scalars())
-    found = list(files.digests())
-    _require_records(connection, files, len(found))
+    with translated(files.folder, "look through the models"):
+        known = set(connection.execute(query).scalars())
+        found = list(files.digests())
+        _require_records(connection, files, len(found))
     unnamed = [digest for digest in found if digest not in known]
     for digest in unnamed:
-        logger.info("found a model file that no record names digest=%s: it is deleted", digest)
+        logger.info("found a model file that no record names digest=%s: it goes if none does now", digest)
     missing = sorted(known.difference(found))
     return [f"model file {files.path(digest)} is missing" for digest in missing], unnamed
 

@@ -111,10 +111,14 @@ class ModelStore:
 
     def _look_through(self) -> None:
         """Delete what a crash left, and note what is missing."""
-        with self._read() as connection:
-            self.damages, unnamed = recovery.sweep(connection, self._files)
-        self._let_go |= dict.fromkeys(unnamed)
-        self._delete_files()
+        with self._writing:
+            with self._transaction("look through the staging files"), self._read() as connection:
+                is_shared = self._lock is None or disk.is_claimed(self.folder, self._files_on)
+                recovery.sweep_staging(connection, self._files, is_shared=is_shared)
+            with self._read() as connection:
+                self.damages, unnamed = recovery.sweep_stored(connection, self._files)
+            self._let_go |= dict.fromkeys(unnamed)
+            self._delete_files()
 
     def _migrate(self) -> None:
         """Make the database, or bring it up to date."""

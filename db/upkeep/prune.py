@@ -131,8 +131,9 @@ def prune(
 ) -> Pruned:
     """Delete model files; a daemon may have the database open.
 
-    It is done in small transactions, in each of which it is looked up once more that nothing needs its
-    files, and others write in between. Whoever ends it in the middle has pruned a part.
+    It is done in small transactions, in each of which it is looked up once more that its files may go,
+    and others write in between. Whoever ends it in the middle has pruned a part; what that left of files
+    goes with the next pruning, or when a daemon starts.
 
     Args:
         keep: What stays.
@@ -151,10 +152,11 @@ def prune(
     tell, done = progress or (lambda done, total: None), 0
     gone: list[list[Stored]] = []
     with SecondWriter(db.folder, clock) as writer:
-        for digests in _portions(chosen):
+        writer.tidy()
+        for portion in _portions(chosen):
             began = time.monotonic()
-            gone += _deleted(writer, digests, run_ids, f"deleted by fl db prune --keep {keep.text}")
-            done += len(digests)
+            gone += _deleted(writer, portion, run_ids, f"deleted by fl db prune --keep {keep.text}")
+            done += len(portion)
             tell(done, len(chosen))
             time.sleep(time.monotonic() - began)  # half of the time is others': who waits asks now and then
         found = _grouped(db, gone)
@@ -194,25 +196,34 @@ def _is_base(model: Stored) -> bool:
     return model.kind == ModelKind.DOWNLOAD and not model.may_go
 
 
-def _portions(chosen: Mapping[str, list[Stored]]) -> Iterator[list[str]]:
-    """Yield digests, those of updates before those of what they began from."""
+def _portions(chosen: Mapping[str, list[Stored]]) -> Iterator[dict[str, list[Stored]]]:
+    """Yield a few files at a time, those of updates before those of what they began from."""
     began_from = [digest for digest, group in chosen.items() if group[0].kind == ModelKind.DOWNLOAD]
     later = frozenset(began_from)
     for digests in ([digest for digest in chosen if digest not in later], began_from):
         for start in range(0, len(digests), FILES):
-            yield digests[start : start + FILES]
+            yield {digest: chosen[digest] for digest in digests[start : start + FILES]}
 
 
 def _deleted(
-    writer: SecondWriter, digests: list[str], run_ids: Collection[str] | None, reason: str
+    writer: SecondWriter, chosen: Mapping[str, list[Stored]], run_ids: Collection[str] | None, reason: str
 ) -> list[list[Stored]]:
-    """Delete files, unless something needs them by now; return the models of those that are gone."""
+    """Delete files that still may go; return the models of those that are gone.
+
+    Since they were chosen, something may have come to need one, or a younger model that is equal been
+    stored. By their age they may go: rounds of a run never become fewer, also where it is rolled back.
+    """
+    told = {model.model_id for group in chosen.values() for model in group}
+
+    def still_goes(model: Stored) -> bool:
+        return model.may_go and model.model_id in told
+
     with writer.changing("prune the model database") as change:
         with writer.rows() as connection:
             groups: dict[str, list[Stored]] = defaultdict(list)
-            for model in retention.of_files(connection, digests, run_ids):
+            for model in retention.of_files(connection, list(chosen), run_ids):
                 groups[model.digest].append(model)
-        free = [group for group in groups.values() if all(model.may_go for model in group)]
+        free = [group for group in groups.values() if all(map(still_goes, group))]
         change.remove([model.model_id for group in free for model in group], reason)
     return free
 

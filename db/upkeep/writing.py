@@ -3,8 +3,9 @@
 SQLite lets one writer at a time through, who holds the database for milliseconds; whoever else wants
 to write waits. A daemon notices with its next transaction that somebody else has written.
 
-Where no daemon has the folder, the second writer locks it, so that none begins in the middle. A
-database is made and brought up to date by daemons only.
+Where no daemon has the folder, the second writer locks it, so that none begins in the middle. Where one
+has it, another may begin when that one ends: a claim tells it that not all that is staged is its own.
+A database is made and brought up to date by daemons only.
 """
 
 import time
@@ -21,7 +22,7 @@ from fl_main.ports import Lock
 from fl_main.settings import DatabaseSettings
 from fl_main.store import Record
 
-from .. import migrations, sqlite
+from .. import disk, migrations, sqlite
 from ..batch import Batch
 from ..engine import plain
 from ..store import ModelStore
@@ -88,6 +89,7 @@ class SecondWriter(ModelStore):
     """
 
     def __init__(self, folder: Path | str, clock: Callable[[], float] = time.time) -> None:
+        self._take_back: Callable[[], None] | None = None
         super().__init__(folder, _LASTING, clock)
 
     @property
@@ -109,7 +111,23 @@ class SecondWriter(ModelStore):
         migrations.require_readable(version, str(self._file))
 
     def _look_through(self) -> None:
-        """Leave what a crash left to the next start of a daemon: others may be at work here."""
+        """Leave what a crash left to the next start of a daemon, or to `tidy`; say that we are at work."""
+        if not self.is_alone:
+            with self._writing, self._transaction("write to the model database"):
+                self._take_back = disk.claim(self.folder, self._files_on)
+
+    def tidy(self) -> None:
+        """Delete what others left who were killed, as the start of a daemon does.
+
+        Beside a daemon, only what was to be deleted goes: what else is staged may be its own.
+        """
+        super()._look_through()
+
+    def close(self) -> None:
+        """See `ModelStore.close`."""
+        super().close()
+        if self._take_back is not None:
+            self._take_back()
 
     def rows(self) -> AbstractContextManager[Rows]:
         """Lend a connection that reads: within a change, what was there when it began."""

@@ -191,6 +191,45 @@ def test_in_small_transactions_while_a_daemon_writes(
     assert verify_database(folder) == []
 
 
+def test_file_of_which_there_is_a_younger_model_by_now_stays(
+    hearts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the deed an agent sends once more what was chosen."""
+    monkeypatch.setattr(module, "FILES", 1)
+
+    def meanwhile(done: int, total: int) -> None:
+        if done == 1:  # m1a is gone
+            with SecondWriter(hearts) as other:
+                again = model("again", stage(other, "again", 1.1), 3, agent_id="a")  # as m1b
+                other.commit([again], 200.0)
+
+    with ModelDB(hearts) as db:
+        assert plan_prune(db, Keep.parse("rounds:1")).files == 4
+        assert prune(db, Keep.parse("rounds:1"), progress=meanwhile).files == 3
+    assert stored_ids(hearts) == {"initial", "g1", "g2", "g3", "m1b", "again", "m3a", "m3b"}
+    assert verify_database(hearts) == []
+
+
+def test_files_that_a_killed_pruning_left_go_with_the_next(
+    hearts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died before they were set aside, or before they were deleted; a daemon runs all the time."""
+    with monkeypatch.context() as dying, ModelDB(hearts) as db:
+        dying.setattr(SecondWriter, "_delete_files", lambda self: None)
+        assert prune(db, Keep.parse("rounds:2")).files == 2
+    fold = hearts / "models" / ".staging" / "of a fold"
+    fold.write_bytes(b"the daemon's")
+    aside = fold.with_name("pruned.blake3%3A" + "ab" * 32)
+    aside.write_bytes(b"nobody's")
+    assert files(hearts) == 10
+    with ModelDB(hearts) as db:
+        assert prune(db, Keep.parse("rounds:2")).files == 0
+    assert files(hearts) == 8
+    assert fold.exists()
+    assert not aside.exists()
+    assert verify_database(hearts) == []
+
+
 def test_two_at_once(hearts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILES", 1)
     found: list[int] = []

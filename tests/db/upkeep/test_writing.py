@@ -36,6 +36,13 @@ ROOT = Path(__file__).resolve().parents[3]
 GONE = "deleted by a test"
 
 
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked and killed")
+
+
+def staged(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "models" / ".staging").iterdir()}
+
+
 def other_run(name: str = "lungs") -> RunRecord:
     return replace(RUN, run_id="run-2", name=name)
 
@@ -182,6 +189,40 @@ def test_what_a_daemon_has_staged_is_left_alone(store: ModelStore, folder: Path)
     assert verify_database(folder) == []
 
 
+def test_daemon_that_starts_leaves_alone_what_somebody_else_stages(folder: Path) -> None:
+    """The daemon beside whom he began is restarted in the middle of it."""
+    daemon = ModelStore(folder)
+    begin(daemon)
+    stage(daemon, "fold.weights", 2.0)
+    second = SecondWriter(folder)
+    payload = stage(second, "new.weights", 3.0)
+    daemon.close()
+    with ModelStore(folder):
+        assert staged(folder) == {"fold.weights", "new.weights"}
+        with second:
+            second.commit([model("g", payload, kind=ModelKind.GLOBAL)], 150.0)
+        stage(second, "late.weights", 4.0)
+    with ModelStore(folder):  # by now nobody else is there
+        assert staged(folder) == set()
+    assert {path.name for path in folder.iterdir()} == {"fl.db", "lock", "models"}
+    assert verify_database(folder) == []
+
+
+@forks
+def test_what_somebody_else_staged_who_was_killed_goes_with_the_next_start(folder: Path) -> None:
+    with ModelStore(folder) as daemon:
+        begin(daemon)
+        child = os.fork()
+        if not child:
+            stage(SecondWriter(folder), "new.weights", 3.0)
+            os._exit(9)
+        os.waitpid(child, 0)
+        assert staged(folder) == {"new.weights"}
+    with ModelStore(folder):
+        assert staged(folder) == set()
+    assert {path.name for path in folder.iterdir()} == {"fl.db", "lock", "models"}
+
+
 def test_database_is_made_and_brought_up_to_date_by_daemons_only(folder: Path) -> None:
     with pytest.raises(StoreError, match="has no model database in it"):
         SecondWriter(folder)
@@ -256,9 +297,6 @@ def killed(there: Path, cases: Path, what: str, step: int = 1) -> Iterator[Path]
         with ModelStore(case) as store:
             assert store.damages == []
         assert verify_database(case) == []
-
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked for each place to die at")
 
 
 @forks
