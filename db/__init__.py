@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from .insight.statistics import ArrayHistogram
     from .insight.timeline import Mark, Span, Timeline
     from .insight.usage import Share, Usage
-    from .model_db import Model, ModelDB, Run
+    from .model_db import ModelDB
     from .records import Agent, ArrayFacts, Effort, Event, Mean, Metric, Parent, Round, RunFacts, Update
+    from .runs_and_models import Model, Run
     from .store import ModelStore
     from .transfer.archive import Archived, archive_run
     from .transfer.card import Wishes, card_model, model_card
@@ -71,9 +72,10 @@ _HOMES = {
     "ArrayHistogram": ".insight.statistics",
     **dict.fromkeys(("Mark", "Span", "Timeline"), ".insight.timeline"),
     **dict.fromkeys(("Share", "Usage"), ".insight.usage"),
-    **dict.fromkeys(("Model", "ModelDB", "Run"), ".model_db"),
+    "ModelDB": ".model_db",
     **dict.fromkeys(("Agent", "ArrayFacts", "Effort", "Event", "Mean", "Metric"), ".records"),
     **dict.fromkeys(("Parent", "Round", "RunFacts", "Update"), ".records"),
+    **dict.fromkeys(("Model", "Run"), ".runs_and_models"),
     "ModelStore": ".store",
     **dict.fromkeys(("Going", "Keep", "Pruned", "plan_prune", "prune"), ".upkeep.prune"),
     **dict.fromkeys(("Tagged", "tag_model"), ".upkeep.tag"),

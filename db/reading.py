@@ -13,7 +13,7 @@ from fl_main.errors import StoreDamagedError
 from fl_main.precision import decoded, stored_as
 from fl_main.sources import Source, read_array
 from fl_main.store import DataFile
-from fl_main.weights import Layout, Segment
+from fl_main.weights import Array, Layout, Segment, views
 
 
 class Stored(Protocol):
@@ -81,6 +81,13 @@ def opened_as_stored(model: Stored) -> Iterator[Source]:
     """
     with closing(model.open()) as file:
         yield file
+
+
+def arrays_of(source: Source) -> dict[str, Array]:
+    """Return all arrays by name; they are the caller's to change."""
+    buffer = bytearray(source.layout.nbytes)
+    source.read_into(0, memoryview(buffer))
+    return views(source.layout, buffer, writable=True)
 
 
 def _whole(model: Stored, files: ExitStack) -> Source:

@@ -6,7 +6,8 @@ from fl_main.console import Output, output_options, print_table
 from fl_main.errors import NotFoundError
 
 from ..insight.ranking import Standing
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
+from ..runs_and_models import Run
 from .common import when, with_database
 
 

@@ -18,8 +18,9 @@ from fl_main.console import Output, Row, print_table
 from fl_main.errors import NotFoundError
 from fl_main.printable import printable
 
-from ..model_db import Model, ModelDB
+from ..model_db import ModelDB
 from ..records import Effort
+from ..runs_and_models import Model
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")

@@ -9,7 +9,8 @@ import click
 
 from fl_main.console import Output, output_options, print_table
 
-from ..model_db import Model, ModelDB
+from ..model_db import ModelDB
+from ..runs_and_models import Model
 from .common import print_json, print_section, when, with_database, words_of
 
 if TYPE_CHECKING:  # runs are compared without numpy

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ..model_db import Model, ModelDB
+from ..model_db import ModelDB
+from ..runs_and_models import Model
 from .common import form_of, with_database
 
 

@@ -8,8 +8,9 @@ from fl_main.console import Output, output_options, print_table
 from fl_main.steps import strategy_in_words
 from fl_main.store import RunStatus
 
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
 from ..records import Effort, Mean, Round
+from ..runs_and_models import Run
 from .common import last_option, latest, parts_of, plain, since_option, when, with_database
 
 

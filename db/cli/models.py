@@ -6,8 +6,9 @@ from fl_main.console import Output, output_options, print_table
 from fl_main.store import ModelKind, Verdict
 from fl_main.training import Kind
 
-from ..model_db import Model, ModelDB
+from ..model_db import ModelDB
 from ..records import Update
+from ..runs_and_models import Model
 from .common import (
     agent_option,
     agents_of,

@@ -9,8 +9,9 @@ import click
 
 from fl_main.console import Output, print_table
 
-from ..model_db import Model, ModelDB, Run
+from ..model_db import ModelDB
 from ..records import Effort
+from ..runs_and_models import Model, Run
 from .common import as_json, form_of, parts_of, print_facts, print_json, print_section, when, with_database
 
 

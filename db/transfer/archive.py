@@ -19,7 +19,8 @@ from fl_main.errors import StoreDamagedError, StoreError
 from fl_main.store import RunStatus
 
 from .. import migrations
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
+from ..runs_and_models import Run
 from .export import appearing
 
 SUFFIX = ".flrun"

@@ -21,8 +21,9 @@ from fl_main.steps import strategy_in_words
 from fl_main.store import Verdict
 from fl_main.training import Kind
 
-from ..model_db import Model, ModelDB, Run
+from ..model_db import ModelDB
 from ..records import Metric, Round
+from ..runs_and_models import Model, Run
 from .export import appearing
 
 _MOST_ROUNDS = 20  # that are listed

@@ -13,7 +13,7 @@ from fl_main.errors import StoreError
 from fl_main.weights import DType, pieces
 
 from ..faults import translated
-from ..model_db import Model
+from ..runs_and_models import Model
 
 
 def export_model(

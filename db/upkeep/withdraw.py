@@ -18,7 +18,8 @@ from sqlite3 import Connection, Row
 from fl_main.errors import NotFoundError, StoreError
 from fl_main.store import EventRecord, ModelKind, RunStatus
 
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
+from ..runs_and_models import Run
 
 # The writer is imported where something is written: it needs SQLAlchemy, which a report does without.
 

@@ -14,8 +14,8 @@ from fl_main.db.insight.lineage import Lineage
 from fl_main.db.insight.ranking import Standing
 from fl_main.db.insight.timeline import Timeline
 from fl_main.db.insight.usage import Usage
-from fl_main.db.model_db import Run
 from fl_main.db.records import Agent, Effort, Event, Round, RunFacts, Update
+from fl_main.db.runs_and_models import Run
 from fl_main.errors import NotFoundError
 from fl_main.store import ModelKind
 

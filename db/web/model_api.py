@@ -10,8 +10,8 @@ from fl_main import __version__
 from fl_main.db.insight.difference import ArrayDifference
 from fl_main.db.insight.lineage import Lineage
 from fl_main.db.insight.statistics import ArrayHistogram
-from fl_main.db.model_db import Model
 from fl_main.db.records import ArrayFacts, Metric, Parent
+from fl_main.db.runs_and_models import Model
 
 from .bounds import Heavy, require_size
 from .source import Database

@@ -14,7 +14,8 @@ from fl_main.db.insight.comparison import Line
 from fl_main.db.insight.difference import total
 from fl_main.db.insight.drawing import place_in
 from fl_main.db.insight.lineage import Lineage, Node
-from fl_main.db.model_db import Model, ModelDB, Run
+from fl_main.db.model_db import ModelDB
+from fl_main.db.runs_and_models import Model, Run
 from fl_main.errors import StoreError
 from fl_main.weights import ArraySpec
 

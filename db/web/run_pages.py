@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from fl_main.db.insight.timeline import Mark, Timeline
-from fl_main.db.model_db import Run
 from fl_main.db.records import Round
+from fl_main.db.runs_and_models import Run
 from fl_main.errors import StoreError
 from fl_main.settings import RunSettings
 from fl_main.steps import strategy_in_words

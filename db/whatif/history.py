@@ -13,7 +13,8 @@ from fl_main.store import AgentRecord, ModelRecord, RoundRecord, StepRecord, Upd
 from fl_main.training import Kind
 
 from .. import queries, rows
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
+from ..runs_and_models import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from fl_main.store import ModelRecord, UpdateRecord
 from fl_main.strategies import compose, strategy_of
 from fl_main.strategies.base import Strategy
 
-from ..model_db import ModelDB, Run
+from ..model_db import ModelDB
+from ..runs_and_models import Run
 from .history import History, Made
 
 Bases = Literal["replayed", "stored"]

@@ -44,7 +44,8 @@ from fl_main.store import (
     TagRecord,
 )
 
-from ..model_db import Model, ModelDB
+from ..model_db import ModelDB
+from ..runs_and_models import Model
 from ..upkeep.writing import SecondWriter
 from .again import fold_of, folded, machine_of, renamed
 from .evaluation import Evaluator, Measured
