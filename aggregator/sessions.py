@@ -29,7 +29,7 @@ from fl_main.messages import (
 from fl_main.ports import Link, LinkClosedError, Ports
 from fl_main.session import Liveness, Session, State
 from fl_main.settings import LimitSettings
-from fl_main.store import ModelRecord, Store, StoredPayload, TaskRecord
+from fl_main.store import ModelRecord, Store, StoredPayload, TaskRecord, UpdateRecord
 from fl_main.weights import Layout
 from fl_main.why.agents import find_agent
 from fl_main.why.findings import Transfer
@@ -47,7 +47,7 @@ MAX_HELPERS = 8  # requests of one agent at once
 CLOSE_PATIENCE_S = 2.0  # for messages that are still queued
 FETCHING = "sending a model"  # the request that people see as a transfer
 MAX_REMEMBERED = 8  # ended uploads whose last chunks may still be on their way
-MAX_STRANGE_OFFERS = 100  # of tasks that the agent was never given: each is a row in the database
+MAX_STRANGE_OFFERS = 100  # of tasks never given, or answered with another update: each is a row
 PONG = Pong()
 
 
@@ -383,7 +383,7 @@ class AgentSession:
         if any(payload.follows for payload in offer.payloads):
             self._expect(facts, self._ahead.claimed(offer))
         if task := self.host.machine.tasks.get(offer.task_id):
-            self._require_own(task)
+            self._require_sense(facts, task, self.host.machine.updates.get(offer.task_id))
             self.host.tell(UpdateOffered(facts))
         else:
             self._start(lambda: self._offer_of_old(facts), "taking an old offer")
@@ -400,15 +400,17 @@ class AgentSession:
         """Look up a task that the round machine has forgotten."""
         await self.host.journal.flush()  # what was decided last must be there
         earlier = await self._ports.run_in_writer(self._shared.store.find_task, facts.task_id)
-        self._require_own(earlier[0] if earlier else None)
+        self._require_sense(facts, *(earlier or (None, None)))
         self.host.tell(UpdateOffered(facts, earlier))
 
-    def _require_own(self, task: TaskRecord | None) -> None:
-        """Let an agent offer what it was never asked for a number of times, not for ever."""
-        self._strange_offers += task is None or task.agent_id != self.join.agent_id
+    def _require_sense(self, offer: Offered, task: TaskRecord | None, answer: UpdateRecord | None) -> None:
+        """Let an agent offer what can only be rejected a number of times, not for ever."""
+        is_own = task is not None and task.agent_id == self.join.agent_id
+        is_another = answer is not None and dict(answer.digests) != offer.digests
+        self._strange_offers += not is_own or is_another
         if self._strange_offers > MAX_STRANGE_OFFERS:
-            text = f"more than {MAX_STRANGE_OFFERS} offers of tasks that it was never given"
-            raise RemoteProtocolError(text, 1008)
+            what = "tasks that it was never given, or answered with another update"
+            raise RemoteProtocolError(f"more than {MAX_STRANGE_OFFERS} offers of {what}", 1008)
 
     def _described(self, payload: Payload) -> StoredPayload:
         """Return an offered payload with its layout, checked before any memory is taken."""

@@ -1,13 +1,16 @@
 """An update that cannot be used is refused by name, kept as facts, and holds up nobody."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from fl_main.agent import Agent, Task, TrainResult, UpdateRejectedError, WeightsError
+from fl_main.aggregator.sessions import MAX_STRANGE_OFFERS
 from fl_main.messages import Chunk, Counted, Join, Refuse, Send, Verdict
 from fl_main.weights import Layout, pack
 from tests.system.agents import assert_equal
@@ -180,6 +183,20 @@ def test_second_different_update_for_a_task_is_rejected_and_the_first_stands(dae
         assert first.hear(Counted).task_id == task_id
     with daemon.db() as db:
         assert_equal(db.model("r:final").weights(), small())
+
+
+def test_ever_new_updates_for_an_answered_task_end_the_session(daemon: DaemonThread) -> None:
+    with Peer(daemon.url).join("a") as first, Peer(daemon.url).join("b"):
+        task_id = first.assigned().task_id
+        upload(first, offer_of(task_id, small()), small())
+        assert first.hear(Verdict).verdict == "accepted"
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(1, 3 * MAX_STRANGE_OFFERS):
+                first.say(offer_of(task_id, {"w": W + number}))
+                assert first.hear(Verdict).verdict == "rejected"
+        code, reason = first.closed()
+    assert (code, "answered with another update" in reason) == (1008, True)
+    assert len(list(daemon.db().run("r").updates())) == 1 + MAX_STRANGE_OFFERS
 
 
 def test_update_that_is_not_what_its_digest_says_is_asked_for_again_and_then_rejected(
