@@ -24,6 +24,7 @@ from fl_main.links import dial
 from fl_main.messages import Assign, Join, Verdict
 from fl_main.personal import PrivateArrays, private_of
 from fl_main.ports import Disk, Link, Ports
+from fl_main.printable import dotted
 from fl_main.strategies.fold import as_channel
 from fl_main.threads import Threads
 from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
@@ -83,8 +84,10 @@ def _fault_in(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place, said = first["loc"], f"{first['msg']}, not {repr(first['input'])[:60]}"
     if place[0] == "attributes" and place[2:] not in ((), ("[key]",)):  # each type has an error of its own
-        place, said = place[:2], f"{repr(first['input'])[:60]} is no text, finite number, true or false"
-    return f"{'.'.join(map(str, place))}: {said}"
+        place = place[:2]
+        if first["type"] != "string_too_long":
+            said = f"{repr(first['input'])[:60]} is no text, finite number, true or false"
+    return f"{dotted(place)}: {said}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ SUBPROTOCOL = "fl-main.v1"
 
 MAX_FRAME_BYTES = 4 << 20  # a layout of some ten thousand arrays still fits
 MAX_FRAME_VALUES = 1 << 18  # each costs up to 72 bytes of memory, whatever it takes on the wire
+MAX_NAME = 200  # characters
 MAX_TEXT = 2000  # characters of a sentence
+MAX_METRICS = 1000  # of one update: each is a row in the database
 MAX_MAP_ENTRIES = 10_000  # of one map: each wrong one costs kilobytes of errors
 MAX_CHUNK_BYTES = 1 << 20  # larger WebSocket messages cost several times as much per byte
 CHUNK_BYTES = 512 << 10  # what we send: about half of a core's second-level cache
@@ -74,7 +76,7 @@ def _cut(text: object) -> object:
 
 
 AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 # A sentence may tell of somebody else's words, such as the name of an array: it is cut, not refused.
 ShortText = Annotated[str, BeforeValidator(_cut), StringConstraints(max_length=MAX_TEXT)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{3,12}:[0-9a-f]{32,128}$")]
@@ -84,7 +86,10 @@ Natural = Annotated[int, Field(ge=0, lt=2**63)]  # what msgpack can say again, a
 LayoutRows = Annotated[list[tuple[str, str, list[Natural], str]], Field(fail_fast=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what the database can hold
-Metrics = Annotated[dict[str, float], Field(max_length=1000)]
+MetricName = Annotated[str, StringConstraints(max_length=MAX_NAME)]
+Metrics = Annotated[dict[MetricName, float], Field(max_length=MAX_METRICS)]
+# What an agent says of itself is stored as it is said: refused where it is too long, not cut.
+Fact = Annotated[str, StringConstraints(max_length=MAX_TEXT)] | Integer | Finite | bool
 
 
 class Message(BaseModel):
@@ -167,7 +172,7 @@ class Join(Message):
     start_number: Natural = 0
     name: Name
     token: ShortText = ""
-    attributes: Annotated[dict[Name, str | Integer | Finite | bool], Field(max_length=100)] = {}
+    attributes: Annotated[dict[Name, Fact], Field(max_length=100)] = {}
     kinds: Annotated[list[Name], Field(max_length=20)] = ["train"]
     rows: LayoutRows | None = None
     held: Annotated[list[TaskId], Field(max_length=10_000)] = []

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fl_main.errors import WeightsError
+from fl_main.messages import MAX_METRICS, MAX_NAME
 
 if TYPE_CHECKING:
     from fl_main.weights import Array, Role
@@ -167,10 +168,14 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics as plain floats: Python, numpy and torch scalars are taken.
 
     Raises:
-        WeightsError: If a value is not one number.
+        WeightsError: If a value is not one number, or they are too many or have too long names to be sent.
     """
+    if len(values) > MAX_METRICS:
+        raise WeightsError(f"{len(values)} metrics; at most {MAX_METRICS} are taken")
     metrics: dict[str, float] = {}
     for name, value in values.items():
+        if len(str(name)) > MAX_NAME:
+            raise WeightsError(f"metric {str(name)[:40]!r}… has a name of more than {MAX_NAME} characters")
         try:
             scalar = value.item() if hasattr(value, "item") else value
             if not isinstance(scalar, numbers.Real):

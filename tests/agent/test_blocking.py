@@ -242,10 +242,22 @@ def test_agent_must_be_started(make_agent: MakeAgent) -> None:
     [
         ({"attributes": {"gpus": ["a", "b"]}}, r"^attributes.gpus: \['a', 'b'\] is no text, finite number"),
         ({"attributes": {"age": float("nan")}}, "^attributes.age: nan is no text, finite number"),
+        (
+            {"attributes": {"note": "n" * 2001}},
+            "^attributes.note: String should have at most 2000 characters, not 'nnn",
+        ),
+        (
+            {"attributes": {"k" * 201: 1}},
+            r"^attributes.k{60}….\[key\]: String should have at most 200 characters, not 'kkk",
+        ),
+        (
+            {"attributes": {str(number): number for number in range(101)}},
+            "^attributes: Dictionary should have at most 100 items after validation, not more, not {'0': 0",
+        ),
         ({"name": "a" * 201}, "^name: String should have at most 200 characters, not 'aaa"),
         ({"run": ""}, "^run: String should have at least 1 character, not ''$"),
     ],
-    ids=["list", "nan", "name", "run"],
+    ids=["list", "nan", "text", "key", "many", "name", "run"],
 )
 def test_facts_that_no_aggregator_would_take_are_named_at_once(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):

@@ -298,6 +298,30 @@ def test_what_is_no_message_is_the_peers_fault(frame: bytes) -> None:
     assert len(str(caught.value)) <= 200
 
 
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (
+            fields_of(JOIN, attributes={"note": "n" * 2001}),
+            "join: attributes.note.constrained-str: String should have at most 2000 characters",
+        ),
+        (
+            fields_of(JOIN, attributes={"k" * 300: "on"}),
+            f"join: attributes.{'k' * 60}….[key]: String should have at most 200 characters",
+        ),
+        (
+            fields_of(OFFER, metrics={"m" * 300: 0.5}),
+            f"offer: metrics.{'m' * 60}….[key]: String should have at most 200 characters",
+        ),
+    ],
+    ids=["attribute", "name of an attribute", "name of a metric"],
+)
+def test_text_that_is_too_long_is_named_in_one_line(frame: bytes, reason: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(frame)
+    assert str(caught.value) == reason
+
+
 def test_text_frames_are_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="text frames") as caught:
         decode('{"type": "ping"}')

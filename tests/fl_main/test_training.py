@@ -30,6 +30,19 @@ def test_what_is_not_one_number_is_refused(value: object) -> None:
         as_metrics({"loss": value})
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"m" * 201: 1.0}, "metric 'm{40}'… has a name of more than 200 characters"),
+        ({str(number): 1.0 for number in range(1001)}, "1001 metrics; at most 1000 are taken"),
+    ],
+    ids=["name", "many"],
+)
+def test_metrics_that_no_message_can_carry_are_refused(given: dict[str, float], reason: str) -> None:
+    with pytest.raises(WeightsError, match=reason):
+        as_metrics(given)
+
+
 def test_metrics_are_finite_or_not() -> None:
     assert is_finite({"loss": 0.5})
     assert not is_finite({"loss": 0.5, "error": math.nan})
