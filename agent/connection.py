@@ -213,7 +213,8 @@ class Connection:
     def __init__(
         self, options: AgentOptions, kinds: tuple[Kind, ...], model: OwnModel, outside: Outside
     ) -> None:
-        path = (options.state_folder or default_folder(options.run, options.name)).resolve()
+        owner = None if options.state_folder else (options.run, options.name)
+        path = (options.state_folder or default_folder(options.run, options.name, outside.disk)).resolve()
         if (older := _OPEN.get(path)) is not None:
             older.close("replaced by a newer agent in the same program")
         self.options = options
@@ -222,7 +223,11 @@ class Connection:
         self._is_closed = False
         try:
             self.folder = StateFolder(
-                path, outside.disk, self.ports.new_id, durable=options.durability == "power"
+                path,
+                outside.disk,
+                self.ports.new_id,
+                durable=options.durability == "power",
+                default_of=owner,
             )
         except BaseException:
             outside.network.stop()

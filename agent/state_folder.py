@@ -1,6 +1,6 @@
 """What an agent keeps on disk: who it is, updates that are not answered yet, its own arrays.
 
-agent.json                            the agent's id, and how often it was started
+agent.json                            the agent's id, how often it was started, and whose default folder it is
 lock                                  held while a process uses the folder
 outbox/TASK.json                      facts of a finished update; written last, so it is whole
 outbox/TASK.CHANNEL.safetensors       its arrays
@@ -9,6 +9,7 @@ feedback/                             what a lossy codec left out of the updates
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ logger = logging.getLogger("fl_main.agent")
 
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that is full or fails may be mended
 _READ_BYTES = 1 << 20
+AGENT_FILE, OWNER = "agent.json", "default_of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +125,26 @@ class _Written:
         self.file.close()
 
 
-def default_folder(run: str, name: str) -> Path:
-    """Return where the state of an agent lies if nothing else is said."""
+def default_folder(run: str, name: str, disk: Disk = REAL_DISK) -> Path:
+    """Return where the state of an agent lies if nothing else is said.
+
+    In its name every other character than `A-Za-z0-9._-` is replaced: where it is already that of an
+    agent whose run and name differ only in those, a digest is added.
+    """
     base = os.environ.get("FL_STATE_HOME") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "fl_main" / "agents" / re.sub(r"[^A-Za-z0-9._-]", "_", f"{run}@{name}")
+    plain = Path(base).expanduser() / "fl_main" / "agents" / re.sub(r"[^A-Za-z0-9._-]", "_", f"{run}@{name}")
+    digest = hashlib.sha256(json.dumps([run, name]).encode()).hexdigest()[:8]
+    apart = plain.with_name(f"{plain.name}-{digest}")
+    is_apart = _owner(apart, disk) or _owner(plain, disk) not in (None, [run, name])
+    return apart if is_apart else plain
+
+
+def _owner(folder: Path, disk: Disk) -> object:
+    """Return the run and name of the agent whose default folder it is; None if that is not known."""
+    try:
+        return json.loads(read_whole(disk, folder / AGENT_FILE)).get(OWNER)
+    except (OSError, ValueError, AttributeError):  # whoever uses it finds out why
+        return None
 
 
 class StateFolder:
@@ -137,6 +155,7 @@ class StateFolder:
         disk: Where it lies.
         new_id: Makes the identity of a new folder.
         durable: Whether what is written must outlive a loss of power.
+        default_of: The run and name of the agent, if it is its default folder.
 
     Attributes:
         agent_id: Who the agent is.
@@ -154,6 +173,7 @@ class StateFolder:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         *,
         durable: bool = False,
+        default_of: tuple[str, str] | None = None,
     ) -> None:
         self.path = path
         self.algorithm = DigestAlgorithm.BLAKE3
@@ -174,7 +194,7 @@ class StateFolder:
                 ) from None
         try:
             with self._translated("choose a state folder that can be written"):
-                self._begin(new_id)
+                self._begin(new_id, default_of)
                 self._rollbacks = self._known_rollbacks()
                 self._sweep()
         except BaseException:
@@ -193,9 +213,9 @@ class StateFolder:
             kind = StateFolderFullError if error.errno in _MAY_PASS else StateFolderError
             raise kind(f"{self.path}: {error.strerror or error}; {remedy}") from error
 
-    def _begin(self, new_id: Callable[[], str]) -> None:
+    def _begin(self, new_id: Callable[[], str], default_of: tuple[str, str] | None) -> None:
         """Find out who the agent is, and count this start: a clock may go back, a count does not."""
-        file = self.path / "agent.json"
+        file = self.path / AGENT_FILE
         try:
             known = (
                 json.loads(read_whole(self._disk, file)) if self._disk.has(file) else {"agent_id": new_id()}
@@ -205,9 +225,11 @@ class StateFolder:
             raise StateFolderError(
                 f"{file} is damaged; delete it, and this site joins as a new agent"
             ) from error
-        text = json.dumps({"agent_id": self.agent_id, "starts": self.start_number + 1})
+        facts = {"agent_id": self.agent_id, "starts": self.start_number + 1}
+        if owner := default_of or known.get(OWNER):
+            facts[OWNER] = owner
         try:
-            write_whole(self._disk, file, text.encode(), durable=True)
+            write_whole(self._disk, file, json.dumps(facts).encode(), durable=True)
         except OSError as error:
             if not self._disk.has(file):
                 raise

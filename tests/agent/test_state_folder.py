@@ -307,6 +307,36 @@ def test_update_without_room_is_a_typed_error(path: Path, monkeypatch: pytest.Mo
     folder.close()
 
 
+def test_default_folders_of_names_that_look_the_same_on_disk_differ(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FL_STATE_HOME", str(tmp_path))
+    used: dict[str, Path] = {}
+    for _ in range(2):  # the second time each finds its own again
+        for name in ("Zürich", "Zérich", "Z rich", "Z_rich"):
+            path = default_folder("r", name)
+            assert used.setdefault(name, path) == path
+            StateFolder(path, default_of=("r", name)).close()
+    assert len(set(used.values())) == 4
+    assert used["Zürich"].name == "r_Z_rich"
+
+
+def test_default_folder_that_an_older_version_made_stays_that_of_its_agent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FL_STATE_HOME", str(tmp_path))
+    path = tmp_path / "fl_main" / "agents" / "r_Z_rich"
+    path.mkdir(parents=True)
+    (path / "agent.json").write_text(json.dumps({"agent_id": "x", "starts": 3}))
+    assert default_folder("r", "Zürich") == path
+    StateFolder(path, default_of=("r", "Zürich")).close()
+    assert default_folder("r", "Zérich") != path
+    folder = StateFolder(path)  # named by hand: it stays whose it is
+    folder.close()
+    assert (folder.agent_id, folder.start_number) == ("x", 4)
+    assert default_folder("r", "Zürich") == path
+
+
 def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FL_STATE_HOME", "/state")
     assert default_folder("run", "a/b").parent == Path("/state/fl_main/agents")
