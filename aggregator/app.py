@@ -122,6 +122,10 @@ class Aggregator:
                 "a thread is still at work; what it does not finish is done again at the next start"
             )
 
+    def writer_busy_s(self) -> float:
+        """Return for how long the database's thread has been at one thing, 0 if at none."""
+        return self._writer.busy_s()
+
     @property
     def is_busy(self) -> bool:
         """Whether a thread, as a rule a fold, outlives the stop; until it ends, the database is locked."""

@@ -123,7 +123,7 @@ async def _serve(daemon: "Aggregator", view: "LiveView | None") -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, told)
-    async with daemon, Notifier(daemon.daemon, daemon.settings.limits.stop_s):
+    async with daemon, Notifier(daemon.daemon, daemon.writer_busy_s, daemon.settings.limits.stop_s):
         if view is None:
             await stop.wait()
         else:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from fl_main.plan import rounds_wanted
@@ -23,7 +23,7 @@ logger = logging.getLogger("fl_main.aggregator")
 
 STATUS_EVERY_S = 5.0
 SEND_PATIENCE_S = 1.0  # with a service manager that does not read, where it must hear something
-WRITER_PATIENCE_S = 30.0  # a lock of another process takes the writer 10 s, then it is known as trouble
+WRITER_PATIENCE_S = 30.0  # a lock of another process takes 10 s, then the writer goes on to the next thing
 STOP_MARGIN_S = 10.0  # beyond limits.stop_s, for the last connections and the database
 MAX_RUNS = 3  # that the status line tells of
 MAX_STATUS = 1000  # characters; systemd drops a datagram of more than 4096 bytes
@@ -34,12 +34,14 @@ class Notifier:
 
     Entered, it says that the daemon is ready; left, that it stops. In between it tells what the
     runs wait for and, where the unit has a watchdog, that the daemon is alive: that the event
-    loop turns and the database's thread answers. A database that cannot be written for now (a
-    full disk, a lock) is trouble, not a hang: a restart would not mend it. Without systemd,
+    loop turns and the database's thread does one thing after the other. A database that cannot be
+    written for now (a full disk, a lock) is trouble, not a hang: each try ends by an error, and a
+    restart would not mend it. Who hangs in one of them is stuck all the same. Without systemd,
     nothing happens.
 
     Args:
         daemon: What is told about.
+        writer_busy_s: Returns for how long the database's thread has been at one thing.
         stop_s: How long its ordered stop may take.
         environ: Where systemd says how it is reached.
         writer_patience_s: How long the database's thread may be busy with one thing.
@@ -48,18 +50,18 @@ class Notifier:
     def __init__(
         self,
         daemon: Daemon,
+        writer_busy_s: Callable[[], float],
         stop_s: float,
         environ: Mapping[str, str] = os.environ,
         writer_patience_s: float = WRITER_PATIENCE_S,
     ) -> None:
         self._daemon = daemon
+        self._writer_busy_s = writer_busy_s
         self._stop_us = _microseconds(stop_s + STOP_MARGIN_S)
         self._writer_patience_s = writer_patience_s
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._watchdog_s = _watchdog_s(environ)
         self._task: asyncio.Task[None] | None = None
-        self._question: asyncio.Future[None] | None = None
-        self._asked_at = 0.0
         self._was_stuck = self._was_unheard = False
 
     async def __aenter__(self) -> None:
@@ -70,9 +72,8 @@ class Notifier:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for work in (self._task, self._question):
-            if work is not None:
-                work.cancel()
+        if self._task is not None:
+            self._task.cancel()
         # From here on the watchdog bounds the stop, too.
         limits = [f"{name}={self._stop_us}" for name in ("EXTEND_TIMEOUT_USEC", "WATCHDOG_USEC")]
         stopping = ("STOPPING=1", "STATUS=stopping", *(limits if self._watchdog_s else limits[:1]))
@@ -82,19 +83,16 @@ class Notifier:
         period_s = min(STATUS_EVERY_S, (self._watchdog_s or STATUS_EVERY_S) / 2)
         while True:
             await asyncio.sleep(period_s)
-            stuck_s = 0.0 if self._daemon.runs.trouble else self._stuck_s()
+            stuck_s = self._stuck_s()
             self._say_stuck(stuck_s)
             if self._watchdog_s and not stuck_s:
                 self._send("WATCHDOG=1")
             self._send(self._status(stuck_s))
 
     def _stuck_s(self) -> float:
-        """Return for how long the database's thread has not answered, 0 while it does."""
-        now = asyncio.get_running_loop().time()
-        if self._question is None or self._question.done():
-            self._question, self._asked_at = asyncio.ensure_future(self._daemon.ask_writer()), now
-        waited_s = now - self._asked_at
-        return waited_s if waited_s > self._writer_patience_s else 0.0
+        """Return for how long the database's thread has been at one thing, 0 while that is not too long."""
+        busy_s = self._writer_busy_s()
+        return busy_s if busy_s > self._writer_patience_s else 0.0
 
     def _say_stuck(self, stuck_s: float) -> None:
         if stuck_s and not self._was_stuck:

@@ -105,10 +105,6 @@ class Daemon:
         self._shared.frames.close()
         logger.info("stopped")
 
-    async def ask_writer(self) -> None:
-        """Return once the database's thread has come to this question: it does not hang."""
-        await self._ports.run_in_writer(lambda: None)
-
     def _trouble(self) -> str:
         """Return why the daemon is not ready, or an empty text."""
         return "stopping" if self.door.is_closing else self.runs.trouble

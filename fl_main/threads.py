@@ -5,6 +5,7 @@ here there is one, of the loop, and a queue. A round is a handful of hops.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -31,6 +32,7 @@ class Threads:
         self._name = name
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[Thread] = []
+        self._begun: dict[int, float | None] = {}  # by thread, when its job was; None while it has none
         self._under_way = 0  # jobs that are not done, as far as the loop has heard
         self._is_closed = False
 
@@ -45,14 +47,21 @@ class Threads:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._under_way += 1
         if self._under_way > len(self._threads) < self._number:
-            thread = Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+            place = len(self._threads)
+            thread = Thread(target=self._work, args=(place,), name=f"{self._name}_{place}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._jobs.put((future, function, args))
         return future
 
-    def _work(self) -> None:
+    def busy_s(self) -> float:
+        """Return for how long the job has been under way that has been longest, 0 if there is none."""
+        begun = [at for at in list(self._begun.values()) if at is not None]
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    def _work(self, place: int) -> None:
         while (job := self._jobs.get()) is not None:
+            self._begun[place] = time.monotonic()
             future, function, args = job
             try:
                 result, error = function(*args), None
@@ -60,6 +69,7 @@ class Threads:
                 result, error = None, raised
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 future.get_loop().call_soon_threadsafe(self._settle, future, result, error)
+            self._begun[place] = None
             del job, future, function, args, result, error  # or they stay until the next job
 
     def _settle(self, future: "asyncio.Future[T]", result: T, error: BaseException | None) -> None:

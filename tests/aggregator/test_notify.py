@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -27,9 +27,14 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield manager
 
 
+def notifier_of(daemon: DaemonThread, environ: dict[str, str], **options: float) -> Notifier:
+    aggregator = daemon.aggregator
+    return Notifier(aggregator.daemon, aggregator.writer_busy_s, 3.0, environ, **options)
+
+
 @contextmanager
 def told(daemon: DaemonThread, manager: Manager, **options: float) -> Iterator[None]:
-    notifier = Notifier(daemon.aggregator.daemon, 3.0, manager.environ, **options)
+    notifier = notifier_of(daemon, manager.environ, **options)
     daemon.call(notifier.__aenter__())
     try:
         yield
@@ -110,7 +115,7 @@ def test_nobody_gets_pulses_who_did_not_ask(
 
 def test_without_a_service_manager_nothing_happens(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(run_of())
-    notifier = Notifier(daemon.aggregator.daemon, 3.0, {})
+    notifier = notifier_of(daemon, {})
     daemon.call(notifier.__aenter__())
     assert notifier._task is None
     daemon.call(notifier.__aexit__(None, None, None))
@@ -149,7 +154,7 @@ def test_address_of_another_kind_is_a_warning(
     start_daemon: StartDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon = start_daemon()
-    notifier = Notifier(daemon.aggregator.daemon, 3.0, {"NOTIFY_SOCKET": "vsock:2:1234"})
+    notifier = notifier_of(daemon, {"NOTIFY_SOCKET": "vsock:2:1234"})
     daemon.call(notifier.__aenter__())
     daemon.call(notifier.__aexit__(None, None, None))
     assert "NOTIFY_SOCKET=vsock:2:1234 is neither a path nor abstract" in caplog.text
@@ -226,13 +231,30 @@ def test_database_that_cannot_be_written_is_trouble_and_no_hang(
     start_daemon: StartDaemon, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_S", 0.1)
-    daemon = start_daemon(run_of())
-    with told(daemon, manager, writer_patience_s=0.2):
-        with locked(daemon.folder), Peer(daemon.url).join():
+    names = [f"r{number}" for number in range(12)]  # together they wait for the lock longer than patience
+    daemon = start_daemon(*(run_of(name=name) for name in names))
+    with told(daemon, manager, writer_patience_s=0.6), ExitStack() as peers:
+        with locked(daemon.folder):
+            for name in names:
+                peers.enter_context(Peer(daemon.url)).join(run=name)
             manager.hear(status("nothing can be stored: cannot store records: another process is writing"))
-            with busy_writer(daemon):  # as it is with many runs that all wait for the lock
-                for _ in range(10):
-                    manager.hear(is_pulse)
-                manager.hear(status("nothing can be stored"))
+            manager.drain()
+            heard = [manager.hear(lambda datagram: True) for _ in range(40)]
+            assert sum(map(is_pulse, heard)) == 20
         manager.hear(status("0 of 3 rounds"))
+        manager.hear(is_pulse)
+
+
+@pytest.mark.parametrize("what", ["records", "model sha256:00 for a"])
+def test_trouble_is_no_excuse_for_a_thread_that_hangs(
+    what: str, start_daemon: StartDaemon, manager: Manager
+) -> None:
+    daemon = start_daemon(run_of())
+    [host] = daemon.aggregator.daemon.runs
+    with told(daemon, manager, writer_patience_s=0.2):
+        daemon._loop.call_soon_threadsafe(host.journal.set_trouble, what, "the disk is full")
+        manager.hear(status("nothing can be stored: the disk is full"))
+        with busy_writer(daemon):
+            manager.hear(status("the database's thread has not answered for "))
+            assert not is_pulse(manager.hear(lambda datagram: True))
         manager.hear(is_pulse)

@@ -46,6 +46,28 @@ def test_several_threads_work_at_once() -> None:
     play(3, story)
 
 
+def test_how_long_a_thread_is_at_one_thing_is_known() -> None:
+    async def story(threads: Threads) -> None:
+        begun, may_end = threading.Event(), threading.Event()
+        assert threads.busy_s() == 0
+
+        def work() -> None:
+            begun.set()
+            may_end.wait(30)
+
+        job = threads.run(work)
+        assert begun.wait(30)
+        before = threads.busy_s()
+        assert 0 <= before < threads.busy_s()
+        may_end.set()
+        await job
+
+    threads = Threads(1, "test")
+    asyncio.run(story(threads))
+    threads.shutdown()
+    assert threads.busy_s() == 0
+
+
 def test_work_whose_caller_was_cancelled_is_done_all_the_same() -> None:
     async def story(threads: Threads) -> None:
         begun, may_end, done = threading.Event(), threading.Event(), list[bool]()
