@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ from fl_main.lossless import require_packing
 from fl_main.messages import Frozen
 from fl_main.ports import Ports
 from fl_main.printable import first_fault
-from fl_main.settings import RunSettings
+from fl_main.settings import RunSettings, numbered_name
 from fl_main.store import (
     EventRecord,
     ModelKind,
     ModelRecord,
-    Phase,
     Record,
     RunRecord,
     RunSnapshot,
-    RunStatus,
     Store,
     StoredPayload,
 )
@@ -147,15 +144,8 @@ class Runs:
 
     async def _made(self, settings: RunSettings, actor: str) -> RunHost:
         check_rule(settings.cohort)
-        run = RunRecord(
-            self._ports.new_id(),
-            settings.name,
-            settings.model_dump(mode="json"),
-            settings.digest,
-            RunStatus.RUNNING,
-            Phase.WAITING,
-        )
-        host = self._host(settings, RunSnapshot(run, None, None, (), (), {}, ()))
+        run = RunRecord.begun(self._ports.new_id(), settings)
+        host = self._host(settings, RunSnapshot(run))
         initial = await self._ports.run_in_thread(_initial_model, self._store, settings, run.run_id)
         if initial and (reason := host.machine.unfit_for_codecs(initial[0].payload.layout)):
             raise SettingsError(f"compression: the initial model cannot be encoded: {reason}")
@@ -193,7 +183,9 @@ class Runs:
         if any((given.get("initial") or {}).values()):
             raise SettingsError("the settings say what the run begins with, too (initial): leave that out")
         settings = dict(given) or await self._settings_of(model)
-        settings["name"] = name or (settings.get("name") if given else self._free_name(settings["name"]))
+        if not given and not name:
+            name = numbered_name(settings["name"], self._is_taken)
+        settings["name"] = name or settings.get("name")
         return {**settings, "initial": {"model": model.model_id}}
 
     async def _settings_of(self, model: ModelRecord) -> dict[str, Any]:
@@ -209,11 +201,6 @@ class Runs:
                 f"the settings of the run that made model {model.model_id} cannot be used any more: "
                 f"{error}; give a FILE with some"
             ) from error
-
-    def _free_name(self, name: str) -> str:
-        """Return NAME-2, or the first of that kind that no run has."""
-        names = (f"{name}-{number}" for number in count(2))
-        return next(free for free in names if not self._is_taken(free))
 
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
         require_packing(settings.compression.lossless)

@@ -299,7 +299,7 @@ class _LocalDriver:
         self._told_traffic = _Traffic()
         strategy = strategy_of(settings)
         run = RunRecord("local", settings.name, {}, settings.digest, RunStatus.PAUSED, Phase.WAITING)
-        self._machine = RoundMachine(settings, strategy, RunSnapshot(run, None, None, (), (), {}, ()))
+        self._machine = RoundMachine(settings, strategy, RunSnapshot(run))
 
     def run(self, initial_weights: Mapping[str, Any]) -> LocalRun:
         """Join every site, then work until nothing is left to do."""

@@ -8,7 +8,8 @@ docs say what stands here. How files and environment variables become these obje
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,12 +62,14 @@ def _check_plain(value: object, place: str) -> None:
         )
 
 
+_MAX_NAME = 100  # characters, of a run
+
 RunName = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"),
+    StringConstraints(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{_MAX_NAME - 1}}}$"),
     Field(
         json_schema_extra=_only(
-            "of 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            f"of 1 to {_MAX_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )
     ),
 ]
@@ -85,6 +88,13 @@ def _is_condition(text: str) -> str:
 
 
 Condition = Annotated[str, AfterValidator(_is_condition)]
+
+
+def numbered_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """Return NAME-2, or the first of NAME-3, NAME-4, … that no run has; of a long name, the beginning."""
+    endings = (f"-{number}" for number in count(2))
+    names = (name[: _MAX_NAME - len(ending)] + ending for ending in endings)
+    return next(free for free in names if not is_taken(free))
 
 
 class Section(BaseModel):

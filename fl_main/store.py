@@ -14,6 +14,7 @@ from fl_main.digests import DigestAlgorithm
 from fl_main.training import Kind
 
 if TYPE_CHECKING:  # numpy takes longer to load than it takes to list a database's rounds
+    from fl_main.settings import RunSettings
     from fl_main.weights import Array, Layout
 
 
@@ -135,6 +136,12 @@ class RunRecord:
     frozen: Mapping[str, Any] = field(default_factory=dict)
     rollbacks: int = 0
     rounds_wanted: int | None = None
+
+    @classmethod
+    def begun(cls, run_id: str, settings: "RunSettings") -> "RunRecord":
+        """Return a run of which nothing but its settings is known; its status is `running`."""
+        stated = settings.model_dump(mode="json")
+        return cls(run_id, settings.name, stated, settings.digest, RunStatus.RUNNING, Phase.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +408,7 @@ PAST = 5  # updates from which an agent's usual time follows
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """Everything the round machine needs to go on with a run after a restart.
+    """Everything the round machine needs to go on with a run after a restart; of a new one, the run is all.
 
     Attributes:
         step: The current step, if one is under way.
@@ -415,12 +422,12 @@ class RunSnapshot:
     """
 
     run: RunRecord
-    round: RoundRecord | None
-    step: StepRecord | None
-    tasks: tuple[TaskRecord, ...]
-    updates: tuple[UpdateRecord, ...]
-    models: Mapping[str, ModelRecord]
-    agents: tuple[AgentRecord, ...]
+    round: RoundRecord | None = None
+    step: StepRecord | None = None
+    tasks: tuple[TaskRecord, ...] = ()
+    updates: tuple[UpdateRecord, ...] = ()
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)
+    agents: tuple[AgentRecord, ...] = ()
     past: Mapping[str, AgentPast] = field(default_factory=dict)
 
 

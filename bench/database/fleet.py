@@ -41,7 +41,6 @@ from fl_main.store import (
     Record,
     RunRecord,
     RunSnapshot,
-    RunStatus,
     Store,
     StoredPayload,
     TaskRecord,
@@ -114,17 +113,9 @@ class Fleet:
         self._chance = random.Random(plan.seed)
         self._layout = Layout([ArraySpec("w", DType.F32, (self._plan.values,))])
         run_id = hashlib.sha256(self._plan.name.encode()).hexdigest()[:24]
-        self._created = RunRecord(
-            run_id,
-            settings.name,
-            settings.model_dump(mode="json"),
-            settings.digest,
-            RunStatus.RUNNING,
-            Phase.WAITING,
-        )
-        snapshot = RunSnapshot(self._created, None, None, (), (), {}, ())
+        self._created = RunRecord.begun(run_id, settings)
         self._settings = settings
-        self._machine = RoundMachine(settings, strategy_of(settings), snapshot)
+        self._machine = RoundMachine(settings, strategy_of(settings), RunSnapshot(self._created))
 
     def train(self) -> None:
         """Do the whole run."""

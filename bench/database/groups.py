@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from fl_main.settings import RunSettings
 from fl_main.store import (
     ModelKind,
     ModelRecord,
-    Phase,
     Record,
     RoundRecord,
     RunRecord,
@@ -71,10 +71,8 @@ class Crowd:
             "evaluate": {"every": 0},
         }
         settings = RunSettings.model_validate(sections)
-        plain = settings.model_dump(mode="json")
-        run = RunRecord("groups", "groups", plain, settings.digest, RunStatus.PAUSED, Phase.WAITING)
-        snapshot = RunSnapshot(run, None, None, (), (), {}, ())
-        return RunHost(settings, snapshot, self._store, self._ports, asyncio.Semaphore(1), self._see)
+        run = replace(RunRecord.begun("groups", settings), status=RunStatus.PAUSED)
+        return RunHost(settings, RunSnapshot(run), self._store, self._ports, asyncio.Semaphore(1), self._see)
 
     def _see(self, host: RunHost, record: Record) -> None:
         if isinstance(record, RoundRecord) and record.status == "done" and record.round_id:

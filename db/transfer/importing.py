@@ -104,13 +104,10 @@ def import_model(
         payload = _staged(store, file, f"{run_id}.initial", patterns)
         model_id = f"{run_id[:16]}.initial"
         details = {"file": file.name, "digest": payload.digest}
-        record = RunRecord(
-            run_id,
-            run,
-            settings.model_dump(mode="json"),
-            settings.digest,
-            RunStatus.STOPPED,
-            Phase.ENDED,
+        record = replace(
+            RunRecord.begun(run_id, settings),
+            status=RunStatus.STOPPED,
+            phase=Phase.ENDED,
             model_id=model_id,
             reason=f"imported from {file.name}",
         )

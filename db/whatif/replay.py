@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import Any
 
 from fl_main.errors import StoreError, UpdateRejectedError
@@ -28,6 +27,7 @@ from fl_main.events import FoldFailed, StepFolded
 from fl_main.folding import staging_name
 from fl_main.plan import is_better
 from fl_main.rounds import RoundMachine
+from fl_main.settings import numbered_name
 from fl_main.settings_files import parse_run
 from fl_main.steps import strategy_in_words
 from fl_main.store import (
@@ -183,13 +183,9 @@ class _Replaying:
                 kind=ModelKind.INITIAL,
                 parents=((base.model_id, 1.0),),
             )
-            run = RunRecord(
-                run_id,
-                settings.name,
-                settings.model_dump(mode="json"),
-                settings.digest,
-                RunStatus.STOPPED,
-                Phase.WAITING,
+            run = replace(
+                RunRecord.begun(run_id, settings),
+                status=RunStatus.STOPPED,
                 model_id=initial.model_id,
                 reason=_in_words(plan),
                 frozen=self._of.facts.frozen,
@@ -338,9 +334,8 @@ def _free_name(name: str | None, of: str, taken: Collection[str]) -> str:
         if name in taken:
             raise StoreError(f"there is a run {name!r} already; choose another name")
         return name
-    stem = f"{of[:80]}-replay"
-    numbered = (f"{stem}-{number}" for number in count(2))
-    return next(found for found in chain([stem], numbered) if found not in taken)
+    usual = f"{of[:80]}-replay"
+    return numbered_name(usual, taken.__contains__) if usual in taken else usual
 
 
 def _in_words(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateOffer
 from fl_main.messages import Message
 from fl_main.ports import Ports
 from fl_main.settings import RunSettings
-from fl_main.store import Phase, Record, RunRecord, RunSnapshot, RunStatus, StoredPayload, UpdateRecord
+from fl_main.store import Record, RunRecord, RunSnapshot, RunStatus, StoredPayload, UpdateRecord
 from tests.fl_main.story import LAYOUT
 from tests.simulation.loop import VirtualLoop
 
@@ -35,13 +35,9 @@ def play(store: ModelStore, story: Callable[[RunHost], Coroutine[Any, Any, None]
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ports = Ports(loop.time, loop.time, at_once, at_once, lambda: "id", lambda: 0.5)
-        run = RunRecord(
-            "run", "r", SETTINGS.model_dump(mode="json"), SETTINGS.digest, RunStatus.RUNNING, Phase.WAITING
-        )
+        run = RunRecord.begun("run", SETTINGS)
         store.commit([run], 0.0)
-        host = RunHost(
-            SETTINGS, RunSnapshot(run, None, None, (), (), {}, ()), store, ports, asyncio.Semaphore(1)
-        )
+        host = RunHost(SETTINGS, RunSnapshot(run), store, ports, asyncio.Semaphore(1))
         worker = asyncio.create_task(host.work())
         host.start()
         await story(host)

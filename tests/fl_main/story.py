@@ -91,7 +91,7 @@ class Story:
         self.effects: list[Effect] = []
         self.assigned: dict[str, TaskRecord] = {}
         self.folds: list[Fold] = []
-        self.machine = self._machine(RunSnapshot(run, None, None, (), (), {}, ()))
+        self.machine = self._machine(RunSnapshot(run))
         if initial:
             self._take(
                 self.machine.adopt(

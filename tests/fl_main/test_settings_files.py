@@ -12,6 +12,7 @@ from fl_main.settings import (
     RunSettings,
     SecretSettings,
     TlsSettings,
+    numbered_name,
 )
 from fl_main.settings_files import (
     check_binding,
@@ -522,3 +523,16 @@ def test_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(SettingsError, match=r"^run\.yaml: this user may not read it$"):
         load_run("run.yaml")
+
+
+# --- names of runs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["hearts", "h" * 99, "h" * 100])
+def test_numbered_names_are_names_of_runs_that_are_not_taken(name: str) -> None:
+    taken = [name]
+    for _ in range(12):
+        taken.append(numbered_name(name, taken.__contains__))
+        assert RunSettings.model_validate({"name": taken[-1]}).name == taken[-1]
+    assert len(set(taken)) == len(taken)
+    assert (taken[1][-3:], taken[12][-3:]) == (f"{name[-1]}-2", "-13")
