@@ -10,11 +10,11 @@ from websockets.frames import CloseCode, Frame
 from websockets.protocol import CONNECTING, OPEN, Event
 from websockets.server import ServerProtocol
 
+from fl_main.gate import Gate
 from fl_main.links import CLOSE_S, WebSocketLink, short
 from fl_main.messages import MAX_FRAME_BYTES, Chunk
 from fl_main.wire import Wire
 
-from .gate import Gate
 from .pace import Pace
 
 MAX_REQUEST_BYTES = 32 << 10  # of the HTTP request that opens a WebSocket

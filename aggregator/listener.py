@@ -16,6 +16,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
 from fl_main.errors import SettingsError
+from fl_main.gate import Gate
 from fl_main.links import CLOSE_S
 from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
 from fl_main.ports import GuestLink
@@ -25,7 +26,6 @@ from fl_main.tally import Tally, is_told, network_of
 from .acceptor import Acceptor, room_for
 from .door import SOFTWARE
 from .downloads import SEND_BYTES
-from .gate import Gate
 from .guest import Guest, ServedLink
 
 logger = logging.getLogger("fl_main.aggregator")

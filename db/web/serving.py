@@ -12,21 +12,25 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from fl_main.errors import SettingsError
+from fl_main.gate import Gate
 from fl_main.settings import TlsSettings, WebSettings
 from fl_main.settings_files import is_loopback, read_secret
 
 from .access import Access
 from .app import create_app
+from .visitor import Visitor
 
 MAX_CONNECTIONS = 300  # more are told to come again
+MAX_SILENT = 100  # that ask for nothing: when another one comes, the oldest goes
 SILENCE_S = 15.0  # after which a connection is closed that asks for nothing
 END_S = 0.5  # how long answers that are under way may take once the server is told to stop
 INTERRUPTED = 130
@@ -51,11 +55,12 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, tls: TlsSettings | None, told: Callable[[], object]) -> None:
+        gate = Gate(MAX_SILENT, MAX_CONNECTIONS + MAX_SILENT, 0)  # whoever asks uvicorn tells to come again
         config = uvicorn.Config(
             app,
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else str(tls.key),
-            http="h11",  # the same bounds on what strangers send, whatever else is installed
+            http=partial(Visitor, gate),  # type: ignore[arg-type] # makes one, as a class does
             log_config=None,
             access_log=False,
             server_header=False,
@@ -71,7 +76,7 @@ class Server(uvicorn.Server):
         self.silence_s = SILENCE_S
         self.app = app
         self._told = told
-        self._silent: dict[Any, float] = {}  # connections, and since when
+        self._silent: dict[Visitor, float] = {}  # and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
@@ -93,22 +98,18 @@ class Server(uvicorn.Server):
 
     def _drop_silent(self, now: float) -> None:
         """Close connections that ask for nothing, or never to the end: each takes a place."""
-        silent = {found for found in self.server_state.connections if not _is_answered(found)}
+        visitors = cast("set[Visitor]", self.server_state.connections)
+        silent = {found for found in visitors if not found.is_answered}
         self._silent = {found: self._silent.get(found, now) for found in silent}
         for connection, since in self._silent.items():
             if now - since > self.silence_s:
-                connection.transport.close()
+                connection.drop("it asks for nothing")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End in order at the first signal, at once at the second; uvicorn would raise it once more."""
         if self.should_exit:
             os._exit(INTERRUPTED)
         self.should_exit = True
-
-
-def _is_answered(connection: Any) -> bool:
-    """Whether a request came whole and its answer is under way."""
-    return connection.cycle is not None and not connection.cycle.response_complete
 
 
 def bind(host: str, port: int) -> socket.socket:

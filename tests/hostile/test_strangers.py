@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trustme
 
-from fl_main.aggregator.gate import STRANGER_BYTES
 from fl_main.aggregator.guest import MAX_EARLY_FRAMES
 from fl_main.codec import encode
+from fl_main.gate import STRANGER_BYTES
 from fl_main.messages import Join, Operate, Ping, Refuse
 from tests.hostile.attacks import REQUEST, claim, claimed_bytes, connected, deep, frame, opened
 from tests.hostile.scene import Scene

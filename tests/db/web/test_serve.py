@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from fl_main.cli import fl
 from fl_main.db import ModelStore
+from fl_main.db.web import serving as page_server
 from fl_main.db.web.app import create_app
 from tests.db import building
 from tests.db.web.serving import serving
@@ -150,6 +152,48 @@ def test_connections_that_never_ask_are_closed_and_others_are_not(folder: Path, 
         assert piece
         for connection in quiet:
             connection.close()
+
+
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "MAX_SILENT", 5)
+    monkeypatch.setattr(page_server, "MAX_CONNECTIONS", 10)
+
+
+def asked_again(connection: http.client.HTTPConnection) -> int:
+    connection.request("GET", "/api/runs")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+@pytest.mark.usefixtures("few_places")
+def test_however_many_never_ask_whoever_asks_is_answered(folder: Path, store: ModelStore) -> None:
+    with serving(create_app(folder)) as page, ExitStack() as opened:
+        asking = opened.enter_context(closing(page.connected()))
+        listening = opened.enter_context(socket.create_connection(("127.0.0.1", page.port), timeout=20))
+        listening.sendall(b"GET /api/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert listening.recv(15) == b"HTTP/1.1 200 OK"
+        quiet = []
+        for number in range(30):
+            quiet.append(opened.enter_context(socket.create_connection(("127.0.0.1", page.port), timeout=20)))
+            assert number % 3 or asked_again(asking) == 200  # over the same connection
+        assert page.ask("/api/runs").status == 200
+        for connection in quiet[:20]:
+            assert connection.recv(1) == b""  # it had to make room
+        while (piece := listening.recv(1000)) and b"heads" not in piece:
+            pass
+        assert piece
+
+
+@pytest.mark.usefixtures("few_places")
+def test_whoever_asks_is_one_too_many_is_told_to_come_again(folder: Path, store: ModelStore) -> None:
+    with serving(create_app(folder)) as page, ExitStack() as opened:
+        for _ in range(9):
+            listening = opened.enter_context(socket.create_connection(("127.0.0.1", page.port), timeout=20))
+            listening.sendall(b"GET /api/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert listening.recv(15) == b"HTTP/1.1 200 OK"
+        assert page.ask("/api/runs").status == 503
 
 
 BUSY = """

@@ -21,11 +21,12 @@ class Caller(Protocol):
 class Gate:
     """Bounds what connections cost, before and after they have said who they are.
 
-    A connection is a stranger until it has joined, or has shown the operator's token. There is room
-    for so many strangers. When another one comes, the oldest of the network that has the most of
-    them has to go, never the newcomer: who means it is through in milliseconds, so that a flood of
-    silent sockets keeps nobody out. Of the bytes that wait in memory, too, strangers have a room of
-    their own; where it is full, whoever has the most there goes.
+    A connection is a stranger until it has joined, or has shown the operator's token; at the page,
+    while no answer to it is under way. There is room for so many strangers. When another one comes,
+    the oldest of the network that has the most of them has to go, never the newcomer: who means it
+    is through in milliseconds, so that a flood of silent sockets keeps nobody out. Of the bytes that
+    wait in memory, too, strangers have a room of their own; where it is full, whoever has the most
+    there goes.
 
     Args:
         strangers: How many there may be.

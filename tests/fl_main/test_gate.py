@@ -1,7 +1,7 @@
 """Who has to go when there are too many, or when they have too much in memory."""
 
-from fl_main.aggregator import gate
-from fl_main.aggregator.gate import SHARE_BYTES, Gate
+from fl_main import gate
+from fl_main.gate import SHARE_BYTES, Gate
 
 
 class Caller:
