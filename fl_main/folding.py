@@ -14,8 +14,8 @@ from fl_main.errors import StoreError
 from fl_main.events import Fold, StepFolded
 from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
-from fl_main.sources import Source
-from fl_main.store import DataFile, StagingFile, StoredPayload, UpdateRecord
+from fl_main.sources import Sink, Source
+from fl_main.store import DataFile, StoredPayload, UpdateRecord
 from fl_main.strategies import strategy_of
 from fl_main.strategies.base import Contribution
 from fl_main.strategies.fold import Answer, fold, fold_free, fold_sum, state_layout
@@ -25,10 +25,24 @@ from fl_main.weights import Layout
 OPEN_FILES = 128  # each is a descriptor, and a thousand updates are folded together
 
 
+class Staging(Source, Sink, Protocol):
+    """What a fold writes, and then reads to encode it: a part of `StagingFile`, whose methods they are."""
+
+    @property
+    def name(self) -> str:
+        """What `StoredPayload.staged` calls it."""
+
+    def finish(self) -> str:
+        """Close what is complete and return its tagged digest."""
+
+    def close(self) -> None:
+        """Close what is not."""
+
+
 class Files(Protocol):
     """Where a fold reads from and writes to: a part of `Store`, whose methods they are."""
 
-    def stage(self, name: str, layout: Layout) -> StagingFile:
+    def stage(self, name: str, layout: Layout) -> Staging:
         """Open a staging file."""
 
     def read(self, digest: str, layout: Layout) -> DataFile:
@@ -202,7 +216,7 @@ class _Folding:
         data = fold_free(strategy_of(self._settings), answers)
         layout = Layout.free(len(data))
         sink = self._stage("weights", layout)
-        sink.write(data)
+        sink.write(memoryview(data))
         return StepFolded(self._effect, _staged(sink, layout, "weights"))
 
     def _model(self, answers: list[Answer]) -> StepFolded:
@@ -224,7 +238,7 @@ class _Folding:
             self._download(sink),
         )
 
-    def _download(self, model: StagingFile) -> StoredPayload | None:
+    def _download(self, model: Staging) -> StoredPayload | None:
         """Write the new model as it is to travel, beside it; None if it travels as it is.
 
         Raises:
@@ -246,11 +260,11 @@ class _Folding:
             return source
         return codec.decoded(source, self._plan.base.layout)
 
-    def _stage(self, channel: str, layout: Layout) -> StagingFile:
+    def _stage(self, channel: str, layout: Layout) -> Staging:
         staging = self._store.stage(f"{self._plan.staging}.{channel}", layout)
         self._opened.callback(staging.close)
         return staging
 
 
-def _staged(staging: StagingFile, layout: Layout, channel: str) -> StoredPayload:
+def _staged(staging: Staging, layout: Layout, channel: str) -> StoredPayload:
     return StoredPayload(channel, staging.finish(), layout.nbytes, layout, staging.name)

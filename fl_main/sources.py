@@ -61,6 +61,9 @@ class Memory:
         """Append data."""
         self.data += data
 
+    def close(self) -> None:
+        """Do nothing: where files are closed, there is none to close here."""
+
 
 class Held:
     """Arrays in memory as a source, without a second copy of them.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from fl_main.errors import StoreError, UpdateRejectedError
 from fl_main.sources import Memory
-from fl_main.store import DataFile, ModelRecord, RunRecord, RunStatus, StagingFile
+from fl_main.store import DataFile, ModelRecord, RunRecord, RunStatus
 from fl_main.strategies import strategy_of
 from fl_main.weights import Array, Layout, views
 
@@ -226,29 +226,15 @@ def _run_record(db: ModelDB, plan: Plan) -> RunRecord:
 
 
 class _Staged(Memory):
-    """A model that is made in memory; see `fl_main.store.StagingFile`."""
+    """A model that is made in memory; see `fl_main.folding.Staging`."""
 
     def __init__(self, name: str, layout: Layout) -> None:
         super().__init__(layout)
         self.name = name
 
-    @property
-    def size(self) -> int:
-        """Bytes of data that are there."""
-        return len(self.data)
-
-    def restart(self) -> None:
-        """Throw away what is there."""
-        self.data.clear()
-
     def finish(self) -> str:
         """Return its name, which does for a digest here."""
         return self.name
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-    discard = close
 
 
 class _Scratch:
@@ -258,7 +244,7 @@ class _Scratch:
         self._db = db
         self.staged: dict[str, _Staged] = {}
 
-    def stage(self, name: str, layout: Layout) -> StagingFile:
+    def stage(self, name: str, layout: Layout) -> _Staged:
         """Make room for a model."""
         self.staged[name] = found = _Staged(name, layout)
         return found

@@ -9,7 +9,9 @@ import pytest
 
 from fl_main.agent.shelf import Residuals
 from fl_main.disk import RealDisk
-from fl_main.weights import Array, Layout, pieces
+from fl_main.local import kept as local
+from fl_main.sources import Memory
+from fl_main.weights import Array, Layout, pack, pieces
 
 SIZE = 5
 LAYOUT = Layout.of({"w": np.zeros(SIZE)})
@@ -129,6 +131,32 @@ def test_sum_of_what_was_sent_and_what_is_left_is_what_was_wanted(seed: int, tmp
             site.restart()
         np.testing.assert_array_equal(site.current(), site.owed)
     assert len(list(site.folder.iterdir())) <= 2 * len(site.waiting) + 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sites_of_a_local_run_begin_with_the_same_to_the_bit(seed: int, tmp_path: Path) -> None:
+    """Updates are made, counted in any order and left out, here and in `run_local`'s memory."""
+    random, noise = Random(seed), np.random.default_rng(seed)
+    shelf, memory = Residuals(tmp_path, RealDisk(), durable=False), local.Residuals()
+    waiting: list[str] = []
+    for number in range(60):
+        uncounted = [task for task in waiting if random.random() < 0.8]  # as the task says
+        basis, kept = shelf.newest(uncounted)
+        found = memory.newest(uncounted)
+        assert (kept["w"].tobytes() if kept else b"") == bytes(found.data if found else b"")
+        if not waiting or random.random() < 0.5:
+            task, left = f"{number:024x}", noise.normal(size=SIZE)
+            shelf.put(task, pieces({"w": left}, LAYOUT), LAYOUT, basis)
+            shelf.settle(task, is_accepted=True)
+            memory.put(task, found, Memory(LAYOUT, pack({"w": left}, LAYOUT)))
+            waiting.append(task)
+        elif random.random() < 0.8:
+            task = random.choice(waiting)
+            shelf.promote(task)
+            memory.promote(task)
+            waiting = [other for other in waiting if other > task]
+        else:  # its round failed
+            memory.drop(waiting.pop(random.randrange(len(waiting))))
 
 
 def test_what_another_run_left_is_forgotten(site: Site) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fl_main.db import ModelStore
 from fl_main.local import LocalTask
+from fl_main.local.sites import Program
 from fl_main.settings_files import parse_run
 from fl_main.store import AgentRecord, Record
 from fl_main.training import Evaluation, TrainResult
@@ -113,8 +114,8 @@ def make(folder: Path) -> None:
     first = {"layer.weight": np.zeros((1, 5), np.float32), "layer.bias": np.zeros(1, np.float32)}
     checked = parse_run(SETTINGS, "the documentation")
     with _Later(folder, clock=lambda: STARTED_AT) as store:
-        driver = _Recorder(store, "run-hearts", {}, checked, train, sites, evaluate, None, seconds)
-        driver.run(first)
+        program = Program(train, evaluate)
+        _Recorder(store, "run-hearts", {}, checked, program, sites, first, seconds).run()
 
 
 PROGRAM = '''\

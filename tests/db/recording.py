@@ -10,7 +10,9 @@ import numpy as np
 from fl_main.db import ModelStore
 from fl_main.events import AgentJoined, Event
 from fl_main.ledger import Outcome
-from fl_main.local import LocalTask, _LocalDriver, _rounds_of
+from fl_main.local import LocalTask, rounds_of
+from fl_main.local.driver import Driver
+from fl_main.local.sites import Program
 from fl_main.rounds import RoundMachine
 from fl_main.settings_files import parse_run
 from fl_main.store import AgentRecord, ModelRecord, Record
@@ -35,7 +37,7 @@ WEIGHTS = NamedArrays(
 )
 
 
-class Recorder(_LocalDriver):
+class Recorder(Driver):
     """A local run, each of whose transactions goes into a store."""
 
     def __init__(self, store: ModelStore, run_id: str, late: Mapping[str, float], *driver: Any) -> None:
@@ -130,7 +132,7 @@ def record(
         "best": {"source": "train"},
         "end": {"rounds": rounds},
         **(settings or {}),
-        "round": _rounds_of(len(sites), settings or {}),
+        "round": rounds_of(len(sites), settings or {}),
     }
     num_steps = 1 if strategy == "fedsgd" else 3
 
@@ -138,5 +140,4 @@ def record(
         return training(task, made.up, num_steps)
 
     checked = parse_run(stated, "test")
-    driver = Recorder(store, f"run-{name}", late or {}, checked, trained, sites, None, None, seconds)
-    driver.run(WEIGHTS)
+    Recorder(store, f"run-{name}", late or {}, checked, Program(trained), sites, WEIGHTS, seconds).run()

@@ -1,6 +1,9 @@
 """Runs whose models travel encoded: what comes out is what the same functions give in one process."""
 
+import itertools
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +75,42 @@ def test_every_codec_gives_what_run_local_gives(
     with daemon.db() as db:
         assert_equal(db.model("r:final").weights(), expected(compression))
     assert verify_database(daemon.folder) == []
+
+
+def refused_once(number: int) -> Callable[[TrainingTask], TrainResult]:
+    """Return a site's training; of the third site the second update counts no example."""
+    tasks = itertools.count(1)
+
+    def trained(task: TrainingTask) -> TrainResult:
+        result = train(task)
+        return replace(result, num_examples=0) if next(tasks) == 2 and number == 3 else result
+
+    return trained
+
+
+@pytest.mark.parametrize("name", ["top-k", "int8-feedback"])
+def test_what_updates_of_a_failed_round_left_out_is_forgotten_everywhere(
+    name: str, start_daemon: StartDaemon, start_agent: StartAgent
+) -> None:
+    """The second round fails: what the first two sites sent in it was accepted, and is not counted."""
+    changes = {
+        "round": {"min_agents": 3, "min_updates": 3, "max_failed_rounds": 2},
+    }
+    local = {number: refused_once(number) for number in SITES.values()}
+    expected = run_local(
+        lambda task: local[task.data](task),
+        SITES,
+        first(),
+        rounds=ROUNDS,
+        settings={"compression": COMPRESSIONS[name], **changes},
+    )
+    daemon = start_daemon(settings(COMPRESSIONS[name], **changes))
+    agents = [
+        start_agent(daemon.url, number, refused_once(number), initial_weights=first, keep_going=True)
+        for number in SITES.values()
+    ]
+    for agent in agents:
+        assert_equal(agent.join().weights, dict(expected.weights))
 
 
 def test_codecs_go_through_processes_to_the_database_and_its_commands(

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fl_main.local
 from fl_main import Evaluation, TrainResult, run_local
 from fl_main.compression import DOWNLOADS
 from fl_main.errors import RunFailedError, SettingsError, WeightsError
 from fl_main.local import LocalRound, LocalRun, LocalTask
+from fl_main.local.driver import Driver
+from fl_main.local.sites import Program
 from fl_main.settings import RunSettings
 from fl_main.sources import Held, Packed
 from fl_main.strategies import Block, FedAvg
@@ -194,8 +195,8 @@ def test_memory_does_not_grow_with_the_rounds() -> None:
     settings = RunSettings.model_validate(
         {"name": "local", "config": {"rate": 0.1}, "end": {"rounds": 20}, "evaluate": {"every": 1}}
     )
-    driver = fl_main.local._LocalDriver(settings, one_step, sites, watched, None)
-    driver.run({"w": np.zeros(3)})
+    driver = Driver(settings, Program(one_step, watched), sites, {"w": np.zeros(3)})
+    driver.run()
     assert sizes == [1] * 40  # the model that is measured, the base of the next round
 
 
