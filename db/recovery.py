@@ -9,8 +9,8 @@ from fl_main.errors import StoreDamagedError
 from . import sqlite
 from .engine import translated
 from .files import ModelFiles
+from .schema import among, runs, tasks
 from .schema import files as files_table
-from .schema import runs, tasks
 from .snapshots import UNANSWERED
 
 logger = logging.getLogger("fl_main.db")
@@ -44,13 +44,31 @@ def sweep_stored(connection: Connection, files: ModelFiles) -> tuple[list[str], 
     query = select(files_table.c.digest).where(files_table.c.is_stored == 1)
     with translated(files.folder, "look through the models"):
         known = set(connection.execute(query).scalars())
-        found = list(files.digests())
-        _require_records(connection, files, len(found))
+        found = _found(connection, files)
+    missing = sorted(known.difference(found))
+    return [f"model file {files.path(digest)} is missing" for digest in missing], _unnamed(found, known)
+
+
+def unnamed(connection: Connection, files: ModelFiles) -> list[str]:
+    """Return the digests of files that no row knows: others may be about to store one."""
+    with translated(files.folder, "look through the models"):
+        found = _found(connection, files)
+        query = select(files_table.c.digest).where(among(files_table.c.digest, found))
+        return _unnamed(found, set(connection.execute(query.where(files_table.c.is_stored == 1)).scalars()))
+
+
+def _unnamed(found: list[str], known: set[str]) -> list[str]:
     unnamed = [digest for digest in found if digest not in known]
     for digest in unnamed:
         logger.info("found a model file that no record names digest=%s: it goes if none does now", digest)
-    missing = sorted(known.difference(found))
-    return [f"model file {files.path(digest)} is missing" for digest in missing], unnamed
+    return unnamed
+
+
+def _found(connection: Connection, files: ModelFiles) -> list[str]:
+    """Return the digests of all files, unless it is the records that are missing."""
+    found = list(files.digests())
+    _require_records(connection, files, len(found))
+    return found
 
 
 def _require_records(connection: Connection, files: ModelFiles, found: int) -> None:

@@ -112,13 +112,17 @@ class ModelStore:
     def _look_through(self) -> None:
         """Delete what a crash left, and note what is missing."""
         with self._writing:
-            with self._transaction("look through the staging files"), self._read() as connection:
-                is_shared = self._lock is None or disk.is_claimed(self.folder, self._files_on)
-                recovery.sweep_staging(connection, self._files, is_shared=is_shared)
+            self._sweep_staging()
             with self._read() as connection:
                 self.damages, unnamed = recovery.sweep_stored(connection, self._files)
             self._let_go |= dict.fromkeys(unnamed)
             self._delete_files()
+
+    def _sweep_staging(self) -> None:
+        """Delete what was staged for nothing; the caller holds the lock of this process."""
+        with self._transaction("look through the staging files"), self._read() as connection:
+            is_shared = self._lock is None or disk.is_claimed(self.folder, self._files_on)
+            recovery.sweep_staging(connection, self._files, is_shared=is_shared)
 
     def _migrate(self) -> None:
         """Make the database, or bring it up to date."""

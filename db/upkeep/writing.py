@@ -22,7 +22,7 @@ from fl_main.ports import Lock
 from fl_main.settings import DatabaseSettings
 from fl_main.store import Record
 
-from .. import disk, migrations, sqlite
+from .. import disk, migrations, recovery, sqlite
 from ..batch import Batch
 from ..engine import plain
 from ..store import ModelStore
@@ -121,7 +121,11 @@ class SecondWriter(ModelStore):
 
         Beside a daemon, only what was to be deleted goes: what else is staged may be its own.
         """
-        super()._look_through()
+        with self._writing:
+            self._sweep_staging()
+            with self._read() as connection:
+                self._let_go |= dict.fromkeys(recovery.unnamed(connection, self._files))
+            self._delete_files()
 
     def close(self) -> None:
         """See `ModelStore.close`."""

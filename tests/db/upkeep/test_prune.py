@@ -230,6 +230,18 @@ def test_files_that_a_killed_pruning_left_go_with_the_next(
     assert verify_database(hearts) == []
 
 
+def test_models_are_kept_where_their_records_are_lost(folder: Path, tmp_path: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, rounds=2)
+    ModelStore(tmp_path / "other").close()
+    for name in ("fl.db", "fl.db-wal", "fl.db-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (tmp_path / "other" / "fl.db").rename(folder / "fl.db")
+    with ModelDB(folder) as db, pytest.raises(StoreError, match=r"fl\.db is lost or another one"):
+        prune(db, Keep.parse("globals"))
+    assert files(folder) == 7
+
+
 def test_two_at_once(hearts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILES", 1)
     found: list[int] = []
