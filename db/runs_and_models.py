@@ -257,16 +257,19 @@ class Run:
         with self._db.connect() as connection:
             return curves.curves(connection, self.run_id, source, agents)
 
-    def timeline(self, first: int | None = None, last: int | None = None) -> "Timeline":
+    def timeline(
+        self, first: int | None = None, last: int | None = None, most: int | None = None
+    ) -> "Timeline":
         """Return when rounds began and ended, who was asked in them, and when which answer came.
 
         Args:
             first: The first round, `last`: the last one; None: from the beginning, to the end.
+            most: Tasks in it; where there are more, those of the first rounds are left out.
         """
         from .insight import timeline
 
         with self._db.connect() as connection:
-            return timeline.timeline(connection, self.run_id, first, last)
+            return timeline.timeline(connection, self.run_id, first, last, most)
 
     def heat(
         self,
@@ -274,6 +277,7 @@ class Run:
         first: int | None = None,
         last: int | None = None,
         most_bytes: int | None = None,
+        most: int | None = None,
     ) -> "Heat":
         """Return one number of each agent's update in each round: one sees who is odd.
 
@@ -283,17 +287,18 @@ class Run:
             first: The first round, `last`: the last one; None: from the beginning, to the end.
             most_bytes: Of models that are read for that, 512 MiB unless given; what was computed once
                 is known from then on.
+            most: Values in it; where there are more, the first rounds are left out.
 
         Raises:
             NotFoundError: If there is no such measure; the message lists those that there are.
         """
         from .insight import distances, heat
 
-        most = distances.MOST_BYTES if most_bytes is None else most_bytes
+        nbytes = distances.MOST_BYTES if most_bytes is None else most_bytes
         with self._db.connect() as connection:
-            measuring = distances.Measuring(connection, self._db.models_by_id, self._db.distances, most)
-            bounds = (first, last)
-            return heat.heat(connection, self.run_id, measure, *bounds, measuring, self._outlier_factor)
+            measuring = distances.Measuring(connection, self._db.models_by_id, self._db.distances, nbytes)
+            factor = self._outlier_factor
+            return heat.heat(connection, self.run_id, measure, first, last, measuring, factor, most)
 
     @property
     def _outlier_factor(self) -> float:

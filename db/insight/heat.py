@@ -38,6 +38,8 @@ class Heat:
         outliers: Pairs of places in `agents` and `rounds`: updates far from the others by
             `quarantine.factor`.
         missing: Why nothing is known of a round, by round.
+        left_out: How many of the rounds that were asked for, the first ones, are not in it, as it would be
+            too large.
     """
 
     measure: str
@@ -47,6 +49,7 @@ class Heat:
     values: list[list[float | None]]
     outliers: list[tuple[int, int]]
     missing: dict[int, str]
+    left_out: int
 
 
 def heat(
@@ -57,17 +60,21 @@ def heat(
     last: int | None,
     distances: Distances,
     factor: float,
+    most: int | None = None,
 ) -> Heat:
     """Return a measure of the updates that count in the rounds from `first` to `last`.
 
     Args:
         distances: Measures what a strategy did not; is asked about the latest round first.
         factor: Times the median distance from which on an update is an outlier.
+        most: Values in it, but for one round; the latest rounds are taken.
 
     Raises:
         NotFoundError: If there is no such measure.
     """
-    by_round = _updates(connection, run_id, first, last)
+    first, last = 0 if first is None else first, _ENDLESS if last is None else last
+    begin = first if most is None else _fitting(connection, run_id, first, last, most)
+    by_round = _updates(connection, run_id, begin, last)
     facts = {row["update_id"]: _facts(row) for group in by_round.values() for row in group}
     known = {name for values in facts.values() for name in values} - {"outlier"}
     if by_round:
@@ -81,24 +88,36 @@ def heat(
             if any(measure not in facts[row["update_id"]] for row in group):
                 _compute(round_id, group, facts, distances, factor, missing)
     names = queries.agent_names(connection, run_id)
-    return _heat(measure, sorted(known), by_round, facts, names, missing)
+    return _heat(measure, sorted(known), by_round, facts, names, missing, begin - first)
 
 
-def _updates(
-    connection: Connection, run_id: str, first: int | None, last: int | None
-) -> dict[int, list[Row]]:
+_ENDLESS = 2**63 - 1  # SQLite's largest integer
+
+
+def _fitting(connection: Connection, run_id: str, first: int, last: int, most: int) -> int:
+    """Return with which round to begin, so that all agents of a run have at most so many values."""
+    query = """
+        SELECT round_id, (SELECT count(*) FROM agents WHERE agents.run_id = runs.run_id)
+        FROM runs WHERE run_id = ?
+    """
+    newest, agents = map(int, connection.execute(query, (run_id,)).fetchone())
+    rounds = max(1, most // max(1, agents))
+    return max(first, min(last, newest) - rounds + 1)
+
+
+def _updates(connection: Connection, run_id: str, first: int, last: int) -> dict[int, list[Row]]:
     """Return accepted training updates by the round that they count in, or will."""
     query = """
-        SELECT update_id, run_id, agent_id, model_id, round_id, counted_in, num_examples, share, seconds,
-            notes, metrics
+        SELECT update_id, run_id, agent_id, model_id, round_id, ifnull(counted_in, round_id) AS counts_in,
+            num_examples, share, seconds, notes, metrics
         FROM updates
-        WHERE run_id = ? AND round_id <= ? AND verdict = 'accepted' AND kind = 'train' ORDER BY update_id
+        WHERE run_id = ? AND round_id <= ? AND counts_in BETWEEN ? AND ?
+            AND verdict = 'accepted' AND kind = 'train'
+        ORDER BY update_id
     """
     found: dict[int, list[Row]] = defaultdict(list)
-    for row in connection.execute(query, (run_id, 2**63 - 1 if last is None else last)):
-        round_id = row["round_id"] if row["counted_in"] is None else row["counted_in"]
-        if (first is None or first <= round_id) and (last is None or round_id <= last):
-            found[round_id].append(row)
+    for row in connection.execute(query, (run_id, last, first, last)):
+        found[row["counts_in"]].append(row)
     return found
 
 
@@ -134,6 +153,7 @@ def _heat(
     facts: dict[int, dict[str, float]],
     names: dict[str, str],
     missing: dict[int, str],
+    left_out: int,
 ) -> Heat:
     rounds = sorted(by_round)
     here = dict.fromkeys(row["agent_id"] for group in by_round.values() for row in group)
@@ -149,4 +169,4 @@ def _heat(
             outliers[place[row["agent_id"]], column] = bool(known.get("outlier"))
     odd = sorted(cell for cell, is_odd in outliers.items() if is_odd)
     agents = [names.get(agent_id, agent_id) for agent_id in ids]
-    return Heat(measure, measures, rounds, agents, values, odd, missing)
+    return Heat(measure, measures, rounds, agents, values, odd, missing, left_out)

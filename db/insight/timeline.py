@@ -68,26 +68,57 @@ class Timeline:
         updates: Tasks in the order in which they were given, answered or not.
         agents: Names of those who were asked, in the order in which they joined.
         run_time_s: Of the run when it was read: how far a task that is open has come.
+        left_out: How many tasks of the rounds that were asked for are not in it, as it would be too large:
+            those of the first rounds, which are not in `rounds` either; of one round, the last ones.
     """
 
     rounds: list[Span]
     updates: list[Mark]
     agents: list[str]
     run_time_s: float
+    left_out: int
 
 
-def timeline(connection: Connection, run_id: str, first: int | None, last: int | None) -> Timeline:
-    """Return the rounds from `first` to `last`, None: without that end."""
+def timeline(
+    connection: Connection, run_id: str, first: int | None, last: int | None, most: int | None = None
+) -> Timeline:
+    """Return the rounds from `first` to `last`, None: without that end.
+
+    Args:
+        most: Tasks in it; the latest rounds are taken.
+    """
     bounds = (run_id, 0 if first is None else first, _ENDLESS if last is None else last)
+    left_out, limit = 0, -1
+    if most is not None:
+        begin, left_out, limit = _fitting(connection, bounds, most)
+        bounds = (run_id, begin, bounds[2])
     deadlines = {row["round_id"]: row["ends_s"] for row in connection.execute(_DEADLINES, bounds)}
     undone = queries.undone_rounds(connection, run_id)
     rounds = [_span(row, deadlines, undone) for row in connection.execute(_ROUNDS, bounds)]
     names = queries.agent_names(connection, run_id)
-    marks = [_mark(row, names) for row in connection.execute(_TASKS, bounds)]
+    marks = [_mark(row, names) for row in connection.execute(_TASKS, (*bounds, limit))]
     asked = dict.fromkeys(mark.agent for mark in marks)
     now_s = connection.execute("SELECT run_time_s FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
     ordered = dict.fromkeys(name for name in (*names.values(), *asked) if name in asked)
-    return Timeline(rounds, marks, list(ordered), now_s)
+    return Timeline(rounds, marks, list(ordered), now_s, left_out)
+
+
+def _fitting(connection: Connection, bounds: tuple[str, int, int], most: int) -> tuple[int, int, int]:
+    """Choose the latest rounds that have at most so many tasks, at least one.
+
+    Returns:
+        The first of them; how many tasks do not fit; how many of the one round do (-1: all).
+    """
+    _, begin, _ = bounds
+    taken = left_out = 0
+    for round_id, tasks in connection.execute(_COUNTS, bounds):
+        if taken and (left_out or taken + tasks > most):
+            left_out += tasks
+        else:
+            begin, taken = round_id, taken + tasks
+    if taken > most:
+        return begin, left_out + taken - most, most
+    return begin if left_out else bounds[1], left_out, -1
 
 
 _ENDLESS = 2**63 - 1  # SQLite's largest integer
@@ -105,7 +136,11 @@ _TASKS = """
     FROM tasks
     LEFT JOIN updates ON updates.task_id = tasks.task_id AND updates.agent_id = tasks.agent_id
     WHERE tasks.run_id = ? AND tasks.round_id BETWEEN ? AND ?
-    ORDER BY tasks.assigned_s, tasks.rowid, updates.update_id
+    ORDER BY tasks.assigned_s, tasks.rowid, updates.update_id LIMIT ?
+"""
+_COUNTS = """
+    SELECT round_id, count(*) FROM tasks WHERE run_id = ? AND round_id BETWEEN ? AND ?
+    GROUP BY round_id ORDER BY round_id DESC
 """
 
 

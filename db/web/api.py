@@ -26,6 +26,8 @@ from .model_api import ModelFacts
 from .source import Database
 
 ROUNDS = 50  # of a timeline or a heat map, where nobody says which
+MOST_TASKS = 50_000  # of a timeline
+MOST_VALUES = 200_000  # of a heat map
 MOST_MODELS = 1000  # of a lineage
 MOST_RUNS = 20  # side by side
 
@@ -201,9 +203,10 @@ def curves(
 def timeline(run: OneRun, first: RoundId = None, last: RoundId = None) -> Timeline:
     """Return when rounds began and ended, who was asked in them, and when which answer came.
 
-    Without `first`, of the 50 rounds up to `last`, or to the latest.
+    Without `first`, of the 50 rounds up to `last`, or to the latest. Of more than 50,000 tasks, the latest
+    rounds; `left_out` says how many tasks are not among them.
     """
-    return run.timeline(_first(run, first, last), last)
+    return run.timeline(_first(run, first, last), last, MOST_TASKS)
 
 
 def _first(run: Run, first: int | None, last: int | None) -> int:
@@ -224,10 +227,12 @@ def heat(
 
     A `distance` or `cosine` that the run's strategy did not note is computed from the stored models;
     what that would take too long for is in `missing`, and may be asked for again. Without `first`, of the
-    50 rounds up to `last`, or to the latest.
+    50 rounds up to `last`, or to the latest. Of more than 200,000 values, the latest rounds; `left_out` says
+    how many rounds before them were asked for, too.
     """
     heavy: Heavy = request.app.state.heavy
-    return heavy.now(lambda: run.heat(measure, _first(run, first, last), last, MOST_READ_BYTES))
+    begin = _first(run, first, last)
+    return heavy.now(lambda: run.heat(measure, begin, last, MOST_READ_BYTES, MOST_VALUES))
 
 
 @router.get("/runs/{run}/lineage", tags=["at a glance"])

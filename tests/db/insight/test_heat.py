@@ -212,3 +212,19 @@ def test_models_larger_than_a_block(folder: Path, monkeypatch: pytest.MonkeyPatc
         count(store, {"a": 1.0, "b": 3.0})
     with ModelDB(folder) as db:
         assert [line[0] for line in db.run().heat().values] == pytest.approx([ROOT_10, ROOT_10])
+
+
+def test_of_too_many_values_those_of_the_latest_rounds_are_taken(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, 3, agents="abcd")
+    with ModelDB(folder) as db:
+        run = db.run()
+        found = {most: run.heat("share", 1, most=most) for most in (12, 11, 4, 3)}
+        earlier = run.heat("share", last=2, most=8)
+    assert {most: (part.rounds, part.left_out) for most, part in found.items()} == {
+        12: ([1, 2, 3], 0),
+        11: ([2, 3], 1),
+        4: ([3], 2),
+        3: ([3], 2),  # one round at least
+    }
+    assert (earlier.rounds, earlier.left_out) == ([1, 2], 1)  # round 0 has none

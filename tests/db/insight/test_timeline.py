@@ -77,3 +77,17 @@ def test_only_some_rounds(folder: Path) -> None:
         assert [span.round_id for span in timeline.rounds] == [2, 3]
         assert [mark.task_id for mark in timeline.updates] == ["t2a", "t2b", "t3a", "t3b"]
         assert [span.round_id for span in db.run().timeline().rounds] == [0, 1, 2, 3, 4]
+
+
+def test_of_too_many_tasks_those_of_the_latest_rounds_are_taken(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        train(store, 3, agents="abcd")  # 4 tasks in each of them, none in round 0
+    with ModelDB(folder) as db:
+        run = db.run()
+        found = {most: run.timeline(most=most) for most in (12, 11, 4, 3)}
+        earlier = run.timeline(last=2, most=4)
+    rounds = {most: [span.round_id for span in part.rounds] for most, part in found.items()}
+    assert rounds == {12: [0, 1, 2, 3], 11: [2, 3], 4: [3], 3: [3]}
+    numbers = {most: (len(part.updates), part.left_out) for most, part in found.items()}
+    assert numbers == {12: (12, 0), 11: (8, 4), 4: (4, 8), 3: (3, 9)}
+    assert ([span.round_id for span in earlier.rounds], earlier.left_out) == ([2], 4)

@@ -180,6 +180,19 @@ def test_a_timeline_of_a_long_run_is_its_end(page: Page, monkeypatch: pytest.Mon
     assert [span["round_id"] for span in page.get("/api/runs/hearts/timeline?last=1")["rounds"]] == [0, 1]
 
 
+def test_answers_about_many_rounds_and_agents_are_bounded_and_say_so(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fl_main.db.web import api
+
+    monkeypatch.setattr(api, "MOST_TASKS", 5)
+    monkeypatch.setattr(api, "MOST_VALUES", 5)
+    timeline = page.get("/api/runs/hearts/timeline?first=0")
+    assert ([span["round_id"] for span in timeline["rounds"]], timeline["left_out"]) == ([2, 3], 2)
+    heat = page.get("/api/runs/hearts/heat?first=0")
+    assert (heat["rounds"], heat["left_out"]) == ([2, 3], 2)
+
+
 def test_a_heat_map_is_of_the_measure_that_is_asked_for(page: Page) -> None:
     found = page.get("/api/runs/hearts/heat?measure=train_loss&first=2")
     assert (found["rounds"], found["agents"]) == ([2, 3], ["site a", "site b"])
