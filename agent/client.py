@@ -566,7 +566,11 @@ class Client:
         if assign.payloads:
             self._show(AgentState.FETCHING, f"round {assign.round_id}: fetching the model")
         self._models.forget_all_but({payload.digest for payload in assign.payloads})
-        arrays = {payload.channel: await self._fetch(payload) for payload in assign.payloads}
+        arrays = {
+            payload.channel: await self._fetch(payload)
+            for payload in assign.payloads
+            if assign.task_id in self._assigned  # what else belongs to a cancelled task may be gone there
+        }
         self._preparing.pop(assign.task_id, None)
         self._work.put_nowait(Work(assign, arrays))
 

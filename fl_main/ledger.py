@@ -445,5 +445,15 @@ class Ledger(Membership):
             | {update.model_id for update in self.updates.values()}
             | {task.model_id for task in self.tasks.values()}
             | {self.base_of(update) for update in self.updates.values()}
+            | self._states_of_bases()
         )
         self.models = {key: model for key, model in self.models.items() if key in needed}
+
+    def _states_of_bases(self) -> set[str]:
+        """Return the strategy's arrays that go with the models of tasks: a slow agent may yet fetch them."""
+        bases = {task.model_round for task in self.tasks.values()}
+        return {
+            key
+            for key, model in self.models.items()
+            if model.kind is ModelKind.STATE and model.round_id in bases
+        }

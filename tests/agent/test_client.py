@@ -246,6 +246,23 @@ def test_cancelled_task_is_given_back_unless_the_program_has_it(play: Callable[.
     play(story)
 
 
+def test_nothing_more_is_fetched_for_a_cancelled_task(play: Callable[..., None]) -> None:
+    async def story(world: World) -> None:
+        talker = await world.connected()
+        control = payload().model_copy(update={"channel": "control", "digest": f"blake3:{'0' * 64}"})
+        await talker.say(Assign(task_id=TASK, kind="train", round_id=1, payloads=[payload(), control]))
+        fetch = await talker.hear(Fetch)
+        await talker.say(Cancel(task_id=TASK, reason="its round is over"))
+        await talker.hear(Decline)
+        await talker.say(Sending(transfer=fetch.digest, offset=0, size=len(DATA)))
+        await talker.say(Chunk(transfer=fetch.digest, offset=0, data=DATA))
+        for _ in range(3):
+            await talker.say(Ping())
+            assert isinstance(await talker.hear(Fetch | Pong), Pong)  # type: ignore[arg-type]
+
+    play(story)
+
+
 def test_cancelled_task_says_nothing_of_rollbacks(play: Callable[..., None]) -> None:
     async def story(world: World) -> None:
         talker = await world.connected()

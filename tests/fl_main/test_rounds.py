@@ -887,6 +887,23 @@ def test_an_order_that_a_run_cannot_follow_meets_an_objection() -> None:
     assert stopped.machine.objection("resume") == ""
 
 
+def test_what_belongs_to_a_model_can_be_fetched_as_long_as_an_agent_may_fetch_that_model() -> None:
+    story = Story(run_settings(round={"min_agents": 1, "min_updates": 1, "quorum": 0.5, "grace_s": 1.0}), Momentum)
+    story.gather("a", "b")
+    story.do_round("a", "b")
+    velocity = story.run.state_ids["velocity"]
+    model = story.assigned["b"].model_id
+    assert story.assigned["b"].round_id == 2
+    story.answer("a")
+    story.wait(1.0)
+    story.fold()  # b is still fetching the model; the velocity is next
+    assert story.run.round_id == 3
+    assert {model, velocity} <= story.machine.models.keys()
+    story.decline("b", "lost")
+    story.do_round("a")
+    assert not {model, velocity} & story.machine.models.keys()
+
+
 # --- restarts ----------------------------------------------------------------------------
 
 
