@@ -62,9 +62,12 @@ class WebPage:
         loop, wait_s = asyncio.get_running_loop(), FIRST_S
         while True:
             began = loop.time()
-            code = await self._run()
+            try:
+                ended = f"ended code={await self._run()}"
+            except OSError as error:  # no memory, descriptor or process left, or Python is being upgraded
+                ended = f"could not be started: {error}"
             wait_s = FIRST_S if loop.time() - began > STEADY_S else min(2 * wait_s, LONGEST_S)
-            logger.error("page ended code=%d; another is started in %.0f s", code, wait_s)
+            logger.error("page %s; another is started in %.0f s", ended, wait_s)
             await asyncio.sleep(wait_s)
 
     async def _run(self) -> int:
