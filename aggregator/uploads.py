@@ -80,6 +80,8 @@ class Budget:
         except asyncio.CancelledError:
             if turn.granted.done() and not turn.granted.cancelled():
                 self.give_back(amount)
+            else:
+                self._grant()  # there may be room for who stands behind it
             raise
 
     def take_early(self, amount: int) -> bool:
@@ -100,6 +102,10 @@ class Budget:
         """Return bytes, and wake whoever can go on now."""
         self._left += amount
         self._freed.append((self._monotonic(), amount))
+        self._grant()
+
+    def _grant(self) -> None:
+        """Wake those whose turn it is, as far as there is room, and forget who gave up."""
         while self._lines:
             run, line = next(iter(self._lines.items()))
             while line and line[0].granted.cancelled():

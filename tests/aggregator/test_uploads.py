@@ -342,6 +342,21 @@ def test_budget_survives_those_who_give_up() -> None:
     play(story)
 
 
+def test_who_gives_up_lets_those_behind_it_have_what_is_free() -> None:
+    async def story() -> None:
+        budget = Budget(10, time.monotonic)
+        await budget.take(6)  # for an upload of hours, on a slow line
+        large = asyncio.create_task(budget.take(8))
+        small = asyncio.create_task(budget.take(1))
+        other = asyncio.create_task(budget.take(1, "another run"))
+        await asyncio.sleep(0)
+        large.cancel()
+        async with asyncio.timeout(1.0):
+            await asyncio.gather(small, other)
+
+    play(story)
+
+
 def test_run_of_many_does_not_hold_up_a_run_of_few() -> None:
     async def story() -> None:
         budget = Budget(10, time.monotonic)
