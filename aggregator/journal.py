@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from fl_main.errors import StoreError
 from fl_main.ledger import Outcome
@@ -101,9 +102,14 @@ class Journal:
     async def flush(self) -> None:
         """Wait until everything decided so far is stored and done, however much is decided meanwhile."""
         if self._done < self._decided:
-            turn = asyncio.Event()
-            self._flushers.append((self._decided, turn))
-            await turn.wait()
+            turn = (self._decided, asyncio.Event())
+            self._flushers.append(turn)
+            try:
+                await turn[1].wait()
+            except asyncio.CancelledError:  # while the database is in trouble many ask, and do not wait
+                with suppress(ValueError):  # its turn has just come
+                    self._flushers.remove(turn)
+                raise
 
     async def flush_or_trouble(self) -> bool:
         """Wait as `flush` does, but not for a database in trouble; return whether all is stored."""
