@@ -244,8 +244,10 @@ class Answers(Ledger):
         if task is not None:
             return task, self.updates.get(task.task_id)
         task, answer = event.earlier or (None, None)
-        is_own = task is not None and answer is not None and answer.agent_id == task.agent_id
-        return task, answer if is_own else None
+        if task is None or (answer is not None and answer.agent_id == task.agent_id):
+            return task, answer
+        # Another run may still wait for its own: that one's row is not ours to close.
+        return (task, None) if task.run_id == self.run.run_id else (None, None)
 
     def _received(self, event: UpdateReceived) -> None:
         offer = event.offer

@@ -25,7 +25,7 @@ from fl_main.events import (
 )
 from fl_main.phases import TRANSITIONS, next_phase
 from fl_main.settings import RunSettings
-from fl_main.store import Phase, RoundRecord, RunStatus, TaskStatus, Verdict
+from fl_main.store import Phase, RoundRecord, RunStatus, TaskStatus, UpdateRecord, Verdict
 from fl_main.strategies import (
     Contribution,
     FedAdam,
@@ -541,6 +541,24 @@ def test_a_foreign_answer_does_not_stand_for_the_agents_own() -> None:
     assert story.send(own).reason == "late: round 1 is over"
 
 
+def test_task_of_another_run_is_not_closed_by_whom_its_agent_brings_its_answer_to() -> None:
+    story = Story()
+    story.join("a", "b")
+    task = replace(story.assigned["a"], task_id="f" * 24, run_id="another")
+    offer = story.offer("a", task=task)
+    answer = only(story.tell(UpdateOffered(offer, (task, None))), Answer)
+    assert (answer.verdict, answer.reason) == (
+        Verdict.REJECTED,
+        "there was never such a task for this agent",
+    )
+    assert task.task_id not in story.store.tasks
+    answered = UpdateRecord(
+        task.task_id, "another", 1, Kind.TRAIN, "a", Verdict.ACCEPTED, digests=offer.digests
+    )
+    answer = only(story.tell(UpdateOffered(offer, (task, answered))), Answer)
+    assert answer.verdict is Verdict.ACCEPTED  # its verdict was lost; that it is stored is true all the same
+
+
 def test_channels_and_facts_that_the_strategy_needs_are_demanded() -> None:
     class Scaffold(FedAvg):
         up = ("control",)
@@ -888,7 +906,9 @@ def test_an_order_that_a_run_cannot_follow_meets_an_objection() -> None:
 
 
 def test_what_belongs_to_a_model_can_be_fetched_as_long_as_an_agent_may_fetch_that_model() -> None:
-    story = Story(run_settings(round={"min_agents": 1, "min_updates": 1, "quorum": 0.5, "grace_s": 1.0}), Momentum)
+    story = Story(
+        run_settings(round={"min_agents": 1, "min_updates": 1, "quorum": 0.5, "grace_s": 1.0}), Momentum
+    )
     story.gather("a", "b")
     story.do_round("a", "b")
     velocity = story.run.state_ids["velocity"]
