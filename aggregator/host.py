@@ -35,7 +35,6 @@ from fl_main.store import (
     ModelKind,
     ModelRecord,
     PastEvent,
-    Phase,
     Record,
     RunRecord,
     RunSnapshot,
@@ -187,9 +186,9 @@ class RunHost:
             self._timer = asyncio.get_running_loop().call_later(delay, self._look_at_the_clock)
 
     def _look_at_the_clock(self) -> None:
-        """Let the machine see the time, and keep it: a crash shall not put off a deadline for long."""
+        """Let the machine see the time, and keep it: a crash shall not put off what is due for long."""
         self.tell(TimePassed())
-        if self.run.phase is Phase.COLLECTING and self.run.run_time_s - self._kept_time_s >= KEEP_TIME_S:
+        if self.run.run_time_s - self._kept_time_s >= KEEP_TIME_S:
             self._put(Outcome([self.run]))
 
     # --- carrying out ---------------------------------------------------------------------

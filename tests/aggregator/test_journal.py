@@ -15,8 +15,8 @@ from fl_main.errors import StoreFullError
 from fl_main.events import AgentJoined, AgentLeft, Offered, Steered, UpdateOffered, UpdateReceived
 from fl_main.messages import Message
 from fl_main.ports import Ports
-from fl_main.settings import RunSettings
-from fl_main.store import Record, RunRecord, RunSnapshot, RunStatus, StoredPayload, UpdateRecord
+from fl_main.settings import EndSettings, RunSettings
+from fl_main.store import Phase, Record, RunRecord, RunSnapshot, RunStatus, StoredPayload, UpdateRecord
 from tests.fl_main.story import LAYOUT
 from tests.simulation.loop import VirtualLoop
 
@@ -29,15 +29,19 @@ async def at_once(function: Callable[..., T], /, *args: Any) -> T:
     return function(*args)
 
 
-def play(store: ModelStore, story: Callable[[RunHost], Coroutine[Any, Any, None]]) -> None:
+def play(
+    store: ModelStore,
+    story: Callable[[RunHost], Coroutine[Any, Any, None]],
+    settings: RunSettings = SETTINGS,
+) -> None:
     """Let a host live in virtual time."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ports = Ports(loop.time, loop.time, at_once, at_once, lambda: "id", lambda: 0.5)
-        run = RunRecord.begun("run", SETTINGS)
+        run = RunRecord.begun("run", settings)
         store.commit([run], 0.0)
-        host = RunHost(SETTINGS, RunSnapshot(run), store, ports, asyncio.Semaphore(1))
+        host = RunHost(settings, RunSnapshot(run), store, ports, asyncio.Semaphore(1))
         worker = asyncio.create_task(host.work())
         host.start()
         await story(host)
@@ -83,6 +87,16 @@ def test_time_of_a_round_is_kept_though_nothing_happens(store: ModelStore) -> No
     play(store, story)
 
 
+def test_time_of_a_wait_that_ends_the_run_is_kept(store: ModelStore) -> None:
+    async def story(host: RunHost) -> None:
+        await asyncio.sleep(500.0)
+        [snapshot] = store.snapshots()
+        assert snapshot.run.phase is Phase.WAITING
+        assert 500.0 - snapshot.run.run_time_s <= KEEP_TIME_S + 1.0
+
+    play(store, story, SETTINGS.model_copy(update={"end": EndSettings(max_s=1000.0)}))
+
+
 def test_what_is_decided_while_the_disk_is_full_is_stored_once_there_is_room(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +109,21 @@ def test_what_is_decided_while_the_disk_is_full_is_stored_once_there_is_room(
         await host.journal.flush()
         assert host.journal.trouble == ""
         assert [agent.agent_id for agent in store.snapshots()[0].agents] == ["a"]
+
+    play(store, story)
+
+
+def test_those_who_do_not_wait_for_a_full_disk_are_forgotten(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(host: RunHost) -> None:
+        with full_disk(store, monkeypatch):
+            host.tell(join("a"))
+            for _ in range(100):  # agents poll, people look
+                assert not await host.journal.flush_or_trouble()
+            await asyncio.sleep(0)
+            assert not host.journal._flushers
+        await host.journal.flush()
 
     play(store, story)
 
