@@ -75,7 +75,8 @@ class LiveView:
                 status["waiting_for"],
             )
             table.add_row(*(Text(printable(cell)) for cell in cells))  # names come from the network
-        return Group(table, Text("\n".join(map(printable, self._lines))))
+        lines = list(self._lines)  # threads write to the log meanwhile
+        return Group(table, Text("\n".join(map(printable, lines))))
 
 
 class _LineHandler(logging.Handler):
