@@ -405,7 +405,8 @@ class AgentSession:
 
     def _require_sense(self, offer: Offered, task: TaskRecord | None, answer: UpdateRecord | None) -> None:
         """Let an agent offer what can only be rejected a number of times, not for ever."""
-        is_own = task is not None and task.agent_id == self.join.agent_id
+        own = (self.join.agent_id, self.host.run.run_id)
+        is_own = task is not None and (task.agent_id, task.run_id) == own
         is_another = answer is not None and dict(answer.digests) != offer.digests
         self._strange_offers += not is_own or is_another
         if self._strange_offers > MAX_STRANGE_OFFERS:
