@@ -8,21 +8,11 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from fl_main import __version__
-from fl_main.compression import CODECS, Codec
+from fl_main.compression import Codec
 from fl_main.compression.words import from_words
-from fl_main.digests import DigestAlgorithm
-from fl_main.errors import (
-    ConnectionFailedError,
-    FLError,
-    RefusedError,
-    RemoteProtocolError,
-    SettingsError,
-)
+from fl_main.errors import ConnectionFailedError, FLError, RefusedError, RemoteProtocolError
 from fl_main.lossless import INSTALL, PACKINGS
 from fl_main.messages import (
     Assign,
@@ -32,7 +22,6 @@ from fl_main.messages import (
     Credit,
     Decline,
     Hold,
-    Join,
     Leave,
     Message,
     Nothing,
@@ -49,22 +38,25 @@ from fl_main.messages import (
     Welcome,
 )
 from fl_main.ports import Link, LinkClosedError, Ports
-from fl_main.session import Liveness, Session, Side, State
+from fl_main.session import Session, Side
 from fl_main.weights import Array, Layout, Weights, pack, views
 
-from .exchange import AgentState, Ending, Invitation, Policy, Profile, Work
+from .exchange import AgentState, Ending, Policy, Profile, Work
+from .inbox import Inbox
+from .joining import Joining
 from .models import Models
 from .outbox import Outbox
 from .own_model import OwnModel
+from .policy import denial_of
 from .state_folder import OutboxEntry, StateFolder
-from .visits import LOOKS, Retries, Trouble, Visits
-from .welcome import OnlySomeArraysError, algorithm_of, invitation_of, on_the_way, refused
+from .talk import Talk
+from .visits import Retries, Trouble, Visits
+from .welcome import OnlySomeArraysError, algorithm_of, on_the_way, refused
 
 logger = logging.getLogger("fl_main.agent")
 
 PING_INTERVAL_S = 20.0  # until the aggregator has told its own
 LAST_VERDICTS_S = 10.0  # on updates that were offered when the run was over
-JOIN_S = 30.0  # for the aggregator to answer a join
 LEAVE_S = 1.0  # to say goodbye
 SHORTEST_PING_S = 0.01  # whatever the aggregator says: the watch must not go round without a rest
 REAL_CONVERSATION_S = 1.0  # a shorter one may be a fault that repeats at once: it does not reset the wait
@@ -105,27 +97,21 @@ class Client:
         self.line = "connecting"
         self.layout: Layout | None = None
         self.run_id = ""
-        self._codec: Codec | None = None  # of the run's updates
         self.model = model or OwnModel()
+        self._codec: Codec | None = None  # of the run's updates
         self._profile = profile
         self._folder = folder
         self._ports = ports
         self._dial = dial
         self._policy = policy
         self._on_change = on_change
-        self._link: Link | None = None
-        self._session: Session | None = None
         self._has_joined = False
+        self._joining = Joining(profile, folder, self.model, policy, ports.run_in_thread)
         self._visits = Visits(ports, profile.poll_s)
-        self._unsent: deque[Message] = deque()
-        self._work: asyncio.Queue[Work | Ending | FLError] = asyncio.Queue()
-        self._assigned: dict[str, Assign] = {}  # given to us, not yet to the program
-        self._preparing: dict[str, asyncio.Task[None]] = {}  # what is fetched on this connection
-        self._handed_out: set[str] = set()
-        self._credits: dict[str, int] = {}  # bytes of answers that need not be asked for on this connection
+        self._talk = Talk(ports, self._done)
+        self._inbox = Inbox()
         self._outbox = Outbox(folder, ports, self._say_trouble)
-        self._models = Models(self._say, ports.run_in_thread)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._models = Models(self._talk.say, ports.run_in_thread)
         self._failure: FLError | None = None
 
     # --- for the program ------------------------------------------------------------------
@@ -136,26 +122,12 @@ class Client:
         Raises:
             FLError: If the agent cannot go on.
         """
-        if self._failure and self._work.empty():
+        if self._failure and not self._inbox.has_next:
             raise self._failure
-        while True:
-            found = await self._work.get()
-            if isinstance(found, FLError):
-                raise found
-            if isinstance(found, Ending):
-                return found
-            task_id = found.assign.task_id
-            if task_id not in self._assigned:  # cancelled meanwhile: what it says of rollbacks is old, too
-                continue
-            try:
-                await self._outbox.settled(self.run_id, found.assign.rollbacks)
-            except asyncio.CancelledError:
-                self._work.put_nowait(found)  # for whoever asks next
-                raise
-            if self._assigned.pop(task_id, None) is not None:
-                self._handed_out.add(task_id)
-                self._show(AgentState.WORKING, f"round {found.assign.round_id}: {found.assign.kind}")
-                return found
+        work = await self._inbox.next(lambda assign: self._outbox.settled(self.run_id, assign.rollbacks))
+        if isinstance(work, Work):
+            self._show(AgentState.WORKING, f"round {work.assign.round_id}: {work.assign.kind}")
+        return work
 
     async def store(self, write: Callable[[], OutboxEntry]) -> OutboxEntry:
         """Write a finished update to the outbox; see `Outbox.store`."""
@@ -182,16 +154,17 @@ class Client:
 
     async def _offer(self, entry: OutboxEntry) -> None:
         """Offer an update, and send it behind that if there is room for it."""
-        session, credit = self._session, self._credits.pop(entry.task_id, 0)
+        talk, credit = self._talk, self._inbox.credit(entry.task_id)
+        session = talk.session
         follows = len(entry.payloads) == 1 and entry.payloads[0].size <= credit
-        await self._say(entry.offer(self._shared_layouts, follows=follows))
-        if follows and session is not None and session is self._session:
-            self._outbox.send_unasked(entry, self._send_framed, session.packing)
+        await talk.say(entry.offer(self._shared_layouts, follows=follows))
+        if follows and session is not None and session is talk.session:
+            self._outbox.send_unasked(entry, talk.send_framed, talk.packing)
 
     async def decline(self, task_id: str, code: str, reason: str) -> None:
         """Tell the aggregator that a task will not be answered."""
-        self._assigned.pop(task_id, None)
-        self._handed_out.discard(task_id)
+        self._inbox.take_back(task_id)
+        self._inbox.answered(task_id)
         self._show(AgentState.WAITING, "waiting for a task")
         self._queue(Decline(task_id=task_id, code=code, reason=reason))  # type: ignore[arg-type]
 
@@ -202,8 +175,8 @@ class Client:
         self._visits.wake()
         try:
             async with asyncio.timeout(LEAVE_S):
-                if (link := self._link) is not None:
-                    await self._say(Leave(reason=reason))
+                if (link := self._talk.link) is not None:
+                    await self._talk.say(Leave(reason=reason))
                     await link.close(1000, reason)
                 elif is_away:
                     await self._come_to_leave(reason)
@@ -214,8 +187,7 @@ class Client:
         """Say goodbye on a connection of its own, so that nobody waits for the next visit."""
         link, session = await self._dial(), Session(Side.CLIENT)
         try:
-            await link.send(session.send(self._join()))
-            await self._welcomed(link, session)
+            await self._joining.join(link, session, self._held)
             await link.send(session.send(Leave(reason=reason)))
         finally:
             await link.close(1000, reason)
@@ -293,94 +265,41 @@ class Client:
     def _fail(self, error: FLError) -> None:
         self._failure = error
         self._show(AgentState.ENDED, str(error))
-        self._work.put_nowait(error)
+        self._inbox.put_last(error)
         self._outbox.fail(error)
 
     async def _converse(self, link: Link) -> None:
         """Talk until the connection ends: by an error of some kind, or as an agent that polls hangs up."""
         session = Session(Side.CLIENT)
-        watcher = asyncio.create_task(self._watch(link, session, PING_INTERVAL_S))
+        watcher = asyncio.create_task(self._talk.watch(link, session, PING_INTERVAL_S))
         try:
-            await link.send(session.send(self._join()))
-            welcome = await self._welcomed(link, session)
-            self._link, self._session = link, session
+            welcome = await self._joining.join(link, session, self._held)
+            self._talk.begin(link, session)
             watcher.cancel()
-            watcher = asyncio.create_task(
-                self._watch(link, session, max(welcome.ping_interval_s, SHORTEST_PING_S))
-            )
+            interval_s = max(welcome.ping_interval_s, SHORTEST_PING_S)
+            watcher = asyncio.create_task(self._talk.watch(link, session, interval_s))
             await self._resume(welcome)
             self._ask_for_work()
             while not self._visits.is_over:
                 await self._take(session.receive(await link.receive()))
                 self._ask_for_work()
-            self._link = self._session = None  # what is handed in from here on is for the next visit
+            self._talk.end()  # what is handed in from here on is for the next visit
             await link.close(1000, "polled")
         except RemoteProtocolError as error:
             await link.close(error.code, str(error))
             raise
         finally:
-            self._link = self._session = None
-            self._credits.clear()
+            self._talk.end()
             watcher.cancel()
             self._outbox.stop_sending()
             self._models.pause()
-            self._stop_preparing()
+            self._inbox.pause()
             await link.close()
 
-    def _stop_preparing(self) -> None:
-        """Forget tasks without their models: they are given again, if they are still wanted then.
-
-        What was fetched of a model stays; its download goes on where it stopped.
-        """
-        for task_id, task in self._preparing.items():
-            task.cancel()
-            self._assigned.pop(task_id, None)
-        self._preparing.clear()
-
-    def _join(self) -> Join:
-        profile = self._profile
-        held = {*self._assigned, *self._handed_out, *self._outbox.task_ids}
-        return Join(
-            run=profile.run,
-            agent_id=self._folder.agent_id,
-            instance_id=profile.instance_id,
-            start_number=profile.start_number,
-            name=profile.name,
-            token=profile.token,
-            attributes=dict(profile.attributes),
-            kinds=[str(kind) for kind in profile.kinds],
-            rows=self.model.layout.to_wire() if self.model.layout else None,
-            held=sorted(held),
-            uncounted=self._folder.pending_state(),
-            software=f"fl_main {__version__}",
-            poll_s=profile.poll_s,
-            packings=list(PACKINGS),
-            digest_algorithms=list(DigestAlgorithm),
-            codecs=sorted(CODECS),
-            follows=self._policy is None,  # else that is asked first
-            frozen=self.model.facts,
-        )
-
-    async def _welcomed(self, link: Link, session: Session) -> Welcome:
-        try:
-            async with asyncio.timeout(JOIN_S):
-                message = session.receive(await link.receive())
-                while not isinstance(message, Welcome | Refuse):
-                    message = session.receive(await link.receive())
-        except TimeoutError:
-            raise LinkClosedError(1006, f"no answer to the join within {JOIN_S:g} s") from None
-        if isinstance(message, Refuse):
-            raise refused(message)
-        if denial := await self._denied(invitation_of(message)):
-            await link.send(session.send(Leave(reason=f"policy: {denial}")))
-            await link.close(1000, "policy")
-            raise RefusedError(f"this site's policy denied the run: {denial}", "policy")
-        try:
-            self._codec = from_words(message.codec)
-            from_words(message.download)
-        except SettingsError as error:
-            raise RefusedError(f"this site cannot take part in {message.run}: {error}", "codec") from error
-        return message
+    @property
+    def _held(self) -> set[str]:
+        """The tasks that are here, or their answers."""
+        return self._inbox.task_ids.union(self._outbox.task_ids)
 
     async def _resume(self, welcome: Welcome) -> None:
         """Take up on a new connection what the last one left."""
@@ -399,21 +318,20 @@ class Client:
             logger.info("models travel unpacked here; %s would save bytes: %s", welcome.packing, INSTALL)
         self._has_joined = True
         self.run_id = welcome.run_id
+        self._codec = from_words(welcome.codec)
         self.model.train_all()
         if welcome.rows is not None:
             self.layout = Layout.from_wire(welcome.rows)
         self._outbox.promote(sorted(welcome.counted, key=welcome.counted.__getitem__))
         if self.state is AgentState.CONNECTING:
-            busy = bool(self._handed_out)
+            busy = self._inbox.is_handed_out
             self._show(
                 AgentState.WORKING if busy else AgentState.WAITING,
                 "working on a task" if busy else "waiting for a task",
             )
-        for message in list(self._unsent):
-            await self._say(message)
-        self._unsent.clear()
+        await self._talk.say_unsent()
         for offer in self._outbox.offers(self._shared_layouts):
-            await self._say(offer)
+            await self._talk.say(offer)
 
     @property
     def _shared_layouts(self) -> set[str]:
@@ -422,51 +340,14 @@ class Client:
             return set()
         return {self.layout.digest, (self._codec.layout(self.layout) if self._codec else self.layout).digest}
 
-    async def _watch(self, link: Link, session: Session, interval_s: float) -> None:
-        """End a connection that dies without a word."""
-        ports, liveness = self._ports, Liveness(interval_s, 3 * interval_s)
-        while True:
-            state = liveness.look(
-                link.bytes_received,
-                ports.monotonic(),
-                said=session.messages_sent,
-                wall_time=ports.wall_time(),
-            )
-            if state == "ask":
-                self._spawn(_ping(link, session))  # a link that takes nothing must not hold up the watch
-            elif state == "gone":
-                await link.close(1001, "no sign of life")
-                return
-            await asyncio.sleep(interval_s / LOOKS)
-
-    # --- talking --------------------------------------------------------------------------
-
-    async def _say(self, message: Message) -> None:
-        """Send a message if there is a connection; what must not be lost is said again later."""
-        if self._link is None or self._session is None:
-            return
-        try:
-            await self._link.send(self._session.send(message))
-        except LinkClosedError:
-            logger.debug("could not send %s", message.type)
-
     def _queue(self, message: Message) -> None:
-        """Send a message now, or on the next connection."""
-        if self._link is None:
-            self._unsent.append(message)
-            self._visits.wake()
-        else:
-            self._spawn(self._say(message))
+        """Send a message now, or on the next connection, which then comes at once."""
+        self._talk.queue(message)
+        self._visits.wake()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._spawned)
-        return task
-
-    def _spawned(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+    def _done(self, error: BaseException | None) -> None:
+        """Something that was under way has ended."""
+        if error:
             self._break(error)
         self._ask_for_work()
 
@@ -475,17 +356,17 @@ class Client:
     @property
     def _is_busy(self) -> bool:
         """Whether something is under way on this connection, or still to be said."""
-        return bool(self._tasks or self._unsent or self._outbox.task_ids)
+        return self._talk.is_busy or bool(self._outbox.task_ids)
 
     def _ask_for_work(self) -> None:
         """Poll, if this is an agent that does and it has nothing else to do here."""
-        if self._link is not None and self._visits.may_ask and not self._is_busy:
+        if self._talk.link is not None and self._visits.may_ask and not self._is_busy:
             self._visits.asking = asyncio.create_task(self._poll())
-            self._visits.asking.add_done_callback(self._spawned)
+            self._visits.asking.add_done_callback(self._talk.done)
 
     async def _poll(self) -> None:
         if self._failure is None:  # else it left meanwhile
-            await self._say(Poll())
+            await self._talk.say(Poll())
 
     def _hang_up(self, nothing: Nothing) -> None:
         """Go until the next visit, unless something came up after the question."""
@@ -496,7 +377,7 @@ class Client:
         if self.state is AgentState.ENDED:
             return
         every = f"{self._profile.poll_s:g} s"
-        if self._handed_out or self._assigned:
+        if self._inbox.task_ids:
             self._show(AgentState.WORKING, f"working on a task; next look in {every}")
         else:
             because = f": {nothing.reason}" if nothing.reason else ""
@@ -512,7 +393,7 @@ class Client:
         elif isinstance(message, Sending):
             await self._models.begin(message)
         elif isinstance(message, Send):
-            self._outbox.send(message, self._send_framed, self._session.packing if self._session else None)
+            self._outbox.send(message, self._talk.send_framed, self._talk.packing)
         elif isinstance(message, Credit):
             self._outbox.allow(message)
         elif isinstance(message, Verdict):
@@ -527,11 +408,11 @@ class Client:
         elif isinstance(message, Cancel):
             self._cancel(message)
         elif isinstance(message, RunEnded):
-            self._preparing[""] = self._spawn(self._end(message))
+            self._inbox.end(self._talk.spawn(self._end(message)))
         elif isinstance(message, Nothing):
             self._hang_up(message)
         elif isinstance(message, Ping):
-            await self._say(Pong())
+            await self._talk.say(Pong())
         elif isinstance(message, Refuse):
             raise refused(message)
 
@@ -548,19 +429,16 @@ class Client:
         for payload in assign.payloads:
             if payload.follows:
                 self._models.expect(payload, self.layout or self.model.layout)
-        if task_id in self._handed_out or task_id in self._outbox or task_id in self._assigned:
+        if task_id in self._inbox or task_id in self._outbox:
             return  # said again after a reconnection
-        self._assigned[task_id] = assign
-        if assign.credit:
-            self._credits = {task_id: assign.credit}
-        self._preparing[task_id] = self._spawn(self._prepare(assign))
+        self._inbox.give(assign, self._talk.spawn(self._prepare(assign)))
 
     async def _prepare(self, assign: Assign) -> None:
         """Ask the policy, fetch what the task needs, and queue it for the program."""
         if assign.kind not in self._profile.kinds:
             await self.decline(assign.task_id, "unsupported", f"this agent does not do {assign.kind}")
             return
-        if denial := await self._denied(assign):
+        if denial := await denial_of(self._policy, assign, self._ports.run_in_thread):
             await self.decline(assign.task_id, "policy", denial)
             return
         if assign.payloads:
@@ -569,26 +447,12 @@ class Client:
         arrays = {
             payload.channel: await self._fetch(payload)
             for payload in assign.payloads
-            if assign.task_id in self._assigned  # what else belongs to a cancelled task may be gone there
+            if assign.task_id in self._inbox  # what else belongs to a cancelled task may be gone there
         }
-        self._preparing.pop(assign.task_id, None)
-        self._work.put_nowait(Work(assign, arrays))
-
-    async def _denied(self, subject: Invitation | Assign) -> str:
-        """Return why the site's policy denies something, or an empty text."""
-        if self._policy is None:
-            return ""
-        try:
-            answer = await self._ports.run_in_thread(self._policy, subject)
-        except Exception as error:  # what the policy cannot judge is not allowed
-            logger.exception("the policy failed")
-            return f"the policy failed: {type(error).__name__}"
-        if answer is None or answer is True:
-            return ""
-        return answer if isinstance(answer, str) else "denied"
+        self._inbox.put(Work(assign, arrays))
 
     def _cancel(self, cancel: Cancel) -> None:
-        if self._assigned.pop(cancel.task_id, None) is not None:
+        if self._inbox.take_back(cancel.task_id):
             self._queue(Decline(task_id=cancel.task_id, code="lost", reason="cancelled before it began"))
 
     async def _end(self, ended: RunEnded) -> None:
@@ -600,9 +464,8 @@ class Client:
                 await self._outbox.all_judged()
         if error := self._outbox.forget_undone(self.run_id, ended.rollbacks):
             logger.warning("%s; what this agent kept may be of rounds that were undone", error)
-        self._preparing.pop("", None)
         self._show(AgentState.ENDED, f"the run {ended.status}: {ended.reason}")
-        self._work.put_nowait(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))
+        self._inbox.put_last(Ending(ended.status, ended.reason, ended.round_id, weights, statistics))
 
     async def _fetch(self, payload: Payload) -> dict[str, Array]:
         """Return the arrays of a payload."""
@@ -612,14 +475,9 @@ class Client:
         self.layout = layout
         return self.model.merged(views(layout, data))
 
-    async def _send_framed(self, framed: memoryview) -> None:
-        if self._link is None:
-            raise LinkClosedError(1006, "connection lost")
-        await self._link.send_framed(framed)
-
     def _judged(self, verdict: Verdict) -> None:
         self._outbox.judged(verdict)
-        self._handed_out.discard(verdict.task_id)
+        self._inbox.answered(verdict.task_id)
         if self.state is AgentState.SENDING:
             self._show(AgentState.WAITING, f"update {verdict.verdict}; waiting for a task")
 
@@ -627,9 +485,3 @@ class Client:
         if (state, line) != (self.state, self.line):
             self.state, self.line = state, line
             self._on_change()
-
-
-async def _ping(link: Link, session: Session) -> None:
-    with contextlib.suppress(LinkClosedError):
-        if session.state is not State.CLOSED:
-            await link.send(session.send(Ping()))

@@ -200,7 +200,7 @@ def test_task_that_is_ready_is_held_and_not_taken_twice(play: Callable[..., None
         assert world.join.held == [TASK]
         await talker.say(assign)
         assert isinstance(await world.client.next_work(), Work)
-        assert world.client._work.empty()
+        assert not world.client._inbox.has_next
 
     play(story)
 

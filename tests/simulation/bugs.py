@@ -13,7 +13,7 @@ from unittest.mock import patch
 from sqlalchemy import false, literal, select
 
 from fl_main import members, rounds
-from fl_main.agent import client
+from fl_main.agent import client, joining
 from fl_main.agent.client import Client
 from fl_main.agent.shelf import Shelf
 from fl_main.aggregator import host
@@ -180,7 +180,7 @@ def leaking_budget(stack: ExitStack) -> None:
 @bug
 def endless_join(stack: ExitStack) -> None:
     """An agent whose connection dies before it was welcomed waits for ever."""
-    stack.enter_context(patch.object(client, "JOIN_S", 1e9))
+    stack.enter_context(patch.object(joining, "JOIN_S", 1e9))
     stack.enter_context(patch.object(client, "PING_INTERVAL_S", 1e9))
 
 
@@ -300,7 +300,7 @@ def forgotten_between_visits(stack: ExitStack) -> None:
 
     def forgetful(self: Client, nothing: Nothing) -> None:
         hang_up(self, nothing)
-        self._handed_out.clear()
+        self._inbox._handed_out.clear()
 
     stack.enter_context(patch.object(Client, "_hang_up", forgetful))
 

@@ -48,7 +48,7 @@ def test_bytes_are_saved_both_ways_by_those_who_can_and_the_models_are_the_same(
     with Proxy(daemon.url) as new, Proxy(daemon.url) as old:
         packing = start_agent(new.url, 1, one_more, initial_weights=None)
         until(lambda: daemon.host().seats)
-        monkeypatch.setattr("fl_main.agent.client.PACKINGS", ())
+        monkeypatch.setattr("fl_main.agent.joining.PACKINGS", ())
         plain = start_agent(old.url, 2, one_more, initial_weights=None)
         final = packing.join()
         assert_equal(plain.join().weights, final.weights)

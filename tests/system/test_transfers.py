@@ -148,7 +148,7 @@ def test_task_is_given_to_the_program_once_however_often_the_connection_breaks(
     ):
         client = agent._connected.client
         for _ in range(3):  # the task is ready, but the program is busy with something else
-            until(lambda: not client._work.empty())
+            until(lambda: client._inbox.has_next)
             proxy.cut()
             until(lambda: agent.state is AgentState.CONNECTING)
             until(lambda: agent.state is not AgentState.CONNECTING)
