@@ -39,6 +39,7 @@ logger = logging.getLogger("fl_main.agent")
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # a disk that is full or fails may be mended
 _READ_BYTES = 1 << 20
 AGENT_FILE, OWNER = "agent.json", "default_of"
+_MAX_FOLDER_NAME = 200  # characters; a file system takes 255, and a run's and an agent's name may be 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +129,12 @@ class _Written:
 def default_folder(run: str, name: str, disk: Disk = REAL_DISK) -> Path:
     """Return where the state of an agent lies if nothing else is said.
 
-    In its name every other character than `A-Za-z0-9._-` is replaced: where it is already that of an
-    agent whose run and name differ only in those, a digest is added.
+    In its name every other character than `A-Za-z0-9._-` is replaced, and what is too long is cut: where
+    it is already that of an agent whose run and name differ only in those, a digest is added.
     """
     base = os.environ.get("FL_STATE_HOME") or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    plain = Path(base).expanduser() / "fl_main" / "agents" / re.sub(r"[^A-Za-z0-9._-]", "_", f"{run}@{name}")
+    plain_name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{run}@{name}")[:_MAX_FOLDER_NAME]
+    plain = Path(base).expanduser() / "fl_main" / "agents" / plain_name
     digest = hashlib.sha256(json.dumps([run, name]).encode()).hexdigest()[:8]
     apart = plain.with_name(f"{plain.name}-{digest}")
     is_apart = _owner(apart, disk) or _owner(plain, disk) not in (None, [run, name])

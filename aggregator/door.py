@@ -220,7 +220,8 @@ class Door:
         """Return the run that an agent asks for, and the layout that it states."""
         wanted = self._join_token
         if wanted and not hmac.compare_digest(join.token.encode(), wanted.encode()):
-            raise Refusal("bad_token", "the join token is not the aggregator's")
+            fault = "is not the aggregator's" if join.token else "is missing: the aggregator wants one"
+            raise Refusal("bad_token", f"the join token {fault}")
         host = self._runs.find(join.run)
         if not (host and _is_visit(host, join)):
             self._require_turn((join.run, join.agent_id))
@@ -347,9 +348,10 @@ class Door:
     async def _operator(self, link: GuestLink, session: Session, operate: Operate) -> None:
         known = self._operator_token.encode()
         if not known or not hmac.compare_digest(operate.token.encode(), known):  # nobody knows no token
-            raise Refusal(
-                "bad_token", "this needs the operator's token: --database its folder, or FL_OPERATOR_TOKEN"
-            )
+            fault = "this needs the operator's token"
+            if operate.token:
+                fault = "this is not the operator's token of this aggregator"
+            raise Refusal("bad_token", f"{fault}: --database its folder, or FL_OPERATOR_TOKEN")
         link.trust(lambda: 0)
         while True:
             async with asyncio.timeout(self._shared.limits.ping_timeout_s):

@@ -10,6 +10,7 @@ from fl_main.errors import SettingsError, StoreError
 from fl_main.events import AgentSteered, RolledBack, Steered
 from fl_main.messages import Ask
 from fl_main.ports import Listener, Ports
+from fl_main.printable import printable
 from fl_main.settings import AggregatorSettings, RunSettings
 from fl_main.store import Record, Store
 
@@ -203,7 +204,8 @@ def _agent_of(host: RunHost, name: str) -> str:
     if len(found) > 1:
         raise SettingsError(f"{len(found)} agents are called {name!r}; give one's id: {', '.join(found)}")
     if not found:
-        known = ", ".join(sorted(member.record.name for member in host.machine.members.values()))
+        names = sorted(member.record.name for member in host.machine.members.values())
+        known = ", ".join(map(printable, names))
         raise SettingsError(
             f"there is no agent {name!r} in run {host.run.name!r} (agents: {known or 'none yet'})"
         )

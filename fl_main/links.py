@@ -33,6 +33,11 @@ logger = logging.getLogger("fl_main.links")
 
 CLOSE_S = 2.0  # for the other end to answer a close
 
+# By the verify_code of OpenSSL (X509_V_ERR_…); of any other the authority is unknown.
+_OTHER_NAME = "the url must have a name or address that is in it"
+_OTHER_TIME = "have it renewed, or correct this machine's clock"
+_CERTIFICATE_REMEDIES = {9: _OTHER_TIME, 10: _OTHER_TIME, 62: _OTHER_NAME, 64: _OTHER_NAME}
+
 
 class DialledWire(Wire, ClientConnection):
     """The dialling end."""
@@ -166,8 +171,8 @@ def _explain(error: BaseException, url: str) -> ConnectionFailedError:
     if isinstance(error, InvalidURI):
         return _explain_address(error.uri, url)
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message
-        text = f"the certificate of {place} is not trusted ({reason}); give its authority as ca_file"
+        remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, "give its authority as ca_file")
+        text = f"the certificate of {place} is not trusted ({error.verify_message}); {remedy}"
         return ConnectionFailedError(text, lasting=True)
     if isinstance(error, ssl.SSLError):
         return ConnectionFailedError(f"{place} does not speak TLS; use ws:// or its TLS port", lasting=True)

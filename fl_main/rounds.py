@@ -225,7 +225,7 @@ class RoundMachine(Assignments):
             except SettingsError as error:  # a rule of the user's own
                 self._end(RunStatus.FAILED, str(error))
         elif step.kind is Kind.EVALUATE and not self._may_be_back():
-            self._note("evaluation_skipped", reason=str(need))
+            self._note("evaluation_skipped", reason="no agent that can evaluate is here")
             self._set(kind=Kind.EVALUATE)
             self._try_to_start()
         else:

@@ -135,7 +135,10 @@ def writing(folder: Path | str, new: DigestAlgorithm | None) -> SecondWriter:
     Args:
         new: What its digests are to be if there is none and one is to be made; None: none is.
     """
-    if new is not None and not Path(folder, sqlite.FILE).exists():
+    if not Path(folder, sqlite.FILE).exists():
+        if new is None:
+            missing = f"{folder} has no model database in it ({sqlite.FILE} is missing)"
+            raise StoreError(f"{missing}; say --new to have one made")
         ModelStore(folder, DatabaseSettings.model_validate({"digest": str(new)})).close()
     return SecondWriter(folder)
 

@@ -321,6 +321,16 @@ def test_default_folders_of_names_that_look_the_same_on_disk_differ(
     assert used["Zürich"].name == "r_Z_rich"
 
 
+def test_default_folders_of_the_longest_names_fit_on_a_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FL_STATE_HOME", str(tmp_path))
+    run, names = "r" * 100, ["x" * 199 + "1", "x" * 199 + "2"]
+    for name in names:
+        StateFolder(default_folder(run, name), default_of=(run, name)).close()
+    assert default_folder(run, names[0]) != default_folder(run, names[1])
+
+
 def test_default_folder_that_an_older_version_made_stays_that_of_its_agent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

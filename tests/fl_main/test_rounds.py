@@ -725,7 +725,7 @@ def test_evaluation_is_skipped_when_nobody_can_do_it() -> None:
     story.join("a", "b", kinds=("train",))
     story.do_round("a", "b")
     assert story.stand == (2, "train", "collecting")
-    assert story.events("evaluation_skipped") == [{"reason": "an agent that can evaluate"}]
+    assert story.events("evaluation_skipped") == [{"reason": "no agent that can evaluate is here"}]
 
 
 def test_the_final_evaluation_waits_for_agents_after_a_restart() -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,32 @@ def test_certificate_that_is_not_trusted(secure: DaemonThread, refused: Callable
     assert text.endswith("); give its authority as ca_file")
 
 
+@pytest.mark.parametrize(
+    ("issued_for", "not_after", "reason", "remedy"),
+    [
+        ("far.example", None, "IP address mismatch", "the url must have a name or address that is in it"),
+        ("127.0.0.1", datetime(2020, 1, 1), "certificate has expired", "have it renewed, or correct"),
+    ],
+)
+def test_certificate_of_another_name_or_time(
+    tmp_path: Path,
+    start_daemon: StartDaemon,
+    refused: Callable[..., str],
+    issued_for: str,
+    not_after: datetime | None,
+    reason: str,
+    remedy: str,
+) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = ca.issue_cert(issued_for, not_before=datetime(2019, 1, 1), not_after=not_after)
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    daemon = start_daemon(run_of(), tls={"certificate": tmp_path / "both.pem", "key": tmp_path / "both.pem"})
+    text = refused(daemon.url, ca_file=tmp_path / "ca.pem")
+    assert reason in text
+    assert remedy in text
+
+
 def test_certificate_authority_that_is_no_file(
     secure: DaemonThread, refused: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -316,7 +343,8 @@ def test_join_token(
 ) -> None:
     monkeypatch.setenv("TEST_TOKEN", "sesame")
     daemon = start_daemon(run_of(), join_token={"env": "TEST_TOKEN"})
-    for token in ("", "wrong", "sesame!", "sésame"):
+    assert refused(daemon.url, error=RefusedError) == "the join token is missing: the aggregator wants one"
+    for token in ("wrong", "sesame!", "sésame"):
         assert "the join token is not the aggregator's" in refused(
             daemon.url, error=RefusedError, token=token
         )

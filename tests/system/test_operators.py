@@ -74,12 +74,14 @@ def test_operator_needs_the_token_of_the_database_folder(
     file = daemon.folder / "operator.token"
     assert file.stat().st_mode & 0o777 == 0o600
     target = ("run", "stop", "r", "--url", daemon.url, "--database", tmp_path / "other")
-    for token in ("for agents", ""):
+    faults = {
+        "for agents": "this is not the operator's token of this aggregator",
+        "": "this needs the operator's token",
+    }
+    for token, fault in faults.items():
         done = fl(*target, cwd=tmp_path, FL_OPERATOR_TOKEN=token)
         assert done.returncode == 1
-        assert done.stderr == (
-            "error: this needs the operator's token: --database its folder, or FL_OPERATOR_TOKEN\n"
-        )
+        assert done.stderr == f"error: {fault}: --database its folder, or FL_OPERATOR_TOKEN\n"
     assert daemon.host().run.status == "running"
     token = file.read_text().strip()
     done = fl(*target, cwd=tmp_path, FL_OPERATOR_TOKEN=token, LOGNAME="ada")

@@ -86,5 +86,10 @@ def test_an_operator_leaves_an_agent_out(start_daemon: StartDaemon, start_agent:
         assert words in str(raised.value)
     [shown] = daemon.call(ask(daemon.url, token, "release", run="r", about="site1"))["agents"]
     assert shown["quarantined"] == ""
-    second = start_agent(daemon.url, 2)
+    daemon.call(ask(daemon.url, token, "pause", run="r"))
+    second = start_agent(daemon.url, "two\nlines", agent_id="two")
+    until(lambda: len(daemon.host().seats) == 2)
+    with pytest.raises(OrderFailedError, match=r"agents: site1, two\\nlines"):
+        daemon.call(ask(daemon.url, token, "release", run="r", about="site9"))
+    daemon.call(ask(daemon.url, token, "resume", run="r"))
     assert [one.join().status for one in (agent, second)] == ["finished", "finished"]

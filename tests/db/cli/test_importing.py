@@ -63,7 +63,9 @@ def test_a_model_of_another_program_becomes_a_run(trained: Path, tmp_path: Path)
     assert fl_db("import", file, "-d", trained).exit_code == 2
     trusted = fl_db("import", file, "--run", "mine", "--trust", "-d", trained)
     assert (trusted.exit_code, trusted.stderr.count("leave --trust out")) == (2, 1)
-    assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new").exit_code == 1
+    missing = fl_db("import", file, "--run", "mine", "-d", tmp_path / "new")
+    assert missing.exit_code == 1
+    assert missing.stderr.endswith("(fl.db is missing); say --new to have one made\n")
     assert fl_db("import", file, "--run", "mine", "-d", tmp_path / "new", "--new").exit_code == 0
     result = fl_db("import", file, "--run", "mine", "-d", trained)
     with ModelDB(trained) as db:
