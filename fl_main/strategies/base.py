@@ -245,7 +245,8 @@ class Strategy:
 
         Known once every block was measured. Unless it `takes_buffers`, they are averaged by the same
         parts, so that a rule that leaves an update out leaves its running statistics out too. What is
-        missing to 1 is the part of the base, also in the average of float buffers.
+        missing to 1 is the part of the base, also in the average of float buffers; if all are 0 nothing
+        of the model changes but by the rule.
         """
         return []
 

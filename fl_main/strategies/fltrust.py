@@ -14,6 +14,8 @@ from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.geometry import Geometry, Numbers, as_notes
 
+NOTHING = 1e-30  # of ‖g_0‖: what is shorter points nowhere, and what it is multiplied by may be no float32
+
 
 class FLTrust(Strategy):
     """x ← x + Σ TS_i (‖g_0‖ / ‖g_i‖) g_i / Σ TS_i with TS_i = max(0, cos(g_i, g_0)), g_i = y_i - x.
@@ -76,7 +78,9 @@ class FLTrust(Strategy):
     @cached_property
     def _trust(self) -> Numbers:
         """Each update's part of the trust in all."""
+        norms = self._seen.norms()
         trust = np.maximum(0.0, self._root_cosines) * self._seen.counted()
+        trust[norms <= NOTHING * norms[self._place]] = 0.0
         trust[self._place] = 0.0
         if not trust.any():
             trust[self._place] = 1.0

@@ -185,7 +185,7 @@ def fold_free(strategy: Strategy, answers: Sequence[Answer]) -> bytes:
 
 def _checked_shares(strategy: Strategy, updates: int) -> tuple[float, ...]:
     shares = tuple(strategy.shares())
-    if shares and (len(shares) != updates or not min(shares) >= 0 or not 0 < sum(shares) < math.inf):
+    if shares and (len(shares) != updates or not min(shares) >= 0 or not sum(shares) < math.inf):
         raise StrategyError(f"the strategy's shares of {updates} updates cannot be: {list(shares)[:10]}")
     return shares
 
@@ -279,9 +279,7 @@ class _Cursor:
     @property
     def base(self) -> Values:
         if self._seen_base is None:
-            raw = self._buffer("base", self.segment.dtype.stored)
-            self._base.read_into(self._offset, _bytes(raw))
-            self._seen_base = decoded(raw, self.segment.dtype)
+            self._seen_base = decoded(self._raw_base(), self.segment.dtype)
         return self._seen_base
 
     @property
@@ -322,6 +320,8 @@ class _Cursor:
     def average(self, shares: Sequence[float]) -> Array:
         """Return the mean of buffers or integers: by the strategy's shares, else by examples."""
         counts = shares or [float(answer.facts.num_examples) for answer in self._answers]
+        if not any(counts):  # no update has a part: all of it is the base's
+            return self.base if self.segment.dtype.is_float else self._raw_base()
         steps = running_shares(counts)
         if not self.segment.dtype.is_float:
             return _integer_mean(self._raw_updates(), steps, self._size)
@@ -342,6 +342,11 @@ class _Cursor:
         """Let the base have the part that a strategy's shares leave to it."""
         if rest > ROUNDING:
             self.out[:] += self.out.dtype.type(rest) * (self.base - self.out)
+
+    def _raw_base(self) -> Array:
+        raw = self._buffer("base", self.segment.dtype.stored)
+        self._base.read_into(self._offset, _bytes(raw))
+        return raw
 
     def _raw_updates(self) -> Iterator[Array]:
         raw = self._buffer("raw", self.segment.dtype.stored)

@@ -75,7 +75,8 @@ class GeometricMedian(Strategy):
         parts = self._parts * self._seen.counted()
         found = self._near_most(parts) if self._iterations is None else parts / parts.sum()
         for _ in range(self._iterations or MOST):
-            before, found = found, parts / np.maximum(self._nu, self._seen.distances(found))
+            distances = np.maximum(self._nu, self._seen.distances(found))
+            before, found = found, parts * (distances.min() / distances)  # 1 / ν may be infinite
             found /= found.sum()
             if self._iterations is None and (np.abs(found - before) <= STANDS * found).all():
                 break

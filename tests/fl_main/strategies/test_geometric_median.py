@@ -93,6 +93,13 @@ def test_distances_below_nu_count_as_nu() -> None:
     assert folded(GeometricMedian(nu=100.0), LINE).arrays["w"].item() == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("nu", [1e-320, 1e-300])
+def test_a_nu_of_which_1_over_it_is_no_float64_is_one_of_next_to_nothing(nu: float) -> None:
+    models = [{"w": np.array([value])} for value in (1.0, 1.0, 1.0, 8.0)]
+    found = folded(GeometricMedian(nu=nu), models)
+    assert found.arrays["w"].tolist() == [1.0]
+
+
 def test_running_statistics_are_medians() -> None:
     models = [{**model, "n": np.array([n])} for model, n in zip(LINE, (5.0, 1e30, 3.0), strict=True)]
     assert folded(GeometricMedian(), models, roles={"n": Role.BUFFER}).arrays["n"].item() == 5.0

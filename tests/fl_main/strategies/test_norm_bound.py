@@ -5,6 +5,7 @@ import pytest
 
 from fl_main.errors import SettingsError
 from fl_main.strategies import compose, make_strategy
+from fl_main.weights import Role
 from tests.fl_main.strategies.arrays import folded
 
 BASE = {"a": np.array([1.0, 1.0]), "b": np.array([0.0], "f4")}
@@ -30,6 +31,16 @@ def test_what_is_within_the_bound_stays_as_it_is_bit_for_bit() -> None:
 def test_an_update_of_nothing_has_a_factor_of_1() -> None:
     found = folded(compose("norm_bound", {"bound": 1.0}), [BASE], base=BASE)
     assert found.folded.notes == ({"norm": 0.0, "factor": 1.0},)
+
+
+def test_a_round_of_an_update_whose_norm_is_no_float64_changes_nothing() -> None:
+    base = {"w": np.array([1.0, 2.0]), "var": np.array([3.0]), "n": np.array([2**62 + 1])}
+    attack = {"w": np.array([1e200, -1e200]), "var": np.array([9.0]), "n": np.array([9])}
+    found = folded(compose("norm_bound", {"bound": 1.0}), [attack], base=base, roles={"var": Role.BUFFER})
+    assert {name: array.tolist() for name, array in found.arrays.items()} == {
+        name: array.tolist() for name, array in base.items()
+    }
+    assert found.folded.shares == (0.0,)
 
 
 @pytest.mark.parametrize("boost", [1e3, 1e30])

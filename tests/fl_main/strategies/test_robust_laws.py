@@ -100,6 +100,14 @@ def test_values_that_no_square_can_be_taken_of_are_borne_and_told(name: str, dty
     assert outliers == [0.0] * 12 + [1.0]
 
 
+@every_rule
+@pytest.mark.parametrize(("dtype", "tiny"), [("f4", 1e-44), ("f8", 1e-160), ("f8", 5e-324)])
+def test_an_update_of_next_to_nothing_is_borne(name: str, dtype: str, tiny: float) -> None:
+    places = [np.abs(place).astype(dtype) for place in [*points(3, 12), np.full(6, tiny)]]
+    found = fold_of(name, places, np.zeros(6, dtype))
+    assert np.linalg.norm(found.arrays["w"]) < 10
+
+
 @pytest.mark.parametrize(
     "strategy",
     [[{name: options}] for name, options in ROBUST.items()]
