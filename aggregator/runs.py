@@ -17,7 +17,8 @@ from fl_main.lossless import require_packing
 from fl_main.messages import Frozen
 from fl_main.ports import Ports
 from fl_main.printable import first_fault
-from fl_main.settings import RunSettings, numbered_name
+from fl_main.settings import RunSettings
+from fl_main.settings.run_name import numbered_name
 from fl_main.store import (
     EventRecord,
     ModelKind,

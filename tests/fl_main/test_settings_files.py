@@ -12,8 +12,8 @@ from fl_main.settings import (
     RunSettings,
     SecretSettings,
     TlsSettings,
-    numbered_name,
 )
+from fl_main.settings.run_name import numbered_name
 from fl_main.settings_files import (
     check_binding,
     check_files,
