@@ -18,7 +18,7 @@ from fl_main.console import configure_logging, print_line
 from fl_main.errors import FLError, SettingsError
 from fl_main.plugins import find_here
 from fl_main.settings import AgentSettings
-from fl_main.settings_files import load_agent, read_secret
+from fl_main.settings.files import load_agent, read_secret
 
 from .blocking import Agent
 from .progress import make_way

@@ -16,7 +16,7 @@ from fl_main.db.why import explain
 from fl_main.errors import SettingsError
 from fl_main.ports import Ports
 from fl_main.settings import AggregatorSettings, RunSettings, SecretSettings
-from fl_main.settings_files import check_binding, read_secret
+from fl_main.settings.files import check_binding, read_secret
 from fl_main.store import Record
 from fl_main.threads import Threads
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fl_main.errors import MissingExtraError
 from fl_main.settings import WebSettings
-from fl_main.settings_files import read_secret
+from fl_main.settings.files import read_secret
 
 logger = logging.getLogger("fl_main.aggregator")
 

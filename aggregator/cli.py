@@ -17,7 +17,7 @@ from fl_main.console import CommandGroup, Output, configure_logging, output_opti
 from fl_main.errors import SettingsError
 from fl_main.plugins import find_here
 from fl_main.settings import AggregatorSettings, WebSettings
-from fl_main.settings_files import load_aggregator, load_run, read_secret
+from fl_main.settings.files import load_aggregator, load_run, read_secret
 
 from .operator import Order, OrderFailedError, ask
 from .tokens import operator_token

@@ -10,7 +10,7 @@ import click
 
 from fl_main.errors import ConnectionFailedError, StoreError
 from fl_main.printable import printable
-from fl_main.settings_files import load_aggregator
+from fl_main.settings.files import load_aggregator
 from fl_main.why.findings import Finding, seconds
 
 from .cli import ask_daemon, operator_options

@@ -13,7 +13,7 @@ COMMANDS = {
     "why": Lazy("fl_main.aggregator.why_cli:why", "Tell why something waits or failed, and what would help."),
     "agent": Lazy("fl_main.agent.cli:agent", "Start an agent around a training function of yours."),
     "db": Lazy("fl_main.db.cli:db", "Look into a model database."),
-    "settings": Lazy("fl_main.settings_cli:settings", "Check and explain settings files."),
+    "settings": Lazy("fl_main.settings.cli:settings", "Check and explain settings files."),
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fl_main.settings import AggregatorSettings, Section, WebSettings
-from fl_main.settings_files import load_agent, load_aggregator, load_run
-from fl_main.settings_reference import KINDS, json_schema, keys, markdown_table
+from fl_main.settings.files import load_agent, load_aggregator, load_run
+from fl_main.settings.reference import KINDS, json_schema, keys, markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADERS: dict[str, Callable[[Path], Section]] = {

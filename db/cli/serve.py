@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fl_main.errors import MissingExtraError, SettingsError, StoreError
 from fl_main.settings import SecretSettings, TlsSettings, WebSettings
-from fl_main.settings_files import check_web_binding
+from fl_main.settings.files import check_web_binding
 
 from ..model_db import ModelDB
 from ..sqlite import FILE

@@ -167,7 +167,7 @@ def _round_row(entry: "ReplayedRound") -> dict[str, object]:
 
 
 def _as_yaml(text: str, key: str) -> Any:
-    from fl_main.settings_yaml import parse_yaml
+    from fl_main.settings.yaml_text import parse_yaml
 
     return parse_yaml(text, key)
 

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from fl_main.errors import SettingsError
 from fl_main.gate import Gate
 from fl_main.settings import TlsSettings, WebSettings
-from fl_main.settings_files import is_loopback, read_secret
+from fl_main.settings.files import is_loopback, read_secret
 
 from .access import Access
 from .app import create_app

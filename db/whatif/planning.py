@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from fl_main.errors import SettingsError, StoreError
 from fl_main.settings import RunSettings
-from fl_main.settings_files import parse_run
+from fl_main.settings.files import parse_run
 from fl_main.steps import steps_of
 from fl_main.store import ModelRecord, UpdateRecord
 from fl_main.strategies import compose, strategy_of

@@ -27,8 +27,8 @@ from fl_main.events import FoldFailed, StepFolded
 from fl_main.folding import staging_name
 from fl_main.plan import is_better
 from fl_main.rounds import RoundMachine
+from fl_main.settings.files import parse_run
 from fl_main.settings.run_name import numbered_name
-from fl_main.settings_files import parse_run
 from fl_main.steps import strategy_in_words
 from fl_main.store import (
     AgentRecord,

@@ -12,7 +12,7 @@ from fl_main.errors import SettingsError
 from fl_main.local.contract import LocalRound, LocalRun, LocalTask
 from fl_main.local.driver import Driver
 from fl_main.local.sites import Program
-from fl_main.settings_files import parse_run
+from fl_main.settings.files import parse_run
 from fl_main.training import Evaluation, TrainResult
 
 __all__ = ["LocalRound", "LocalRun", "LocalTask", "rounds_of", "run_local"]

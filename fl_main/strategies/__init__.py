@@ -7,7 +7,7 @@ from typing import Any
 from fl_main.errors import FLError, SettingsError, StrategyError
 from fl_main.plugins import imported
 from fl_main.settings import RunSettings
-from fl_main.settings_reference import one_of
+from fl_main.settings.reference import one_of
 from fl_main.steps import steps_of
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.bulyan import Bulyan

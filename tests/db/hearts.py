@@ -14,7 +14,7 @@ import numpy as np
 from fl_main.db import ModelStore
 from fl_main.local import LocalTask
 from fl_main.local.sites import Program
-from fl_main.settings_files import parse_run
+from fl_main.settings.files import parse_run
 from fl_main.store import AgentRecord, Record
 from fl_main.training import Evaluation, TrainResult
 from fl_main.weights import Array

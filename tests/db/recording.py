@@ -14,7 +14,7 @@ from fl_main.local import LocalTask, rounds_of
 from fl_main.local.driver import Driver
 from fl_main.local.sites import Program
 from fl_main.rounds import RoundMachine
-from fl_main.settings_files import parse_run
+from fl_main.settings.files import parse_run
 from fl_main.store import AgentRecord, ModelRecord, Record
 from fl_main.strategies import compose
 from fl_main.training import NamedArrays, TrainResult

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fl_main.db import Fault, ModelDB, verify_database
-from fl_main.settings_files import load_aggregator
+from fl_main.settings.files import load_aggregator
 from fl_main.weights import Layout, pack
 from tests.system.conftest import StartAgent, StartDaemon, StartProcess, StartPython
 from tests.system.daemons import ROOT, environment, run_of, until

@@ -10,7 +10,7 @@ from fl_main import run_local
 from fl_main.agent import TrainResult
 from fl_main.errors import SettingsError, StrategyError, UpdateRejectedError
 from fl_main.settings import RunSettings
-from fl_main.settings_files import load_run, parse_run
+from fl_main.settings.files import load_run, parse_run
 from fl_main.strategies import Block, Contribution, FedAvg, Strategy, compose, strategy_of
 from fl_main.weights import Role
 from tests.fl_main.strategies.arrays import folded

@@ -13,8 +13,7 @@ from fl_main.settings import (
     SecretSettings,
     TlsSettings,
 )
-from fl_main.settings.run_name import numbered_name
-from fl_main.settings_files import (
+from fl_main.settings.files import (
     check_binding,
     check_files,
     detect_kind,
@@ -25,6 +24,7 @@ from fl_main.settings_files import (
     read_mapping,
     read_secret,
 )
+from fl_main.settings.run_name import numbered_name
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 KEY = "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"

@@ -28,8 +28,8 @@ from fl_main.settings import (
     TlsSettings,
     WebSettings,
 )
-from fl_main.settings_reference import KINDS, Key, keys, one_of
-from fl_main.settings_yaml import parse_yaml, read_text
+from fl_main.settings.reference import KINDS, Key, keys, one_of
+from fl_main.settings.yaml_text import parse_yaml, read_text
 
 AGGREGATOR_FILE = Path("setting/aggregator.yaml")  # what `fl aggregator` reads if it is there
 
@@ -112,7 +112,7 @@ def detect_kind(path: Path, mapping: Mapping[str, object]) -> str:
     """Tell what a settings file is for: by its keys, and if they do not say, by its name.
 
     Returns:
-        A key of `fl_main.settings_reference.KINDS`.
+        A key of `fl_main.settings.reference.KINDS`.
 
     Raises:
         SettingsError: If neither tells.

@@ -11,7 +11,7 @@ from fl_main.console import CommandGroup
 from fl_main.errors import SettingsError, StrategyError
 from fl_main.plugins import find_here
 from fl_main.settings import AgentSettings, AggregatorSettings, RunSettings, Section
-from fl_main.settings_files import (
+from fl_main.settings.files import (
     check_files,
     detect_kind,
     load_agent,
@@ -19,8 +19,8 @@ from fl_main.settings_files import (
     load_run,
     read_mapping,
 )
-from fl_main.settings_reference import KINDS, json_schema, markdown_table
-from fl_main.settings_yaml import format_yaml
+from fl_main.settings.reference import KINDS, json_schema, markdown_table
+from fl_main.settings.yaml_text import format_yaml
 from fl_main.strategies import strategy_of
 
 _LOADERS: dict[str, Callable[[Path], Section]] = {

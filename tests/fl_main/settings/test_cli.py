@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fl_main.settings_cli import settings
-from fl_main.settings_files import load_run
-from fl_main.settings_reference import KINDS, json_schema
+from fl_main.settings.cli import settings
+from fl_main.settings.files import load_run
+from fl_main.settings.reference import KINDS, json_schema
 
 OWN_CODE = """
 from fl_main.strategies import FedAvg
