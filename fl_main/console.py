@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import click
 
 from fl_main.errors import FLError, SettingsError
+from fl_main.log_handler import PatientHandler
 from fl_main.printable import printable
 
 Row = Mapping[str, object]
@@ -137,7 +138,7 @@ def configure_logging(format: Literal["text", "json"] = "text", verbose: bool = 
         format: One line for people, or one JSON object a line with ts, level, logger and message.
         verbose: Whether to show our own DEBUG lines; other libraries are shown from WARNING on.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = PatientHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("fl_main").setLevel(logging.DEBUG if verbose else logging.INFO)

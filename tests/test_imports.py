@@ -70,6 +70,7 @@ SHELLS_IN_CORE = {
     "fl_main/__main__.py",
     "fl_main/cli.py",
     "fl_main/links.py",
+    "fl_main/log_handler.py",
     "fl_main/proxies.py",
     "fl_main/threads.py",
     "fl_main/wire.py",

@@ -1,7 +1,10 @@
 """Ordered stops: nothing is lost or done twice, agents see a pause, and the process does end."""
 
+import os
+import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +301,46 @@ def test_updates_come_in_and_the_daemon_ends_though_folds_of_many_runs_last(
     assert folds(tmp_path) == MAX_FOLDS
     daemon.signal(signal.SIGTERM)
     assert "is done again at the next start" in daemon.ended()
+
+
+class UnreadLog:
+    """A log that goes into a pipe, which is read only when a test says so."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def fill(self) -> None:
+        """Let it have no room."""
+        with suppress(BlockingIOError):
+            while True:
+                os.write(self._fd, b"." * 4096)
+
+    def read(self, pattern: str) -> str:
+        """Read until something is there."""
+        found = b""
+
+        def look() -> bool:
+            nonlocal found
+            with suppress(BlockingIOError):
+                found += os.read(self._fd, 1 << 16)
+            return re.search(pattern, found.decode()) is not None
+
+        until(look, f"for {pattern!r}")
+        return found.decode()
+
+
+def test_daemon_whose_log_nobody_reads_makes_its_rounds_and_has_its_last_words(
+    start_process: StartProcess, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = UnreadLog(tmp_path / "daemon.log")
+    daemon = start_process(run_of())
+    url = re.findall(r"listening url=(\S+)", log.read("listening url=.* runs=1\n"))[0]
+    log.fill()
+    for agent in [start_agent(url, number) for number in (1, 2)]:
+        agent.join()
+    daemon.signal(signal.SIGTERM)
+    told = log.read("stopped\n")
+    assert re.findall(r"step started run=r round=(\d) agent=- step=train", told) == ["1", "2", "3"]
+    assert told.endswith("INFO fl_main.aggregator stopped\n")
+    until(lambda: not daemon.is_running, "for its end")
