@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fl_main.errors import WeightsError
-from fl_main.messages import MAX_METRICS, MAX_NAME
 
 if TYPE_CHECKING:
     from fl_main.weights import Array, Role
@@ -170,6 +169,9 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         WeightsError: If a value is not one number, or they are too many or have too long names to be sent.
     """
+    # Loads pydantic, for which whoever lists a database's rounds need not wait.
+    from fl_main.messages import MAX_METRICS, MAX_NAME
+
     if len(values) > MAX_METRICS:
         raise WeightsError(f"{len(values)} metrics; at most {MAX_METRICS} are taken")
     metrics: dict[str, float] = {}
