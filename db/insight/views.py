@@ -65,7 +65,13 @@ _STRATEGY = """CASE json_type(runs.settings, '$.strategy')
     END"""
 
 _RUN = ("runs.name", "name of the run")
-_AGENT = ("agents.name", "name of the agent")
+
+
+def _agent_of(table: str, said: str = "name of the agent") -> tuple[str, str]:
+    """Return what is looked up only where somebody asks for it: SQLite does every join that it counts."""
+    where = f"agents.run_id = {table}.run_id AND agents.agent_id = {table}.agent_id"
+    return f"(SELECT name FROM agents WHERE {where})", said  # noqa: S608
+
 
 _RUNS = View(
     "runs_view",
@@ -87,7 +93,10 @@ _RUNS = View(
         "codec": (_setting("compression.codec"), "in which updates travel"),
         "metric": (_setting("best.metric"), "by which the best model is chosen"),
         "best_value": "runs.best_value",
-        "best_round": "runs.best_round",
+        "best_round": (
+            "(SELECT round_id FROM models WHERE models.model_id = runs.best_model_id)",
+            "of the best model; empty: none was measured yet",
+        ),
         "best_model_id": "runs.best_model_id",
         "model_id": "runs.model_id",
         "run_time_s": "runs.run_time_s",
@@ -139,20 +148,20 @@ def _note(name: str) -> str:
     return f"json_extract(updates.notes, '$.{name}')"
 
 
+def _model(column: str) -> str:
+    return f"(SELECT {column} FROM models WHERE models.model_id = updates.model_id)"  # noqa: S608
+
+
 _UPDATES = View(
     "updates_view",
     "an update: whose, what became of it, what was measured of it",
-    """updates
-    JOIN runs ON runs.run_id = updates.run_id
-    LEFT JOIN agents ON agents.run_id = updates.run_id AND agents.agent_id = updates.agent_id
-    LEFT JOIN tasks ON tasks.task_id = updates.task_id
-    LEFT JOIN models ON models.model_id = updates.model_id""",
+    "updates JOIN runs ON runs.run_id = updates.run_id",
     {
         "update_id": "updates.update_id",
         "run": _RUN,
         "round_id": "updates.round_id",
         "kind": "updates.kind",
-        "agent": _AGENT,
+        "agent": _agent_of("updates"),
         "verdict": "updates.verdict",
         "reason": "updates.reason",
         "counted_in": "updates.counted_in",
@@ -168,15 +177,16 @@ _UPDATES = View(
         "size": "updates.size",
         "seconds": "updates.seconds",
         "took_s": (
-            "nullif(updates.received_s, 0) - tasks.assigned_s",
+            "nullif(updates.received_s, 0) - "
+            "(SELECT assigned_s FROM tasks WHERE tasks.task_id = updates.task_id)",
             "from its task to its verdict, in run time",
         ),
         "received": (_date("updates.received_at"), "when it was stored"),
         "metrics": "updates.metrics",
         "notes": "updates.notes",
         "model_id": "updates.model_id",
-        "is_stored": "models.is_stored",
-        "not_stored_reason": "models.not_stored_reason",
+        "is_stored": (_model("is_stored"), "1: its file is there"),
+        "not_stored_reason": (_model("not_stored_reason"), "why it is not"),
         "task_id": "updates.task_id",
         "agent_id": "updates.agent_id",
         "run_id": "updates.run_id",
@@ -189,7 +199,7 @@ _AGENTS = View(
     "agents JOIN runs ON runs.run_id = agents.run_id",
     {
         "run": _RUN,
-        "agent": _AGENT,
+        "agent": ("agents.name", "name of the agent"),
         "is_present": "agents.is_present",
         "joined": (_date("agents.joined_at"), "when it came for the first time"),
         "gone": (_date("agents.left_at"), "when it left for the last time; empty while it is there"),
@@ -205,15 +215,13 @@ _AGENTS = View(
 _MODELS = View(
     "models_view",
     "a model",
-    """models
-    JOIN runs ON runs.run_id = models.run_id
-    LEFT JOIN agents ON agents.run_id = models.run_id AND agents.agent_id = models.agent_id""",
+    "models JOIN runs ON runs.run_id = models.run_id",
     {
         "model_id": "models.model_id",
         "run": _RUN,
         "round_id": "models.round_id",
         "kind": "models.kind",
-        "agent": ("agents.name", "name of the agent whose it is"),
+        "agent": _agent_of("models", "name of the agent whose it is"),
         "form": "models.form",
         "codec": "models.codec",
         "bytes": ("models.size", "of its arrays"),
@@ -232,15 +240,13 @@ _MODELS = View(
 _METRICS = View(
     "metrics_view",
     "a metric of a model: by one agent, or the mean over agents",
-    """metrics
-    JOIN runs ON runs.run_id = metrics.run_id
-    LEFT JOIN agents ON agents.run_id = metrics.run_id AND agents.agent_id = metrics.agent_id""",
+    "metrics JOIN runs ON runs.run_id = metrics.run_id",
     {
         "run": _RUN,
         "round_id": "metrics.round_id",
         "source": "metrics.source",
         "name": "metrics.name",
-        "agent": ("agents.name", "name of the agent; empty: the mean over agents"),
+        "agent": _agent_of("metrics", "name of the agent; empty: the mean over agents"),
         "value": "metrics.value",
         "num_examples": "metrics.num_examples",
         "agents": "metrics.agents",

@@ -31,7 +31,7 @@ def test_a_changed_view_is_a_new_version_of_the_schema() -> None:
     """Whoever changes one adds a migration `views`, and says its version here."""
     last = max(version for version, step in enumerate(migrations.MIGRATIONS, 2) if step.name == "views")
     text = "\n".join(view.sql for view in VIEWS)
-    assert (last, hashlib.sha256(text.encode()).hexdigest()[:16]) == (9, "e25e8a0956d78b7a")
+    assert (last, hashlib.sha256(text.encode()).hexdigest()[:16]) == (10, "9b89df0a9e517471")
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
@@ -62,6 +62,14 @@ def test_runs(trained: Path) -> None:
     (run,) = rows(trained, "SELECT * FROM runs_view")
     assert (run["run"], run["status"], run["rounds"], run["agents"]) == ("hearts", "running", 2, 2)
     assert (run["deadline_s"], run["created"]) == (1.5, "1970-01-01 00:01:40")
+
+
+def test_the_best_model_is_told_with_its_round_whatever_failed_before(trained: Path) -> None:
+    query = "SELECT best_round, best_model_id FROM runs_view"
+    assert rows(trained, query) == [{"best_round": None, "best_model_id": None}]
+    with tampering(trained) as connection:  # round 1 failed: the model of round 2 is the run's first one
+        connection.execute("UPDATE runs SET best_round = 1, best_model_id = 'g2'")
+    assert rows(trained, query) == [{"best_round": 2, "best_model_id": "g2"}]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +115,13 @@ def test_updates_have_names_and_notes(trained: Path) -> None:
             **{"is_stored": 1, "not_stored_reason": ""},
         },
     ]
+
+
+@pytest.mark.parametrize("view", ["updates_view", "models_view", "metrics_view"])
+def test_whoever_counts_looks_up_no_names(trained: Path, view: str) -> None:
+    plan = rows(trained, f"EXPLAIN QUERY PLAN SELECT run, count(*) FROM {view} GROUP BY run")  # noqa: S608
+    table = view.removesuffix("_view")
+    assert {step["detail"].split()[1] for step in plan if step["detail"][0] == "S"} == {table, "runs"}
 
 
 def test_an_update_of_an_agent_that_never_joined_is_shown(trained: Path) -> None:
