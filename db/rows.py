@@ -82,7 +82,7 @@ class _Field:
 
     name: str
     to_fact: Callable[[Any], Any]
-    from_fact: Callable[[Any], Any]
+    from_row: Callable[[Any], Any]
     is_json: bool = False
 
     def is_canonical(self, value: Any) -> bool:
@@ -120,13 +120,18 @@ _JSON: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 def _field(name: str, hint: Any) -> _Field:
     if hint in _JSON:
-        return _Field(name, *_JSON[hint], is_json=True)
+        to_fact, convert = _JSON[hint]
+        return _Field(name, to_fact, _from_json(convert), is_json=True)
     if hint in _SCALARS:
         return _Field(name, *_SCALARS[hint])
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return _Field(name, str, hint)
     inner = _field(name, next(kind for kind in get_args(hint) if kind is not type(None)))
-    return _Field(name, _or_none(inner.to_fact), _or_none(inner.from_fact))
+    return _Field(name, _or_none(inner.to_fact), _or_none(inner.from_row))
+
+
+def _from_json(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda text: convert({} if text == "{}" else json.loads(text))  # most of them are
 
 
 def _or_none(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -165,12 +170,7 @@ class Form:
 
     def read(self, row: Row) -> Any:
         """Return the record that a row keeps."""
-        return self.record(
-            **{
-                field.name: field.from_fact(json.loads(row[field.name]) if field.is_json else row[field.name])
-                for field in _fields(self.record)
-            }
-        )
+        return self.record(*[field.from_row(row[field.name]) for field in _fields(self.record)])
 
     def is_canonical(self, row: Row) -> bool:
         """Whether a row that can be read is written as we write it: equal values look the same."""

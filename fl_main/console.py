@@ -218,9 +218,9 @@ def _as_text(rows: Sequence[Row], headings: Mapping[str, str]) -> str:
     """Columns two spaces apart; numbers to the right."""
     columns = [[heading, *(_cell(row.get(name)) for row in rows)] for name, heading in headings.items()]
     aligned = [
-        [f"{cell:{side}{width}}" for cell in column]
+        [pad(cell, width) for cell in column]
         for name, column in zip(headings, columns, strict=True)
-        for width, side in [(max(map(len, column)), ">" if _is_numeric(rows, name) else "<")]
+        for width, pad in [(max(map(len, column)), str.rjust if _is_numeric(rows, name) else str.ljust)]
     ]
     return "".join("  ".join(line).rstrip() + "\n" for line in zip(*aligned, strict=True))
 

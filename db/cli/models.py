@@ -158,7 +158,7 @@ _UPDATE_MORE = ["task", "steps", "seconds", "bytes", "saved", "received"]
 
 
 def _update_row(update: Update, names: dict[str, str], output: Output | None) -> dict[str, object]:
-    return {
+    row: dict[str, object] = {
         "round": update.round_id,
         "agent": names.get(update.agent_id, update.agent_id),
         "verdict": str(update.verdict),
@@ -168,6 +168,12 @@ def _update_row(update: Update, names: dict[str, str], output: Output | None) ->
         "staleness": update.staleness,
         "reason": update.reason or None,
         "model": update.model_id,
+        **{name: _note(name, value, output) for name, value in update.notes.items()},
+    }
+    if output not in ("json", "csv"):
+        return row
+    return {
+        **row,
         "task": update.task_id,
         "steps": update.num_steps,
         "seconds": update.seconds,
@@ -175,7 +181,6 @@ def _update_row(update: Update, names: dict[str, str], output: Output | None) ->
         "saved": update.saved_bytes,
         "received": when(update.received_at, output),
         **{f"train_{name}": plain(value) for name, value in update.metrics.items()},
-        **{name: _note(name, value, output) for name, value in update.notes.items()},
     }
 
 
