@@ -208,11 +208,11 @@ class Runs:
         return RunHost(settings, snapshot, self._store, self._ports, self._folds, self._on_record)
 
     def _start(self, host: RunHost) -> None:
+        host.start()  # before anybody finds it: a run whose records were altered may raise anything here
         name = host.run.name
         self._hosts[name] = host
         self._workers[name] = asyncio.create_task(host.work(), name=f"run {name}")
         self._workers[name].add_done_callback(_report)
-        host.start()
 
     async def stop(self) -> None:
         """Store what was decided and end; every run goes on from there at the next start."""
