@@ -318,6 +318,13 @@ class Ledger(Membership):
         """Return the last task of a kind that an agent was given, unless that is long ago."""
         return self.tasks.get(self.members[agent_id].last_tasks.get(kind, ""))
 
+    def answered(self, step: StepRecord) -> int:
+        """Return how many answers count towards what ends the step early: for a quorum none that is late."""
+        ready = self._ready[step.kind]
+        if step.kind is Kind.TRAIN and self.settings.mode == "semi-sync" and self._buffer_given() is None:
+            return sum(self.updates[task_id].round_id == step.round_id for task_id in ready)
+        return len(ready)
+
     def enough(self, step: StepRecord) -> int:
         """Return how many answers end the step early."""
         return step.enough or self.quorum_of(len(step.invited))

@@ -251,7 +251,7 @@ class RoundMachine(Assignments):
         if step is None:
             return
         accepted, least = len(self._ready[step.kind]), self.least()
-        if step.quorum_s is None and accepted >= least and self._answered(step) >= self.enough(step):
+        if step.quorum_s is None and accepted >= least and self.answered(step) >= self.enough(step):
             self.step = step = replace(step, quorum_s=self._at)
             self._out.records.append(step)
             if self.settings.round.grace_s and any(self._asked()):
@@ -266,13 +266,6 @@ class RoundMachine(Assignments):
             self._fail("the agent that was asked for a model is gone; another one is asked")
         else:
             self._note_absence(step, accepted)
-
-    def _answered(self, step: StepRecord) -> int:
-        """Return how many answers count towards what ends the step early: for a quorum none that is late."""
-        ready = self._ready[step.kind]
-        if step.kind is Kind.TRAIN and self.settings.mode == "semi-sync" and self._buffer_given() is None:
-            return sum(self.updates[task_id].round_id == step.round_id for task_id in ready)
-        return len(ready)
 
     def _is_graced(self, step: StepRecord) -> bool:
         """Whether enough answers are there, for long enough."""

@@ -149,11 +149,13 @@ def _return(view: View, who: str, is_asked: bool) -> str:
 
 def _overdue(view: View, member: Member, task: TaskRecord | None) -> Finding:
     """An agent is still at work on what nobody waits for."""
-    if task is not None and task.status is TaskStatus.LATE:
+    is_over = view.ledger.run.status.is_over
+    if task is not None and task.status is TaskStatus.LATE and not is_over:
         what = f"still at work on round {task.round_id}, which is over; its update may count in a later one"
     else:
         what = "still at work on a task that nobody waits for any more"
-    return _agent(view, member, Standing.WORKING, what, "its answer: it is asked again after that", task)
+    rest = NOTHING if is_over else "its answer: it is asked again after that"
+    return _agent(view, member, Standing.WORKING, what, rest, task)
 
 
 def _idle(view: View, member: Member) -> Finding:
@@ -255,6 +257,9 @@ def _task(view: View, task: TaskRecord) -> tuple[Standing, str, str]:
     if task.status is TaskStatus.OPEN:
         return _open_task(view, task, name)
     if task.status is TaskStatus.LATE:
+        run = view.ledger.run
+        if run.status.is_over:
+            return Standing.DONE, f"late: its round is over, and the run is {run.status}", NOTHING
         rest = "its answer; nobody waits for it"
         return Standing.WORKING, "late: its round is over; an update may count in a later one", rest
     what = f"{_ENDED[task.status]}{f': {task.reason}' if task.reason else ''}"

@@ -251,7 +251,9 @@ def _collecting(view: View, step: StepRecord) -> Finding:
     accepted, least = len(ledger.accepted()), ledger.least()
     text = f"{step.kind}: {accepted} of {len(step.invited)} answered"
     if ledger.settings.mode == "semi-sync" and step.kind is Kind.TRAIN:  # late ones count, too
-        text = f"{step.kind}: {accepted} of {plural(ledger.enough(step), 'update')} are there"
+        answered = ledger.answered(step)
+        text = f"{step.kind}: {answered} of {plural(ledger.enough(step), 'update')} are there"
+        text += f", and {accepted - answered} of earlier rounds" if accepted > answered else ""
     if here:
         text += f"; waiting for {view.agents(here)}"
     if gone:
@@ -316,8 +318,9 @@ def _help_to_have_enough(view: View, step: StepRecord) -> str:
 def _of_step(view: View, step: StepRecord) -> Iterator[str]:
     """Yield what is there, and how it stands with each agent that was asked."""
     ledger = view.ledger
-    needed, early = ledger.least(), ledger.enough(step)
-    yield f"{plural(len(ledger.accepted()), 'update')} stored; {needed} needed, {early} end it early"
+    stored, needed, early = len(ledger.accepted()), ledger.least(), ledger.enough(step)
+    own = " of this round" if stored > ledger.answered(step) else ""
+    yield f"{plural(stored, 'update')} stored; {needed} needed, {early}{own} end it early"
     if step.usual_s is not None:
         usually, deadline = seconds(step.usual_s), seconds(step.deadline_s)
         yield f"its agents usually take {usually}: so its deadline is {deadline}"

@@ -349,6 +349,22 @@ def test_an_agent_with_work_of_a_past_round_says_so() -> None:
     old = story_of("abc", round={"quorum": 0.6})
     old.answer("a", "b")
     assert agent_of(old, "c").what == "still at work on a task that nobody waits for any more"
+    late.steer("stop")  # no later round begins, unless the run is resumed
+    found = agent_of(late, "c")
+    assert (found.what, found.remedy) == (agent_of(old, "c").what, "nothing to do")
+    assert task_of(late, "c").what == "late: its round is over, and the run is stopped"
+
+
+def test_a_round_does_not_count_late_updates_to_its_quorum() -> None:
+    story = story_of("abc", mode="semi-sync", round={"quorum": 0.6})
+    late = story.assigned["c"]
+    story.do_round("a", "b")
+    story.send(story.offer("c", task=late))
+    found = run_of(story)
+    assert found.what.startswith("train: 0 of 2 updates are there, and 1 of earlier rounds; waiting for A, B")
+    assert "1 update stored; 2 needed, 2 of this round end it early" in found.evidence
+    story.answer("a")
+    assert run_of(story).what.startswith("train: 1 of 2 updates are there, and 1 of earlier rounds; waiting")
 
 
 def test_an_agent_that_is_away_says_why_and_until_when_it_is_waited_for() -> None:
