@@ -261,6 +261,9 @@ class AgentSession:
         limits = self._shared.limits
         liveness = Liveness(limits.ping_interval_s, limits.ping_timeout_s, limits.min_bytes_per_s)
         while True:
+            if self.closing is not None and self._outgoing.qsize() > MAX_QUEUED:  # nor does it read why
+                await self._link.close(*self.closing)
+                return
             moved = self._link.bytes_received + self._bytes_sent
             is_due = any(upload.is_due for upload, _ in self._uploads.values())
             state = liveness.look(

@@ -10,6 +10,7 @@ import pytest
 from fl_main.aggregator.door import TAKEN_OVER
 from fl_main.aggregator.listener import WebSocketListener
 from fl_main.aggregator.server import Daemon
+from fl_main.aggregator.sessions import MAX_QUEUED
 from fl_main.aggregator.uploads import EARLY_PART
 from fl_main.db import ModelStore
 from fl_main.events import Offered
@@ -117,6 +118,23 @@ def test_agent_joins_and_leaves(play: Callable[..., None]) -> None:
         assert house.daemon.door.sessions == {}
 
     play(story)
+
+
+def test_agent_that_reads_nothing_is_given_up_whatever_it_says(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        async def send(*frames: bytes) -> None:
+            await asyncio.Event().wait()
+
+        talker = await house.join(token="join")
+        await until(house.is_here)
+        await asyncio.sleep(0.01)  # what was said at first is sent
+        talker.link.other.send = send  # type: ignore[method-assign]
+        for _ in range(MAX_QUEUED + 2):
+            await talker.say(Ping())
+        assert await closed(talker.link) == (1008, "it does not read what it is sent")
+        await until(lambda: not house.is_here())
+
+    play(story, ping_interval_s=0.2, ping_timeout_s=10.0)
 
 
 def test_agent_that_cannot_compute_the_digests_of_the_database_is_refused(play: Callable[..., None]) -> None:
