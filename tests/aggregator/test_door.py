@@ -122,7 +122,7 @@ def test_agent_joins_and_leaves(play: Callable[..., None]) -> None:
 
 def test_agent_that_reads_nothing_is_given_up_whatever_it_says(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
-        async def send(*frames: bytes) -> None:
+        async def send(*frames: bytes | str) -> None:
             await asyncio.Event().wait()
 
         talker = await house.join(token="join")
