@@ -225,7 +225,7 @@ def test_names_of_others_cannot_forge_lines(start_process: StartProcess) -> None
         said = why_of(daemon.url, daemon.models)
         target = ("--url", daemon.url, "--database", daemon.models)
         refused = fl("run", "quarantine", "r", "nobody", *target, cwd=daemon.folder).stderr
-    assert refused.endswith("error: run r: all is well\\x1b[2J)\n")
+    assert refused.endswith("(agents: x\\nrun r: all is well\\x1b[2J)\n")
     assert "agent x\\nrun r: all is well\\x1b[2J of r: " in said
     assert "\x1b" not in said
 
