@@ -27,7 +27,7 @@ from fl_main.ports import Disk, Link, Ports
 from fl_main.printable import dotted
 from fl_main.strategies.fold import as_channel
 from fl_main.threads import Threads
-from fl_main.training import Evaluation, Kind, TrainResult, as_metrics
+from fl_main.training import Kind, TrainResult, as_evaluation, as_metrics
 from fl_main.weights import Array, Layout, Role, as_arrays
 
 from .client import Client
@@ -352,8 +352,9 @@ class Connection:
             lambda: self.folder.residual(run_id, assign.uncounted),
         )
 
-    def entry_of_evaluation(self, assign: Assign, measured: Evaluation, seconds: float) -> OutboxEntry:
+    def entry_of_evaluation(self, assign: Assign, answer: object, seconds: float) -> OutboxEntry:
         """Write the answer to an evaluate task to the outbox and return it."""
+        measured = as_evaluation(answer)
         metrics = as_metrics(measured.metrics)
         return self.folder.put(assign.task_id, int(measured.num_examples), None, metrics, {}, None, seconds)
 

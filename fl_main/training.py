@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from fl_main.errors import WeightsError
+from fl_main.errors import LocalProtocolError, WeightsError
 
 if TYPE_CHECKING:
     from fl_main.weights import Array, Role
@@ -163,15 +163,30 @@ def evaluation_of(evaluate: Callable[..., T], *args: Any, state: "Callable[[], M
     return evaluate(*args, state=state()) if takes_state else evaluate(*args)
 
 
+def as_evaluation(answer: object) -> Evaluation:
+    """Return what a site's `evaluate` gave.
+
+    Raises:
+        LocalProtocolError: If it is no `Evaluation`.
+    """
+    if not isinstance(answer, Evaluation):
+        wanted = "an Evaluation(metrics, num_examples)"
+        raise LocalProtocolError(f"evaluate must return {wanted}, not {type(answer).__name__}")
+    return answer
+
+
 def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics as plain floats: Python, numpy and torch scalars are taken.
 
     Raises:
-        WeightsError: If a value is not one number, or they are too many or have too long names to be sent.
+        WeightsError: If they have no names, a value is not one number, or they are too many or have too
+            long names to be sent.
     """
     # Loads pydantic, for which whoever lists a database's rounds need not wait.
     from fl_main.messages import MAX_METRICS, MAX_NAME
 
+    if not isinstance(values, Mapping):
+        raise WeightsError(f"metrics are numbers by name, {{'loss': …}}, not {type(values).__name__}")
     if len(values) > MAX_METRICS:
         raise WeightsError(f"{len(values)} metrics; at most {MAX_METRICS} are taken")
     metrics: dict[str, float] = {}

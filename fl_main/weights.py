@@ -400,8 +400,10 @@ def as_arrays(weights: Mapping[str, object]) -> dict[str, Array]:
     """Return weights as numpy arrays, without a copy where they already are.
 
     Raises:
-        WeightsError: If a name is no text or a value is no array of numbers.
+        WeightsError: If they have no names, a name is no text or a value is no array of numbers.
     """
+    if not isinstance(weights, Mapping):  # such as the lists of arrays of other frameworks
+        raise WeightsError(f"weights are arrays by name, {{'w': …}}, not {type(weights).__name__}")
     arrays: dict[str, Array] = {}
     for name, value in weights.items():
         if not isinstance(name, str):

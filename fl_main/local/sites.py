@@ -17,7 +17,7 @@ from fl_main.personal import PrivateArrays
 from fl_main.rounds import RoundMachine
 from fl_main.store import StoredPayload, TaskRecord, UpdateRecord, Verdict
 from fl_main.strategies.fold import as_channel
-from fl_main.training import Asked, Evaluation, Kind, TrainResult, as_metrics, evaluation_of
+from fl_main.training import Asked, Evaluation, Kind, TrainResult, as_evaluation, as_metrics, evaluation_of
 from fl_main.weights import Array
 
 logger = logging.getLogger("fl_main.local")
@@ -109,12 +109,13 @@ class Sites:
 
     def _evaluated(self, evaluate: Callable[..., Evaluation], task: TaskRecord) -> Offered:
         kept = self._states.current(task.agent_id)
-        measured = evaluation_of(
+        answer = evaluation_of(
             evaluate,
             self._fetched(task),
             self._data[task.agent_id],
             state=lambda: self._private.others(kept),
         )
+        measured = as_evaluation(answer)
         metrics = as_metrics(measured.metrics)
         return Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics)
 

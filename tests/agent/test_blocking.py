@@ -379,6 +379,20 @@ def test_handler_that_raises_is_reported_and_propagates(start_daemon: StartDaemo
     assert "Smith" not in reason
 
 
+def test_evaluate_must_give_an_evaluation(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon(run_of(round={"min_agents": 1, "min_updates": 1}, evaluate={"every": 1}))
+    agent = Agent(
+        daemon.url,
+        "r",
+        "a",
+        initial_weights=initial,
+        evaluate=lambda weights: {"loss": 1.0},
+        state_folder=tmp_path / "a",
+    )
+    with agent, pytest.raises(LocalProtocolError, match=r"must return an Evaluation.*, not dict"):
+        agent.run(site(1))
+
+
 @pytest.mark.parametrize("keep_going", [False, True], ids=["ends", "goes_on"])
 def test_evaluation_of_no_example_is_rejected(
     keep_going: bool, start_daemon: StartDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture

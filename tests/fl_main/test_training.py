@@ -43,6 +43,11 @@ def test_metrics_that_no_message_can_carry_are_refused(given: dict[str, float], 
         as_metrics(given)
 
 
+def test_metrics_without_names_are_refused() -> None:
+    with pytest.raises(WeightsError, match=r"numbers by name, .*, not list"):
+        as_metrics([0.5])  # type: ignore[arg-type]
+
+
 def test_metrics_are_finite_or_not() -> None:
     assert is_finite({"loss": 0.5})
     assert not is_finite({"loss": 0.5, "error": math.nan})

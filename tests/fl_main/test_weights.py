@@ -186,6 +186,12 @@ def test_ragged_lists_are_no_arrays(value: object) -> None:
         as_arrays({"w": value})
 
 
+@pytest.mark.parametrize("value", [[np.zeros(2)], None])
+def test_weights_without_names_are_refused(value: object) -> None:
+    with pytest.raises(WeightsError, match=f"arrays by name, .*, not {type(value).__name__}"):
+        as_arrays(value)  # type: ignore[arg-type]
+
+
 def test_names_must_be_text() -> None:
     with pytest.raises(WeightsError, match="text"):
         as_arrays({1: 2.0})  # type: ignore[dict-item]

@@ -8,7 +8,7 @@ import pytest
 
 from fl_main import Evaluation, TrainResult, run_local
 from fl_main.compression import DOWNLOADS
-from fl_main.errors import RunFailedError, SettingsError, WeightsError
+from fl_main.errors import LocalProtocolError, RunFailedError, SettingsError, WeightsError
 from fl_main.local import LocalRound, LocalRun, LocalTask
 from fl_main.local.driver import Driver
 from fl_main.local.sites import Program
@@ -232,6 +232,11 @@ def test_an_update_that_cannot_count_ends_the_run_and_names_the_site(result: Any
 
     with pytest.raises(RunFailedError, match=words):
         run_local(train, {"a": 0, "b": 0, "c": 0}, {"w": np.zeros(1)})
+
+
+def test_evaluate_must_give_an_evaluation() -> None:
+    with pytest.raises(LocalProtocolError, match=r"must return an Evaluation.*, not float"):
+        run_local(good, {"a": 0}, {"w": np.zeros(1)}, evaluate=lambda weights, data: 0.5)  # type: ignore[arg-type, return-value]
 
 
 def test_what_is_no_array_is_a_weights_error() -> None:
