@@ -30,13 +30,19 @@ def krum_scores(squares: Numbers, f: int) -> Numbers:
     return scores
 
 
-def ranked(squares: Numbers, scores: Numbers) -> list[int]:
+def totals_of(squares: Numbers) -> Numbers:
+    """Return the sum of each point's squared distances, the smallest first: whatever order they are in."""
+    totals: Numbers = np.sort(squares, axis=1).sum(axis=1)
+    return totals
+
+
+def ranked(scores: Numbers, totals: Numbers) -> list[int]:
     """Return the points by their scores, the least first.
 
     The nearest two of three have one score: the one that is nearer to all comes first, so that the
     order of the updates does not matter; only of equal ones the first does.
     """
-    order: list[int] = np.lexsort((np.sort(squares, axis=1).sum(axis=1), scores)).tolist()
+    order: list[int] = np.lexsort((totals, scores)).tolist()
     return order
 
 
@@ -66,6 +72,10 @@ class Selection(Strategy):
     def selected(self) -> list[int]:
         """Return which updates are kept, by their places."""
         raise NotImplementedError  # each rule says which
+
+    def _ranked(self) -> list[int]:
+        squares = self._seen.squares
+        return ranked(krum_scores(squares, self._f), totals_of(squares))
 
     def weight(self, update: Contribution) -> float:
         """Return what an update counts for that is kept."""
@@ -118,8 +128,7 @@ class Krum(Selection):
         self.why_least = f"f = {self._f} faulty ones are borne by n ≥ 2f + 3"
 
     def selected(self) -> list[int]:  # noqa: D102 - see Selection
-        squares = self._seen.squares
-        return ranked(squares, krum_scores(squares, self._f))[:1]
+        return self._ranked()[:1]
 
     def leaves(self, updates: int) -> int:  # noqa: D102 - see Strategy
         return 1
@@ -157,8 +166,7 @@ class MultiKrum(Selection):
             self.why_least = f"m = {self._m} are kept of n - f"
 
     def selected(self) -> list[int]:  # noqa: D102 - see Selection
-        squares = self._seen.squares
-        return ranked(squares, krum_scores(squares, self._f))[: self.leaves(len(squares))]
+        return self._ranked()[: self.leaves(len(self._facts))]
 
     def leaves(self, updates: int) -> int:  # noqa: D102 - see Strategy
         return self._m or updates - self._f

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies import Bulyan, make_strategy
-from fl_main.strategies.bulyan import mean_near_median
+from fl_main.strategies.bulyan import mean_near_median, repeated_krum
+from fl_main.strategies.krum import krum_scores, ranked, totals_of
 from fl_main.weights import Role
 from tests.fl_main.strategies.arrays import folded
 
@@ -35,6 +36,18 @@ def test_of_an_even_number_of_picks_the_median_is_between_two() -> None:
     models = [{"w": np.array([place])} for place in (0.0, 1.0, 5.0, 6.0)]
     # f = 0: all four are picked, the 4 nearest to 3 are all
     assert folded(Bulyan(f=0), models).arrays["w"].item() == pytest.approx(3.0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 3), st.booleans())
+def test_the_picks_are_those_of_krum_on_what_is_left(seed: int, count: int, f: int, on_grid: bool) -> None:
+    noise = np.random.default_rng(seed)
+    places = noise.integers(0, 4, (count, 2)) if on_grid else noise.normal(size=(count, 2))  # many are equal
+    squares = ((places[:, None] - places[None]) ** 2.0).sum(-1)
+    left, expected = list(range(count)), []
+    while len(left) > 2 * f:
+        among = squares[np.ix_(left, left)]
+        expected.append(left.pop(ranked(krum_scores(among, f), totals_of(among))[0]))
+    assert repeated_krum(squares, f) == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(0, 4))

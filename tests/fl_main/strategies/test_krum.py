@@ -7,7 +7,7 @@ import pytest
 
 from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies import Krum, MultiKrum, make_strategy
-from fl_main.strategies.krum import krum_scores, ranked
+from fl_main.strategies.krum import krum_scores, ranked, totals_of
 from fl_main.weights import Array, Role
 from tests.fl_main.strategies.arrays import folded
 
@@ -29,8 +29,12 @@ def test_scores_are_sums_over_the_nearest_others() -> None:
 
 def test_of_equal_scores_the_one_nearer_to_all_is_first() -> None:
     squares = np.subtract.outer([0.0, 1.0, 3.0], [0.0, 1.0, 3.0]) ** 2
-    assert ranked(squares, krum_scores(squares, 0)) == [1, 0, 2]  # 0 and 1 have each other: both score 1
-    assert ranked(np.zeros((3, 3)), np.zeros(3)) == [0, 1, 2]
+    assert ranked(krum_scores(squares, 0), totals_of(squares)) == [
+        1,
+        0,
+        2,
+    ]  # 0 and 1 have each other: both score 1
+    assert ranked(np.zeros(3), np.zeros(3)) == [0, 1, 2]
 
 
 def test_krum_takes_one_model_as_it_is() -> None:
