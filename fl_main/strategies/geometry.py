@@ -20,8 +20,9 @@ from fl_main.strategies.base import Values
 Numbers = NDArray[np.float64]
 
 COLUMNS = 8192  # values of each point that are computed with at a time: 3 MiB of fifty
+NARROW = 2048  # of them that are copied: a second buffer of that size would cost more than what is computed
 FARTHEST = 1e140  # what is farther off in a value counts as so far: no square of it overflows
-CANCELLED = 1e-6  # a squared distance so small beside the points' own squares is taken again, exactly
+CANCELLED = 1e-6  # a squared distance so small beside the points' own squares is taken again
 
 
 class Geometry:
@@ -55,10 +56,9 @@ class Geometry:
             if origin is not None:
                 part -= origin[columns]
             self.beyond |= _bounded(part)
-            products = part @ part.T
-            products = np.triu(products) + np.triu(products, 1).T  # whatever order a library sums in
+            products = _products(part)
             self.products += products
-            self.squares += _squared_distances(part, products)
+            self.squares += _squared_distances(part, np.arange(len(part)), products)
 
     def distances(self, weights: Sequence[float] | Numbers) -> Numbers:
         """Return how far each point is from the sum of all times `weights`, at least 0, which add up to 1.
@@ -135,8 +135,8 @@ def as_notes(**columns: Sequence[float] | Numbers) -> list[dict[str, float]]:
     ]
 
 
-def cancelled_pairs(found: Numbers, sums: Numbers) -> NDArray[np.intp]:
-    """Return the pairs whose squared distance is lost in that of their squares, shape (pairs, 2).
+def cancelled(found: Numbers, sums: Numbers) -> NDArray[np.bool_]:
+    """Return which pairs' squared distance is lost in that of their squares, each once, shape (n, n).
 
     Not those of points that are 0 both: stretches that no agent changed are many, and exact.
 
@@ -144,28 +144,44 @@ def cancelled_pairs(found: Numbers, sums: Numbers) -> NDArray[np.intp]:
         found: Squared distances, shape (n, n).
         sums: Of each pair's squares, shape (n, n).
     """
-    return np.argwhere(np.triu((found <= CANCELLED * sums) & (sums > 0), 1))
+    return np.triu((found <= CANCELLED * sums) & (sums > 0), 1)
 
 
-def _squared_distances(points: Numbers, products: Numbers) -> Numbers:
-    """Return |a|² + |b|² - 2ab of each pair; where that cancels, |a - b|² itself.
+def _products(points: Numbers) -> Numbers:
+    """Return the scalar products of each pair, the same both ways, whatever order a library sums in."""
+    products = points @ points.T
+    found: Numbers = np.triu(products) + np.triu(products, 1).T
+    return found
 
-    Points that are equal are as far as the first of them from each other point: of many equal ones, which
-    all cancel, each is looked at once.
+
+def _squared_distances(points: Numbers, members: NDArray[np.intp], products: Numbers) -> Numbers:
+    """Return |a|² + |b|² - 2ab of each pair of members; where that cancels, relative to one of them.
+
+    So equal points are exactly 0 apart: the one that they are relative to is 0, and so are they.
     """
     squares = np.diagonal(products)
     sums = squares[:, None] + squares[None, :]
-    found = sums - 2 * products
+    found: Numbers = sums - 2 * products
     np.fill_diagonal(found, 0.0)
-    firsts = list(range(len(points)))  # of the points equal to each
-    for i, j in cancelled_pairs(found, sums).tolist():
-        if firsts[i] == i and firsts[j] == j:
-            difference = points[i] - points[j]
-            found[i, j] = found[j, i] = difference @ difference
-            if not difference.any():
-                firsts[j] = i
-    found_of_firsts: Numbers = found[np.ix_(firsts, firsts)]
-    return found_of_firsts
+    lost = cancelled(found, sums)
+    while lost.any():
+        first = int(lost.any(axis=1).argmax())
+        crowd = np.append(first, np.flatnonzero(lost[first]))
+        among = members[crowd]
+        found[np.ix_(crowd, crowd)] = _squared_distances(points, among, _products_beside(points, among))
+        lost[np.ix_(crowd, crowd)] = False
+    return found
+
+
+def _products_beside(points: Numbers, members: NDArray[np.intp]) -> Numbers:
+    """Return the scalar products of members relative to the first of them."""
+    found: Numbers = np.zeros((len(members), len(members)))
+    for start in range(0, points.shape[1], NARROW):
+        columns = slice(start, start + NARROW)
+        part = points[members, columns]
+        part -= points[members[0], columns]
+        found += _products(part)
+    return found
 
 
 def _bounded(part: Numbers) -> NDArray[np.bool_]:
