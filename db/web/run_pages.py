@@ -19,6 +19,7 @@ from .rendering import Number, address, page_of, settings_of
 from .source import Database
 
 ROUNDS = 20  # on one page
+TASKS = 20_000  # of them, on a timeline: a second
 LANES = 40  # agents in one timeline
 MARKS = 200  # updates in one table, the last ones
 AGENTS = 100  # in one table
@@ -138,7 +139,7 @@ def rounds(
     if not shown:
         return _run_page(request, found, "Rounds", rows=[])
     first, last = shown[0].round_id, shown[-1].round_id
-    timeline = found.timeline(first, last)
+    timeline = found.timeline(first, last, TASKS)
     chosen = timeline.agents[lanes : lanes + LANES]
     wrong = [mark for mark in timeline.updates if _became(mark)[0] in ("late", "bad")]
     newest = every[-1].round_id
@@ -150,8 +151,7 @@ def rounds(
         any_reason=any(entry.reason for entry in shown),
         metrics=_metrics(shown, settings_of(found.facts)),
         lanes=drawing.lanes(chosen, _stretches(timeline), _slots(timeline)),
-        words=f"Rounds {first} to {last}: {showing.count(len(timeline.updates), 'task')} "
-        f"of {showing.count(len(timeline.agents), 'agent')}, over run time",
+        words=_words(timeline),
         more_agents=f"Agents {lanes + 1} to {lanes + len(chosen)} of {len(timeline.agents)}."
         if len(chosen) < len(timeline.agents)
         else "",
@@ -233,6 +233,14 @@ def _told_mark(mark: Mark) -> dict[str, Any]:
         "reason": mark.reason,
         "became": _became(mark)[1],
     }
+
+
+def _words(timeline: Timeline) -> str:
+    first, last = timeline.rounds[0].round_id, timeline.rounds[-1].round_id
+    tasks = showing.count(len(timeline.updates), "task")
+    cut = f"; {showing.count(timeline.left_out, 'task')} more are left out" if timeline.left_out else ""
+    agents = showing.count(len(timeline.agents), "agent")
+    return f"Rounds {first} to {last}: {tasks} of {agents}, over run time{cut}"
 
 
 # --- agents --------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from fl_main.db import ModelStore
-from fl_main.db.web import bounds
+from fl_main.db.web import bounds, run_pages
 from fl_main.db.web.app import create_app
 from tests.db.building import tampering
 from tests.db.web.serving import Page, serving
 from tests.db.web.story import Story
 
+ROUNDS = "/runs/breast-cancer/rounds"
 VIEWS = ("", "/rounds", "/agents", "/models", "/lineage", "/events", "/settings")
 
 
@@ -53,6 +54,24 @@ def test_run_answers_first_how_it_goes_who_is_odd_and_which_model_to_take(told: 
         "charite was refused once in the last 10 rounds (num_examples is 0; it must be at least 1)." in said
     )
     assert "Which model to take? breast-cancer:best" in said
+
+
+def test_a_timeline_of_many_tasks_says_what_is_left_out(told: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.search(r"Rounds 1 to 6: \d+ tasks of 6 agents, over run time ", text_of(told, ROUNDS))
+    monkeypatch.setattr(run_pages, "TASKS", 1)
+    said = text_of(told, ROUNDS)
+    assert re.search(r"Rounds 6 to 6: 1 task of 1 agent, over run time; \d+ tasks more are left out ", said)
+
+
+def test_dark_colours_are_the_same_by_choice_and_by_the_system() -> None:
+    css = (Path(run_pages.__file__).parent / "static" / "page.css").read_text()
+    tokens = {
+        selector: dict(re.findall(r"([a-z-]+): ([^;]+);", body))
+        for selector, body in re.findall(r"^ *(:root[^{]*) \{([^}]*)\}", css, re.MULTILINE)
+    }
+    light, by_system, by_choice = tokens.values()
+    assert by_system == by_choice
+    assert light.keys() - by_system.keys() == {"--mono", "--sans"}
 
 
 @pytest.mark.parametrize("view", VIEWS)
