@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SERVER_SIDE = {"fl_main.aggregator", "fl_main.db", "fl_main.rounds", "sqlalchemy", "sqlite3"}
 FRAMEWORKS = {"ml_dtypes", "scipy", "sklearn", "torch"}
+SLOW_FOR_A_LISTING = {"numpy", "pydantic", "sqlalchemy"}  # each takes longer to load than runs to be listed
 COMMAND_LINE = {"click", "pydantic_settings", "rich", "yaml"}
 
 
@@ -30,6 +31,7 @@ def modules_after(statement: str) -> set[str]:
         ("import fl_main", FRAMEWORKS | SERVER_SIDE | COMMAND_LINE | {"fl_main.agent", "websockets"}),
         ("import fl_main.agent", FRAMEWORKS | SERVER_SIDE | COMMAND_LINE),
         ("from fl_main.agent import Agent, AsyncAgent", FRAMEWORKS | SERVER_SIDE | COMMAND_LINE),
+        ("from fl_main.db import Model, ModelDB, Run", FRAMEWORKS | SLOW_FOR_A_LISTING),
         ("import fl_main.db", FRAMEWORKS | {"fl_main.agent", "fl_main.aggregator"}),
         ("import fl_main.aggregator", FRAMEWORKS | {"fl_main.agent"}),
         ("import fl_main.cli", FRAMEWORKS | {"fl_main.agent", "fl_main.aggregator", "fl_main.db"}),
