@@ -198,19 +198,28 @@ def is_loopback(host: str) -> bool:
 
 
 def check_files(settings: AggregatorSettings | AgentSettings) -> None:
-    """See to it that the files for TLS are there and are what they should be.
+    """See to it that the files for TLS and those of tokens are there and are what they should be.
 
     Raises:
         SettingsError: With one line for each that is not.
     """
     if isinstance(settings, AgentSettings):
         wanted = [("ca_file", settings.ca_file, "CERTIFICATE")]
+        secrets = [("token", settings.token)]
     else:
         wanted = [
             *_of_tls("tls", settings.tls),
             *_of_tls("web.tls", settings.web.tls if settings.web else None),
         ]
-    mistakes = [_pem_mistake(name, path, label) for name, path, label in wanted if path is not None]
+        secrets = [
+            ("join_token", settings.join_token),
+            ("operator_token", settings.operator_token),
+            ("web.token", settings.web.token if settings.web else None),
+        ]
+    mistakes = [
+        *(_pem_mistake(name, path, label) for name, path, label in wanted if path is not None),
+        *(_secret_mistake(name, secret) for name, secret in secrets if secret is not None),
+    ]
     if any(mistakes):
         raise SettingsError("\n".join(filter(None, mistakes)))
 
@@ -233,6 +242,16 @@ def _pem_mistake(name: str, path: Path, label: str) -> str:
         return f"{name}: {path}: is encrypted: give a key without a password"
     if f"{label}-----" not in text:
         return f"{name}: {path}: holds no PEM block '{label}'"
+    return ""
+
+
+def _secret_mistake(name: str, secret: SecretSettings) -> str:
+    """Say what is wrong with a token's file; a variable may be set only where the program will run."""
+    try:
+        if secret.file is not None:
+            read_secret(secret, name)
+    except SettingsError as exc:
+        return str(exc)
     return ""
 
 

@@ -12,6 +12,7 @@ from fl_main.settings import (
     RunSettings,
     SecretSettings,
     TlsSettings,
+    WebSettings,
 )
 from fl_main.settings.files import (
     check_binding,
@@ -514,6 +515,24 @@ def test_key_with_a_password_is_refused() -> None:
     tls = TlsSettings(certificate=written(CERTIFICATE, "c.pem"), key=encrypted)
     with pytest.raises(SettingsError, match=r"^tls\.key: k\.pem: is encrypted"):
         check_files(AggregatorSettings(tls=tls))
+
+
+def test_files_of_tokens_that_are_not() -> None:
+    written("\n", "empty.token")
+    settings = AggregatorSettings(
+        join_token=SecretSettings(file=Path("nix.token")),
+        operator_token=SecretSettings(file=Path("empty.token")),
+        web=WebSettings(token=SecretSettings(env="SET_ELSEWHERE")),
+    )
+    with pytest.raises(SettingsError) as caught:
+        check_files(settings)
+    assert str(caught.value).splitlines() == [
+        "join_token: file nix.token: no such file",
+        "operator_token: file empty.token is empty",
+    ]
+    with pytest.raises(SettingsError, match=r"^token: file empty\.token is empty$"):
+        check_files(AgentSettings(run="a", token=SecretSettings(file=Path("empty.token"))))
+    check_files(AgentSettings(run="a", token=SecretSettings(file=written("sesame", "good.token"))))
 
 
 def test_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
