@@ -15,6 +15,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
+from fl_main.acceptor import Acceptor
 from fl_main.errors import SettingsError
 from fl_main.gate import Gate
 from fl_main.links import CLOSE_S
@@ -23,7 +24,7 @@ from fl_main.ports import GuestLink
 from fl_main.settings import AggregatorSettings
 from fl_main.tally import Tally, is_told, network_of
 
-from .acceptor import Acceptor, room_for
+from .descriptors import room_for
 from .door import SOFTWARE
 from .downloads import SEND_BYTES
 from .guest import Guest, ServedLink
@@ -92,7 +93,7 @@ class WebSocketListener:
 
     async def _listen(self) -> Acceptor:
         listen = self._settings.listen
-        acceptor = Acceptor(self._connect, self._gate.make_room)
+        acceptor = Acceptor(self._connect, self._gate.make_room, logger)
         try:
             await acceptor.bind(listen.host, listen.port)
         except OSError as error:

@@ -68,6 +68,7 @@ OF_SHELLS = {
 # ... but for the root of the `fl` command, which is a shell that lies in the core's folder.
 SHELLS_IN_CORE = {
     "fl_main/__main__.py",
+    "fl_main/acceptor.py",
     "fl_main/cli.py",
     "fl_main/links.py",
     "fl_main/log_handler.py",

@@ -12,22 +12,25 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from fl_main.acceptor import Acceptor
 from fl_main.errors import SettingsError
 from fl_main.gate import Gate
 from fl_main.settings import TlsSettings, WebSettings
 from fl_main.settings.files import is_loopback, read_secret
+from fl_main.tally import network_of
 
 from .access import Access
 from .app import create_app
 from .visitor import Visitor
+
+logger = logging.getLogger("fl_main.db.web")
 
 MAX_CONNECTIONS = 300  # more are told to come again
 MAX_SILENT = 100  # that ask for nothing: when another one comes, the oldest goes
@@ -55,12 +58,11 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, tls: TlsSettings | None, told: Callable[[], object]) -> None:
-        gate = Gate(MAX_SILENT, MAX_CONNECTIONS + MAX_SILENT, 0)  # whoever asks uvicorn tells to come again
         config = uvicorn.Config(
             app,
             ssl_certfile=None if tls is None else tls.certificate,
             ssl_keyfile=None if tls is None else str(tls.key),
-            http=partial(Visitor, gate),  # type: ignore[arg-type] # makes one, as a class does
+            http="h11",  # the same bounds on what strangers send, whatever else is installed
             log_config=None,
             access_log=False,
             server_header=False,
@@ -76,19 +78,29 @@ class Server(uvicorn.Server):
         self.silence_s = SILENCE_S
         self.app = app
         self._told = told
+        # Whoever asks where there is no room is told so by uvicorn: not the gate's business.
+        self._gate = Gate(MAX_SILENT, MAX_CONNECTIONS + MAX_SILENT, 0)
         self._silent: dict[Visitor, float] = {}  # and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
-        await super().startup(sockets)
+        await super().startup([])  # but for listening: the gate knows each connection from the first packet
+        acceptor = Acceptor(self._connect, self._gate.make_room, logger)
+        acceptor.listen(sockets or [])
+        self.servers = [acceptor]  # type: ignore[list-item] # it has what is asked of them
         self._told()
+
+    def _connect(self, accepted: socket.socket, address: Any) -> None:
+        network = network_of(f"{address[0]}:{address[1]}")
+        facts = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        Visitor(self._gate, network, config=self.config, **facts).open(accepted)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop in order; answers that take too long are left as they are."""
         self.app.state.changes.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(END_S):
-                await super().shutdown(sockets)
+                await super().shutdown()  # the sockets are the acceptor's
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is due ten times a second: here once a second."""

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fl_main.db.web.serving import Server, bind
+from fl_main.settings import TlsSettings
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Page:
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[Page]:
+def serving(app: FastAPI, port: int = 0, tls: TlsSettings | None = None) -> Iterator[Page]:
     """Serve an application by a thread of its own, until the block ends."""
     listening = bind("127.0.0.1", port)
     up = threading.Event()
-    server = Server(app, None, up.set)
+    server = Server(app, tls, up.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()
     try:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from fl_main.cli import fl
 from fl_main.db import ModelStore
 from fl_main.db.web import serving as page_server
 from fl_main.db.web.app import create_app
+from fl_main.settings import TlsSettings
 from tests.db import building
 from tests.db.web.serving import serving
 
@@ -184,6 +187,29 @@ def test_however_many_never_ask_whoever_asks_is_answered(folder: Path, store: Mo
         while (piece := listening.recv(1000)) and b"heads" not in piece:
             pass
         assert piece
+
+
+@pytest.mark.usefixtures("few_places")
+def test_however_many_begin_no_tls_whoever_does_is_answered(
+    folder: Path, store: ModelStore, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "c.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    tls = TlsSettings(certificate=tmp_path / "c.pem", key=tmp_path / "k.pem")
+    with serving(create_app(folder), tls=tls) as page, ExitStack() as opened:
+        quiet = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", page.port), timeout=20))
+            for _ in range(30)
+        ]
+        quiet[-1].sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS either
+        asking = http.client.HTTPSConnection("localhost", page.port, timeout=20, context=context)
+        assert asked_again(opened.enter_context(closing(asking))) == 200
+        for connection in quiet[:20]:
+            assert connection.recv(1) == b""
 
 
 @pytest.mark.usefixtures("few_places")

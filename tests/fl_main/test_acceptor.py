@@ -1,21 +1,23 @@
-"""Listening, and how many connections the system has room for."""
+"""Listening: who is let in, and when there is no room."""
 
 import asyncio
 import errno
-import resource
+import logging
 import socket
 from typing import Any
 
 import pytest
 
-from fl_main.aggregator import acceptor
-from fl_main.aggregator.acceptor import RESERVED_FILES, Acceptor, room_for
+from fl_main import acceptor
+from fl_main.acceptor import Acceptor
+
+LOGGER = logging.getLogger("test")
 
 
 def test_connections_are_taken_until_it_is_closed() -> None:
     async def story() -> None:
         taken: list[socket.socket] = []
-        accepting = Acceptor(lambda accepted, address: taken.append(accepted), lambda: None)
+        accepting = Acceptor(lambda accepted, address: taken.append(accepted), lambda: None, LOGGER)
         await accepting.bind("127.0.0.1", 0)
         assert accepting.is_serving()
         place = accepting.sockets[0].getsockname()
@@ -47,7 +49,9 @@ def test_small_messages_are_sent_at_once() -> None:
 
         made: list[asyncio.Task[None]] = []
         accepting = Acceptor(
-            lambda accepted, address: made.append(asyncio.create_task(connect(accepted))), lambda: None
+            lambda accepted, address: made.append(asyncio.create_task(connect(accepted))),
+            lambda: None,
+            LOGGER,
         )
         await accepting.bind("127.0.0.1", 0)
         with socket.create_connection(accepting.sockets[0].getsockname()):
@@ -61,7 +65,7 @@ def test_small_messages_are_sent_at_once() -> None:
 def test_address_that_is_taken_leaves_nothing_open() -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
-            accepting = Acceptor(lambda accepted, address: None, lambda: None)
+            accepting = Acceptor(lambda accepted, address: None, lambda: None, LOGGER)
             with pytest.raises(OSError, match="in use"):
                 await accepting.bind("127.0.0.1", other.getsockname()[1])
             assert not accepting.is_serving()
@@ -80,7 +84,7 @@ def test_system_without_descriptors_is_asked_again(monkeypatch: pytest.MonkeyPat
             accepted.close()
             taken.set()
 
-        accepting = Acceptor(connect, lambda: asked.append("full"))
+        accepting = Acceptor(connect, lambda: asked.append("full"), LOGGER)
         loop = asyncio.get_running_loop()
         real, failures = loop.sock_accept, [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED]
 
@@ -98,21 +102,3 @@ def test_system_without_descriptors_is_asked_again(monkeypatch: pytest.MonkeyPat
         await accepting.wait_closed()
 
     asyncio.run(asyncio.wait_for(story(), 20))
-
-
-def test_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = [1024, 4096]
-    monkeypatch.setattr(resource, "getrlimit", lambda which: tuple(limits))
-    monkeypatch.setattr(resource, "setrlimit", lambda which, wanted: limits.__setitem__(0, wanted[0]))
-    assert room_for(2000) == 2000
-    assert limits == [4096, 4096]
-
-
-def test_too_few_descriptors_are_one_line_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
-    monkeypatch.setattr(resource, "setrlimit", lambda which, wanted: None)
-    assert room_for(11_000) == 1024 - RESERVED_FILES
-    assert "the system allows 1024 open files, too few" in caplog.text
-    assert len(caplog.records) == 1
