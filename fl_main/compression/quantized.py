@@ -24,7 +24,7 @@ from fl_main.weights import Array, ArraySpec, DType
 CODES = "__codes__"
 SCALES = "__scales__"
 LARGEST_PACKED = 7  # up to these a code fits half a byte, as a two's complement
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_MAX = np.finfo(np.float32).max
 
 Codes = NDArray[np.int8]
 
@@ -43,6 +43,13 @@ class Quantized(Codec):
     def largest(self) -> int:
         """The largest code, up to 127."""
         raise NotImplementedError
+
+    @property
+    def largest_scale(self) -> np.float32:
+        """The largest scale of which `largest` are a float32: their quotient may have been rounded up."""
+        scale = _FLOAT32_MAX / np.float32(self.largest)
+        is_exact = float(scale) * self.largest <= float(_FLOAT32_MAX)
+        return scale if is_exact else np.nextafter(scale, np.float32(0))
 
     @property
     def is_stochastic(self) -> bool:
@@ -83,9 +90,9 @@ class Quantized(Codec):
         with np.errstate(over="ignore"):
             exact = self.scales_of(values, blocks.starts)
             scales = exact.astype(np.float32)
-        # Rounded up, or the largest value would be more than `largest` scales where these are tiny.
-        scales = np.where(scales < exact, np.nextafter(scales, np.float32(np.inf)), scales)
-        fits = scales <= _FLOAT32_MAX / self.largest
+            # Rounded up, or the largest value would be more than `largest` scales where these are tiny.
+            scales = np.where(scales < exact, np.nextafter(scales, np.float32(np.inf)), scales)
+        fits = scales <= self.largest_scale
         if not fits.all():
             name = signal.vector.name_at(blocks.start + int(blocks.starts[np.argmin(fits)]))
             raise WeightsError(f"array {name!r} has values too large for {self.name}: take codec none")
@@ -127,7 +134,7 @@ class Quantized(Codec):
     def wrong(self, vector: Vector, spec: ArraySpec, start: int, values: Array, before: int) -> str:
         """Scales are not negative and not too large, codes not beyond the largest."""
         if spec.name == SCALES:
-            is_right = bool(((values >= 0) & (values <= _FLOAT32_MAX / self.largest)).all())
+            is_right = bool(((values >= 0) & (values <= self.largest_scale)).all())
             return "" if is_right else "has scales that are negative or too large"
         codes = unpacked(values) if self.is_packed else values.astype(np.int16)
         is_right = bool((np.abs(codes) <= self.largest).all())

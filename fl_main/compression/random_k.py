@@ -60,7 +60,10 @@ class RandomK(Codec):
         for start, size in signal.vector.stretches():
             _, places, sizes = parts.chosen(start, size)
             values = signal.read(start, size)[places - start]
-            yield signal.narrowed(values if self.error_feedback else values * sizes, places)
+            if not self.error_feedback:
+                with np.errstate(over="ignore"):  # what is too large is refused below
+                    values *= sizes
+            yield signal.narrowed(values, places)
 
     def reader(self, stored: Source, vector: Vector) -> Reader:
         """Return what puts values in their places, and 0 elsewhere."""

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from fl_main.compression import Check
 from fl_main.compression.qsgd import Qsgd
 from fl_main.compression.quantized import CODES, SCALES, packed, unpacked
-from fl_main.weights import Array, DType
-from tests.fl_main.compression.arrays import encoded, held, there_and_back
+from fl_main.errors import WeightsError
+from fl_main.weights import Array, DType, Layout
+from tests.fl_main.compression.arrays import arrays_of, encoded, held, there_and_back
+from tests.fl_main.strategies.arrays import memory
 
 
 def test_levels_divide_the_norm_of_a_block() -> None:
@@ -74,3 +76,25 @@ def test_a_code_beyond_the_levels_is_told() -> None:
     assert Check(codec, model.layout).first_wrong(0, stored.data) is None
     stored.data[stored.layout.offsets[CODES]] = 0x04
     assert Check(codec, model.layout).first_wrong(0, stored.data) == f"array {CODES!r} has codes beyond 3"
+
+
+@pytest.mark.parametrize("levels", range(2, 128))
+def test_the_largest_code_of_the_largest_scale_is_finite_and_a_larger_scale_is_refused(levels: int) -> None:
+    codec, layout = Qsgd(1, levels), Layout.of({"w": np.zeros(1, np.float32)})
+    above = np.nextafter(codec.largest_scale, np.float32(np.inf))
+    assert float(above) * levels > float(np.finfo(np.float32).max), "no more is refused than has to be"
+    largest, beyond = (memory({SCALES: np.array([s]), **_code(levels)}) for s in (codec.largest_scale, above))
+    assert Check(codec, layout).first_wrong(0, largest.data) is None
+    assert np.isfinite(arrays_of(codec.decoded(largest, layout))["w"]).all()
+    assert "scales that are negative or too large" in (Check(codec, layout).first_wrong(0, beyond.data) or "")
+
+
+def _code(levels: int) -> dict[str, Array]:
+    return {CODES: np.array([levels], np.uint8 if levels <= 7 else np.int8)}
+
+
+def test_values_next_to_the_largest_float32_are_an_error_where_no_scale_says_them() -> None:
+    largest = np.array([np.finfo(np.float32).max], np.float32)
+    with pytest.raises(WeightsError, match="too large for qsgd"):
+        there_and_back(Qsgd(1, 127), {"w": largest})
+    assert there_and_back(Qsgd(1, 1), {"w": largest})["w"] == largest

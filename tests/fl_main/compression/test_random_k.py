@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_main.compression.random_k import SEED, Parts, RandomK, mixed, picks
+from fl_main.errors import WeightsError
 from tests.fl_main.compression.arrays import encoded, held, there_and_back
 
 
@@ -66,3 +67,9 @@ def test_places_take_no_bytes_but_those_of_one_number() -> None:
     assert codec.layout(model.layout).nbytes == 8 + 4 * 100
     first, second = (encoded(codec, codec.signal(model), seed) for seed in (1, 2))
     assert first.arrays[SEED] != second.arrays[SEED]
+
+
+def test_a_value_that_is_too_large_once_it_is_multiplied_is_an_error() -> None:
+    codec = RandomK(0.5, error_feedback=False)
+    with pytest.raises(WeightsError, match=r"array 'w' has values too large to be sent alone"):
+        encoded(codec, codec.signal(held({"w": np.full(2, 1e308)})))
