@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from fl_main.log_handler import takes_more
 from fl_main.printable import printable
 from fl_main.store import MetricRecord, Record
 
@@ -43,13 +45,15 @@ class LiveView:
         from rich.live import Live
 
         self._daemon = daemon
+        screen = sys.stdout  # which the view replaces
         handler = _LineHandler(self._lines)
         root = logging.getLogger()
         before = root.handlers[:]
         root.handlers[:] = [handler]
         try:
             with Live(get_renderable=self._render, auto_refresh=False) as live:
-                yield live.refresh
+                # The daemon does not wait for a terminal that was stopped (Ctrl-S).
+                yield lambda: live.refresh() if takes_more(screen) else None
         finally:
             root.handlers[:] = before
 

@@ -99,6 +99,12 @@ class PatientHandler(logging.StreamHandler[TextIO]):
                 self._thread = None
 
 
+def takes_more(stream: TextIO) -> bool:
+    """Whether a stream has room for more, as far as that can be asked: a stopped terminal has none."""
+    fd = _descriptor(stream)
+    return fd is None or _has_room(fd, 0.0)
+
+
 def _descriptor(stream: TextIO) -> int | None:
     """Return the descriptor of a stream; None if it has none, or none whose room can be asked for."""
     try:
