@@ -15,7 +15,7 @@ from fl_main.local.sites import Program
 from fl_main.settings.files import parse_run
 from fl_main.training import Evaluation, TrainResult
 
-__all__ = ["LocalRound", "LocalRun", "LocalTask", "rounds_of", "run_local"]
+__all__ = ["LocalRound", "LocalRun", "LocalTask", "run_local"]
 
 
 def run_local(

@@ -125,12 +125,12 @@ class Sites:
         self._warn_once(asked.warning)
         if not isinstance(result, TrainResult):
             return _declined(task, f"train returned {type(result).__name__}, not a TrainResult")
-        self._keep_own(task, result)
         local = self._models.files.keep_arrays(self._parts.shared_of(result.weights))
         try:
             sent = self._sender.as_sent(task, local, uncounted)
         except WeightsError as error:  # values that no codec can encode
             return _declined(task, str(error))
+        self._keep_own(task, result)
         payloads = {"weights": sent, **self._channels(task, result)}
         metrics = as_metrics(result.metrics)
         return self._sent(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fl_main.errors import SettingsError
+from fl_main.errors import SettingsError, UpdateRejectedError
 from fl_main.strategies.base import Block, Contribution, Strategy
 from fl_main.strategies.fedavg import fold_deltas
 from fl_main.strategies.options import one_of, ratio
@@ -84,6 +84,11 @@ class FedNova(Strategy):
         effective = work if self._tau_eff == "a" else steps
         total = sum(part * own for part, own in zip(self._parts, effective, strict=True))
         self._factors = [total * part / own for part, own in zip(self._parts, work, strict=True)]
+        for update, own, factor in zip(contributions, work, self._factors, strict=True):
+            if factor == math.inf:
+                raise UpdateRejectedError(
+                    f"{update.agent}: {REPORTED} is {own}; it is too small to divide by"
+                )
 
     def _work(self, update: Contribution) -> float:
         """Return a_k."""

@@ -128,6 +128,11 @@ def test_a_report_that_cannot_be_is_refused(a: float) -> None:
         moved(FedNova(reported=True), (0, 1), a0=1.0, a1=1.0)  # of no steps in all, nothing would move
 
 
+def test_a_report_that_nothing_can_be_divided_by_is_refused_by_name() -> None:
+    with pytest.raises(UpdateRejectedError, match=r"^agent-1: a_k is 1e-310; it is too small to divide by$"):
+        moved(FedNova(reported=True), a0=1.0, a1=1e-310)
+
+
 @pytest.mark.parametrize(
     "options",
     [
