@@ -69,12 +69,14 @@ class AgentOptions:
         """
         if self.connection not in ("stay", "poll"):
             raise SettingsError(f"connection: {self.connection!r} is neither stay nor poll")
+        if self.durability not in ("process", "power"):  # else a misspelt one would promise less in silence
+            raise SettingsError(f"durability: {self.durability!r} is neither process nor power")
         poll_s: object = self.poll_s  # whatever a program says
         if not isinstance(poll_s, int | float) or not 0 < poll_s < math.inf:
             raise SettingsError(f"poll_s: {self.poll_s!r} is not a number of seconds above 0")
         try:  # else it would be found only when the agent joins, in its network thread
             told = {"run": self.run, "name": self.name, "attributes": dict(self.attributes)}
-            Join.model_validate({**told, "agent_id": "-", "instance_id": "-"})
+            Join.model_validate({**told, "token": self.token, "agent_id": "-", "instance_id": "-"})
         except ValidationError as error:
             raise SettingsError(_fault_in(error)) from None
 
@@ -87,6 +89,8 @@ def _fault_in(error: ValidationError) -> str:
         place = place[:2]
         if first["type"] != "string_too_long":
             said = f"{repr(first['input'])[:60]} is no text, finite number, true or false"
+    if place[0] == "token":  # a secret is never shown
+        said = first["msg"]
     return f"{dotted(place)}: {said}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fl_main.errors import SettingsError
 from fl_main.plugins import imported
+from fl_main.training import Evaluation
 from fl_main.weights import Array
 
 Measured = dict[str, float]
@@ -14,7 +15,7 @@ VALUE = "value"  # what a number is called that came without a name
 
 
 class Evaluator:
-    """Measures models by a function: `function(weights)` returns a number, or numbers by name.
+    """Measures models by a function: `function(weights)` gives a number, numbers by name or an `Evaluation`.
 
     Args:
         function: The function itself, or `package.module:function`, found where Python finds modules.
@@ -42,6 +43,8 @@ class Evaluator:
         except Exception as error:  # a function of the user's own may raise anything
             said = " ".join(f"{type(error).__name__}: {error}".split())
             raise SettingsError(f"--evaluate: {self.name} failed: {said}") from error
+        if isinstance(found, Evaluation):  # the function may be that of the agents
+            found = found.metrics
         named = found if isinstance(found, Mapping) else {VALUE: found}
         if not named or not all(isinstance(value, numbers.Real) for value in named.values()):
             raise SettingsError(

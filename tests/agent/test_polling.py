@@ -304,3 +304,14 @@ def test_interval_must_be_one(poll_s: float) -> None:
 def test_connection_must_be_of_a_kind() -> None:
     with pytest.raises(SettingsError, match="connection: 'pol' is neither stay nor poll"):
         Agent("ws://127.0.0.1:1", "r", connection="pol")  # type: ignore[arg-type]
+
+
+def test_token_that_is_no_text_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match=r"^token: Input should be a valid string$") as refused:
+        Agent("ws://127.0.0.1:1", "r", token=271828)  # type: ignore[arg-type]
+    assert "271828" not in str(refused.value)
+
+
+def test_durability_must_be_of_a_kind() -> None:
+    with pytest.raises(SettingsError, match="durability: 'Power' is neither process nor power"):
+        Agent("ws://127.0.0.1:1", "r", durability="Power")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from fl_main.rounds import RoundMachine
 from fl_main.settings import RunSettings
 from fl_main.store import ModelKind, RunStatus, Verdict
 from fl_main.strategies import STRATEGIES, compose
+from fl_main.training import Evaluation
 from fl_main.weights import Array, Layout
 from tests.db.recording import SITES, WEIGHTS, record
 from tests.fl_main.strategies.test_laws import CASES
@@ -388,6 +389,13 @@ def test_nothing_stays_staged_of_a_replay_that_fails(folder: Path, monkeypatch: 
     with pytest.raises(StrategyError):
         replayed(folder)
     assert list((folder / "models" / ".staging").iterdir()) == []
+
+
+def test_the_function_may_be_that_of_the_agents(folder: Path) -> None:
+    with ModelStore(folder) as store:
+        record(store, rounds=1)
+    found = replayed(folder, evaluate=lambda weights: Evaluation({"loss": np.float64(0.5)}, num_examples=3))
+    assert found.rounds[0].measured == {"loss": 0.5}
 
 
 @pytest.mark.parametrize("wrong", ["text", None, {}, {"a": "b"}])
