@@ -10,6 +10,7 @@ from typing import Any
 
 from fl_main.errors import SettingsError
 from fl_main.local.contract import LocalRound, LocalRun, LocalTask
+from fl_main.local.defaults import rounds_of
 from fl_main.local.driver import Driver
 from fl_main.local.sites import Program
 from fl_main.settings.files import parse_run
@@ -77,12 +78,3 @@ def run_local(
     }
     checked, program = parse_run(stated, "run_local"), Program(train, evaluate, statistics)
     return Driver(checked, program, sites, initial_weights, seconds, on_round).run()
-
-
-def rounds_of(sites: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section `round`: a sync round needs every site unless the settings say otherwise."""
-    waits_for_all = settings.get("mode", "sync") == "sync"
-    defaults: dict[str, Any] = {"min_agents": sites, "min_updates": sites if waits_for_all else 1}
-    if "round" not in settings:
-        defaults["max_failed_rounds"] = 1
-    return {**defaults, **settings.get("round", {})}

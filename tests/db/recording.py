@@ -10,7 +10,8 @@ import numpy as np
 from fl_main.db import ModelStore
 from fl_main.events import AgentJoined, Event
 from fl_main.ledger import Outcome
-from fl_main.local import LocalTask, rounds_of
+from fl_main.local import LocalTask
+from fl_main.local.defaults import rounds_of
 from fl_main.local.driver import Driver
 from fl_main.local.sites import Program
 from fl_main.rounds import RoundMachine
