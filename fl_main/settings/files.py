@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fl_main.errors import SettingsError
+from fl_main.messages import MAX_TEXT
 from fl_main.printable import printable
 from fl_main.settings import (
     AgentSettings,
@@ -133,7 +134,7 @@ def read_secret(settings: SecretSettings, what: str) -> str:
         what: What to call it in an error, e.g. `join_token`; the secret itself is never shown.
 
     Raises:
-        SettingsError: If its file or variable is not there, cannot be read, or is empty.
+        SettingsError: If its file or variable is not there, cannot be read, is empty or too long.
     """
     if settings.file is not None:
         place = f"file {settings.file}"
@@ -145,7 +146,10 @@ def read_secret(settings: SecretSettings, what: str) -> str:
         secret = os.environ[settings.env]
     if not secret.strip():
         raise SettingsError(f"{what}: {place} is empty")
-    return secret.rstrip("\r\n")
+    secret = secret.rstrip("\r\n")
+    if len(secret) > MAX_TEXT:  # a message would cut it, and it would be no token of anybody
+        raise SettingsError(f"{what}: {place} has {len(secret)} characters; it may have {MAX_TEXT}")
+    return secret
 
 
 def check_binding(settings: AggregatorSettings, insecure: bool) -> None:

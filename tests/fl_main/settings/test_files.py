@@ -535,6 +535,14 @@ def test_files_of_tokens_that_are_not() -> None:
     check_files(AgentSettings(run="a", token=SecretSettings(file=written("sesame", "good.token"))))
 
 
+def test_token_that_a_message_would_cut_is_refused() -> None:
+    longest = SecretSettings(file=written("t" * 2000 + "\n", "longest.token"))
+    assert read_secret(longest, "token") == "t" * 2000
+    longer = SecretSettings(file=written("t" * 2001, "longer.token"))
+    with pytest.raises(SettingsError, match=r"longer\.token has 2001 characters; it may have 2000$"):
+        read_secret(longer, "token")
+
+
 def test_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
