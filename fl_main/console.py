@@ -1,6 +1,7 @@
 """What every command of `fl` shares: how it ends, how it logs, how it prints tables."""
 
 import csv
+import errno
 import io
 import json
 import logging
@@ -112,6 +113,12 @@ def _exit_code(run: Callable[[], object]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 1  # as click does, where it is the one to notice
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _silence_stdout()  # else the flush at exit fails, too
+        print_error(FLError(f"cannot write all of the answer: {exc.strerror}; free some space on that disk"))
+        return 1
     return result if type(result) is int else 0  # click hands out the code of ctx.exit(code) as a result
 
 
@@ -127,7 +134,7 @@ def print_line(text: str) -> None:
 
 
 def _silence_stdout() -> None:
-    """Let the flush at exit go nowhere, so that it does not report the broken pipe again."""
+    """Let the flush at exit go nowhere, so that it does not report again what the command ended with."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -166,3 +166,21 @@ def test_output_options(args: list[str], output: str | None) -> None:
 
     assert CliRunner().invoke(command, args).exit_code == 0
     assert seen == [output]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+@pytest.mark.parametrize("command", [["settings", "table", "run"], ["--help"]])
+def test_an_answer_for_which_the_disk_has_no_room_is_one_line_of_error(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fl_main", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: cannot write all of the answer: No space left on device; free some space on that disk\n"
+    )
