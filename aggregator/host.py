@@ -376,13 +376,17 @@ class RunHost:
 
     async def stop(self) -> None:
         """Store what was decided and end; the machine goes on from there at the next start."""
-        if self._timer:
-            self._timer.cancel()
         try:
             await self.journal.flush()
         finally:
-            for task in self._background:
-                task.cancel()
+            self.end()
+
+    def end(self) -> None:
+        """Do nothing more by itself; may be called twice."""
+        if self._timer:
+            self._timer.cancel()
+        for task in self._background:
+            task.cancel()
 
 
 def _over(decided: Outcome) -> list[str]:

@@ -219,10 +219,16 @@ class Runs:
         try:
             await asyncio.gather(*(host.stop() for host in self._hosts.values()))
         finally:  # also where the database took too long
-            for worker in self._workers.values():
-                worker.cancel()
-            self._workers.clear()
-            self._hosts.clear()
+            self.end()
+
+    def end(self) -> None:
+        """End at once; may be called twice. What was decided, and is not stored, is decided again."""
+        for host in self._hosts.values():
+            host.end()
+        for worker in self._workers.values():
+            worker.cancel()
+        self._workers.clear()
+        self._hosts.clear()
 
 
 def _parsed(

@@ -100,6 +100,7 @@ class Daemon:
                 await self._why.note_stop()
         except TimeoutError:
             logger.warning("not everything ended within %g s", self._settings.limits.stop_s)
+            self.runs.end()  # it may have been the sessions that took so long
         with suppress(TimeoutError):  # a session may wait for a thread that is busy with a fold
             async with asyncio.timeout(CLOSE_S):
                 await self._listener.close()

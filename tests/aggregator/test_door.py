@@ -137,6 +137,20 @@ def test_agent_that_reads_nothing_is_given_up_whatever_it_says(play: Callable[..
     play(story, ping_interval_s=0.2, ping_timeout_s=10.0)
 
 
+def test_runs_end_though_a_session_does_not_in_time(play: Callable[..., None]) -> None:
+    async def story(house: House) -> None:
+        async def close() -> None:
+            await asyncio.Event().wait()  # as for a thread that reads a large file
+
+        house.daemon.door.close = close  # type: ignore[method-assign]
+        await house.daemon.stop()
+        await asyncio.sleep(0)
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("run ")]
+        assert len(house.daemon.runs) == 0
+
+    play(story, stop_s=0.1)
+
+
 def test_agent_that_cannot_compute_the_digests_of_the_database_is_refused(play: Callable[..., None]) -> None:
     async def story(house: House) -> None:
         talker = house.knock()
