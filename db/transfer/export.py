@@ -63,6 +63,10 @@ def appearing(target: Path, doing: str, *, overwrite: bool) -> Iterator[Path]:
         try:
             yield part
             part.replace(target)
+        except OSError as error:
+            if str(part) in (str(error.filename), str(error.filename2)):  # of a copy the first is its source
+                error.filename = str(target)
+            raise
         finally:
             part.unlink(missing_ok=True)
 

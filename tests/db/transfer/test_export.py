@@ -1,5 +1,6 @@
 """Models as files for other programs."""
 
+import resource
 import sys
 from pathlib import Path
 
@@ -104,6 +105,21 @@ def test_a_file_that_is_there_is_kept_unless_said_otherwise(db: ModelDB, tmp_pat
 def test_where_it_cannot_be_written_is_told(db: ModelDB, tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(StoreError, match=words):
         export_model(db.model("g1"), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_disk_that_takes_no_more_names_the_target(db: ModelDB, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"out{suffix}"
+    found = db.model("g1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # Python ignores SIGXFSZ
+    try:
+        with pytest.raises(StoreError) as caught:
+            export_model(found, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"cannot export a model in {target}: File too large"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
 def test_without_pytorch_a_line_says_what_to_do(
