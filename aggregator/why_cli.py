@@ -42,7 +42,9 @@ def _ask_database(
     try:
         return ask_database(folder, name, str(error), time.time())
     except StoreError as missing:
-        raise ConnectionFailedError(f"{error}\nits database cannot be asked either: {missing}") from missing
+        option = f"there is no folder {folder}; name the model database with --database"
+        reason = missing if folder.is_dir() else option  # its own words name the option of `fl db`
+        raise ConnectionFailedError(f"{error}\nits database cannot be asked either: {reason}") from missing
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ async def dial(url: str, *, ca_file: Path | None = None, timeout_s: float = 10.0
             ssl=_tls(url, ca_file),
         )
     except (OSError, InvalidHandshake, InvalidURI, EOFError) as error:
-        raise explain(error, url, proxy) from error
+        raise explain(error, url, proxy, ca_file) from error
     assert isinstance(connection, Wire)
     link = WebSocketLink(connection)
     if connection.subprotocol != SUBPROTOCOL:  # before a token is told to a server that is not ours
@@ -148,30 +148,33 @@ def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
         raise ConnectionFailedError(f"ca_file {ca_file}: {error}; give a PEM file", lasting=True) from error
 
 
-def explain(error: BaseException, url: str, proxy: Proxy | None = None) -> ConnectionFailedError:
+def explain(
+    error: BaseException, url: str, proxy: Proxy | None = None, ca_file: Path | None = None
+) -> ConnectionFailedError:
     """Return why an aggregator cannot be reached, in one line that says what to do.
 
     Args:
         error: What the try to connect raised.
         url: Of the aggregator.
         proxy: On the way to it: people forget that one is set.
+        ca_file: Certificate authority that was trusted instead of the system's.
     """
     if proxy is None:
-        return _explain(error, url)
+        return _explain(error, url, ca_file)
     if found := explain_proxy(error, place_of(url), proxy):
         return found
-    found = _explain(error, url)
+    found = _explain(error, url, ca_file)
     return ConnectionFailedError(f"{found}; the way leads through {proxy}", lasting=found.lasting)
 
 
-def _explain(error: BaseException, url: str) -> ConnectionFailedError:
+def _explain(error: BaseException, url: str, ca_file: Path | None) -> ConnectionFailedError:
     place = place_of(url)
     if isinstance(error, InvalidStatus):
         return _explain_status(error, place, urlsplit(url).path or "/")
     if isinstance(error, InvalidURI):
         return _explain_address(error.uri, url)
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, "give its authority as ca_file")
+        remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, _authority(ca_file))
         text = f"the certificate of {place} is not trusted ({error.verify_message}); {remedy}"
         return ConnectionFailedError(text, lasting=True)
     if isinstance(error, ssl.SSLError):
@@ -191,6 +194,12 @@ def _explain(error: BaseException, url: str) -> ConnectionFailedError:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return ConnectionFailedError(f"{place} did not answer in time; check the address and firewalls")
     return ConnectionFailedError(f"cannot reach {place}: {error}")
+
+
+def _authority(ca_file: Path | None) -> str:
+    if ca_file is None:
+        return "give its authority as ca_file"
+    return f"ca_file {ca_file} is not its authority, give that one"
 
 
 def _explain_address(refused: str, url: str) -> ConnectionFailedError:

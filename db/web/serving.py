@@ -124,8 +124,13 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, options: str = "--host or --port") -> socket.socket:
     """Return a socket that listens.
+
+    Args:
+        host: Name or address of this machine.
+        port: 0 for a free one.
+        options: Where its operator chose the place, for errors.
 
     Raises:
         SettingsError: If the port is taken, or the address is not this machine's.
@@ -138,7 +143,7 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError(
-            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port (0 takes a free one)"
+            f"cannot listen on {host}:{port}: {reason}; choose another {options} (0 takes a free one)"
         ) from error
 
 
@@ -171,8 +176,8 @@ def serve(
         folder: Of the database.
         settings: Where it listens, and who may look.
         told: Is called once it answers.
-        beside: End also when the standard input ends, as it does when the process dies that holds its
-            other end.
+        beside: Whether a daemon started it: then it also ends when the standard input ends, as it does
+            when the process dies that holds its other end.
 
     Raises:
         SettingsError: If it cannot listen there.
@@ -181,7 +186,8 @@ def serve(
     token, is_made = _token(settings)
     root = settings.root_path.rstrip("/")
     app = create_app(folder, root_path=root, access=Access(token, is_encrypted=settings.tls is not None))
-    with bind(settings.host, settings.port) as listening:
+    options = "--web HOST:PORT, web.host or web.port" if beside else "--host or --port"
+    with bind(settings.host, settings.port, options) as listening:
         place = Place(_url(settings, listening.getsockname()[1], root), token, is_made)
         server = Server(app, settings.tls, lambda: told(place))
         if beside:

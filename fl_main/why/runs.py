@@ -31,7 +31,7 @@ def find_trouble(view: View) -> Iterator[Finding]:
     if trouble := view.trouble:
         yield Finding(
             Subject.DATABASE,
-            view.name,
+            "",
             view.name,
             Standing.FAILED,
             f"the model database is in trouble: {trouble.reason}",

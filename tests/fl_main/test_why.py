@@ -260,6 +260,7 @@ def test_a_database_in_trouble_is_told_with_its_error_and_since_when() -> None:
     view = story_of("ab").view(trouble=Trouble("models: no space left on the disk", 5.0), now=47.0)
     [found] = [finding for finding in everything([view]) if finding.subject is Subject.DATABASE]
     assert found.what.endswith("models: no space left on the disk")
+    assert (found.name, found.run) == ("", "r")  # "database of r:", not a database called r
     assert (found.since_at, found.standing) == (5.0, Standing.FAILED)
     assert found.evidence == ("tried in vain for 42 s",)
 

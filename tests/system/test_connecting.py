@@ -250,6 +250,15 @@ def test_certificate_that_is_not_trusted(secure: DaemonThread, refused: Callable
     assert text.endswith("); give its authority as ca_file")
 
 
+def test_certificate_of_another_authority_than_the_one_given(
+    secure: DaemonThread, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    text = refused(secure.url, ca_file=other)
+    assert text.endswith(f"); ca_file {other} is not its authority, give that one")
+
+
 @pytest.mark.parametrize(
     ("issued_for", "not_after", "reason", "remedy"),
     [

@@ -88,7 +88,8 @@ def test_a_page_that_cannot_listen_leaves_its_daemon_alone(start_process: StartP
         port = taken.getsockname()[1]
         daemon = start_process(options=("--web", f"127.0.0.1:{port}")).started()
         daemon.seen("page ended code=2")
-        assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in daemon.text
+        assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use; " in daemon.text
+        assert "choose another --web HOST:PORT, web.host or web.port (0 takes" in daemon.text
         daemon.stop()
 
 

@@ -315,7 +315,7 @@ def test_without_a_daemon_and_a_database_both_errors_are_told(tmp_path: Path, un
     assert done.stderr.splitlines() == [
         f"error: nothing listens at 127.0.0.1:{unused_tcp_port}; start the aggregator or correct the url",
         "error: its database cannot be asked either: there is no folder models; "
-        "name the model database with --folder",
+        "name the model database with --database",
     ]
 
 
