@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
 from fl_main.acceptor import Acceptor
+from fl_main.certificates import server_context
 from fl_main.errors import SettingsError
 from fl_main.gate import Gate
 from fl_main.links import CLOSE_S
@@ -67,7 +67,8 @@ class WebSocketListener:
         limits = self._settings.limits
         self._serve = serve
         self._trouble = trouble
-        self._context = self._tls()
+        tls = self._settings.tls
+        self._context = None if tls is None else server_context(tls, "tls")
         self._logger = _quiet_logger()
         self._gate = Gate(
             limits.strangers,
@@ -176,19 +177,6 @@ class WebSocketListener:
     def _say_refused(self, guest: Guest, reason: str) -> None:
         if is_told(number := self._refused.count(guest.network)):
             logger.warning("refused peer=%s: %s (%d from there lately)", guest.peer, reason, number)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._settings.tls
-        if tls is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(tls.certificate, tls.key)
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"tls: {tls.certificate} and {tls.key} are no certificate and key: {error}"
-            ) from error
-        return context
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer what is not a WebSocket of ours; None lets the handshake go on."""

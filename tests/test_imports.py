@@ -69,6 +69,7 @@ OF_SHELLS = {
 SHELLS_IN_CORE = {
     "fl_main/__main__.py",
     "fl_main/acceptor.py",
+    "fl_main/certificates.py",
     "fl_main/cli.py",
     "fl_main/links.py",
     "fl_main/log_handler.py",

@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fl_main.acceptor import Acceptor
+from fl_main.certificates import server_context
 from fl_main.errors import SettingsError
 from fl_main.gate import Gate
 from fl_main.settings import TlsSettings, WebSettings
@@ -60,8 +60,6 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, tls: TlsSettings | None, told: Callable[[], object]) -> None:
         config = uvicorn.Config(
             app,
-            ssl_certfile=None if tls is None else tls.certificate,
-            ssl_keyfile=None if tls is None else str(tls.key),
             http="h11",  # the same bounds on what strangers send, whatever else is installed
             log_config=None,
             access_log=False,
@@ -70,10 +68,8 @@ class Server(uvicorn.Server):
             limit_concurrency=MAX_CONNECTIONS,
             ws="none",
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(f"tls: certificate and key cannot be used: {error}") from error
+        config.load()
+        config.ssl = None if tls is None else server_context(tls, "tls")
         super().__init__(config)
         self.silence_s = SILENCE_S
         self.app = app

@@ -207,52 +207,47 @@ def check_files(settings: AggregatorSettings | AgentSettings) -> None:
     Raises:
         SettingsError: With one line for each that is not.
     """
-    if isinstance(settings, AgentSettings):
-        wanted = [("ca_file", settings.ca_file, "CERTIFICATE")]
-        secrets = [("token", settings.token)]
-    else:
-        wanted = [
-            *_of_tls("tls", settings.tls),
-            *_of_tls("web.tls", settings.web.tls if settings.web else None),
-        ]
-        secrets = [
-            ("join_token", settings.join_token),
-            ("operator_token", settings.operator_token),
-            ("web.token", settings.web.token if settings.web else None),
-        ]
-    mistakes = [
-        *(_pem_mistake(name, path, label) for name, path, label in wanted if path is not None),
-        *(_secret_mistake(name, secret) for name, secret in secrets if secret is not None),
-    ]
+    mistakes = _mistakes_of_agent(settings) if isinstance(settings, AgentSettings) else _mistakes_of(settings)
     if any(mistakes):
         raise SettingsError("\n".join(filter(None, mistakes)))
 
 
-def _of_tls(section: str, tls: TlsSettings | None) -> list[tuple[str, Path | None, str]]:
-    if tls is None:
-        return []
+def _mistakes_of_agent(settings: AgentSettings) -> list[str]:
+    from fl_main.certificates import pem_mistake
+
     return [
-        (f"{section}.certificate", tls.certificate, "CERTIFICATE"),
-        (f"{section}.key", tls.key, "PRIVATE KEY"),
+        pem_mistake("ca_file", settings.ca_file, "CERTIFICATE") if settings.ca_file else "",
+        _secret_mistake("token", settings.token),
     ]
 
 
-def _pem_mistake(name: str, path: Path, label: str) -> str:
+def _mistakes_of(settings: AggregatorSettings) -> list[str]:
+    web = settings.web
+    return [
+        _tls_mistakes("tls", settings.tls),
+        _tls_mistakes("web.tls", web.tls if web else None),
+        _secret_mistake("join_token", settings.join_token),
+        _secret_mistake("operator_token", settings.operator_token),
+        _secret_mistake("web.token", web.token if web else None),
+    ]
+
+
+def _tls_mistakes(section: str, tls: TlsSettings | None) -> str:
+    """Say what is wrong with a certificate and key, as the daemon will: it makes the same of them."""
+    from fl_main.certificates import server_context
+
     try:
-        text = read_text(path, f"{name}: {path}")
+        if tls is not None:
+            server_context(tls, section)
     except SettingsError as exc:
         return str(exc)
-    if "-----BEGIN ENCRYPTED" in text:  # the daemon would wait for a password that nobody types
-        return f"{name}: {path}: is encrypted: give a key without a password"
-    if f"{label}-----" not in text:
-        return f"{name}: {path}: holds no PEM block '{label}'"
     return ""
 
 
-def _secret_mistake(name: str, secret: SecretSettings) -> str:
+def _secret_mistake(name: str, secret: SecretSettings | None) -> str:
     """Say what is wrong with a token's file; a variable may be set only where the program will run."""
     try:
-        if secret.file is not None:
+        if secret is not None and secret.file is not None:
             read_secret(secret, name)
     except SettingsError as exc:
         return str(exc)

@@ -304,7 +304,10 @@ def test_plain_against_a_tls_port(
 def test_certificate_of_the_daemon_that_is_none(tmp_path: Path, start_process: StartProcess) -> None:
     (tmp_path / "c.pem").write_text("x")
     log = start_process(run_of(), tls={"certificate": "c.pem", "key": "c.pem"}).ended(2)
-    assert "are no certificate and key" in log.splitlines()[-1]
+    assert log.splitlines()[-2:] == [
+        f"error: tls.certificate: {tmp_path / 'c.pem'}: holds no PEM block 'CERTIFICATE'",
+        f"error: tls.key: {tmp_path / 'c.pem'}: holds no PEM block 'PRIVATE KEY'",
+    ]
 
 
 # --- where waiting can help --------------------------------------------------------------

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -493,8 +494,16 @@ def test_other_machines_need_tls_and_token(host: str) -> None:
         check_binding(half, insecure=False)
 
 
+def issued(name: str) -> TlsSettings:
+    made = trustme.CA().issue_cert("localhost")
+    certificate, key = Path(f"{name}.pem"), Path(f"{name}.key.pem")
+    made.cert_chain_pems[0].write_to_path(certificate)
+    made.private_key_pem.write_to_path(key)
+    return TlsSettings(certificate=certificate, key=key)
+
+
 def test_tls_files_that_are_good() -> None:
-    tls = TlsSettings(certificate=written(CERTIFICATE, "c.pem"), key=written(KEY, "k.pem"))
+    tls = issued("c")
     check_files(AggregatorSettings(tls=tls))
     check_files(AggregatorSettings())
     check_files(AgentSettings(run="a", ca_file=Path("c.pem")))
@@ -508,6 +517,22 @@ def test_tls_files_that_are_not() -> None:
         "tls.certificate: nix.pem: no such file",
         "tls.key: k.pem: holds no PEM block 'PRIVATE KEY'",
     ]
+
+
+def test_certificate_and_key_that_are_no_pair() -> None:
+    tls = issued("a").model_copy(update={"key": issued("b").key})
+    with pytest.raises(SettingsError) as caught:
+        check_files(AggregatorSettings(tls=tls, web=WebSettings(tls=tls)))
+    assert str(caught.value).splitlines() == [
+        f"{section}: a.pem and b.key.pem do not belong together: the key is that of another certificate"
+        for section in ("tls", "web.tls")
+    ]
+
+
+def test_certificate_that_is_none_inside() -> None:
+    tls = TlsSettings(certificate=written(CERTIFICATE, "c.pem"), key=written(KEY, "k.pem"))
+    with pytest.raises(SettingsError, match=r"^tls: c\.pem and k\.pem are no certificate and key: "):
+        check_files(AggregatorSettings(tls=tls))
 
 
 def test_key_with_a_password_is_refused() -> None:
