@@ -262,6 +262,8 @@ class RoundMachine(Assignments):
             self._run_out(step, accepted >= least)
         elif accepted < least and self._is_nobody_left(step):
             self._fail(f"{accepted} updates; {least} are needed and nobody else is working")
+        elif accepted < least and self._is_left_to_others(step):
+            self._fail(f"{accepted} updates; {least} are needed, who is missing left, and others are free")
         elif step.kind is Kind.INITIALISE and self.eligible(step.kind) and self._is_nobody_waited_for(step):
             self._fail("the agent that was asked for a model is gone; another one is asked")
         else:
@@ -287,6 +289,14 @@ class RoundMachine(Assignments):
     def _is_nobody_left(self, step: StepRecord) -> bool:
         """Whether no answer can come any more."""
         return not self.is_open_to_all(step.kind) and not any(True for _ in self._asked())
+
+    def _is_left_to_others(self, step: StepRecord) -> bool:
+        """Whether all that are still to answer said goodbye, and enough others could do the step at once.
+
+        Where there are no others, those who left may come again, and go on with their tasks.
+        """
+        has_left = all(self.members[agent].left_at == NEVER for agent in self._asked())
+        return has_left and not self.is_open_to_all(step.kind) and self.need(step.kind).is_met
 
     def _note_absence(self, step: StepRecord, accepted: int) -> None:
         """Write down that nothing can come before agents that are away return."""

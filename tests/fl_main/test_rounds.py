@@ -301,6 +301,35 @@ def test_an_agent_that_left_for_good_is_not_waited_for() -> None:
     assert story.stand == (1, "train", "aggregating")
 
 
+def test_a_round_begins_anew_with_others_once_all_that_are_missing_left_for_good() -> None:
+    story = collecting("abc", round={"rejoin_s": 10.0})
+    story.join("d")
+    story.decline("a", "error")
+    story.leave("a", for_good=True)
+    story.leave("b", for_good=True)
+    assert story.stand == (1, "train", "collecting")  # c is at work
+    story.answer("c")
+    assert story.verdicts("c") == [
+        (
+            "discarded",
+            "round 1 failed: 1 updates; 2 are needed, who is missing left, and others are free",
+        )
+    ]
+    assert story.stand == (2, "train", "collecting")
+    assert {agent for agent in "cd" if story.assigned[agent].round_id == 2} == {"c", "d"}
+
+
+def test_a_round_waits_for_who_left_for_good_where_nobody_else_could_do_it() -> None:
+    story = collecting("ab")
+    story.answer("a")
+    task = story.assigned["b"]
+    story.leave("b", for_good=True)
+    assert story.stand == (1, "train", "collecting")
+    assert only(story.join("b"), Assign).task == task
+    story.answer("b")
+    assert story.stand == (1, "train", "aggregating")
+
+
 def test_an_agent_that_comes_back_without_its_task_is_given_it_again() -> None:
     story = collecting("ab")
     task = story.assigned["b"]
