@@ -18,6 +18,7 @@ from fl_main.messages import Frozen
 from fl_main.ports import Ports
 from fl_main.printable import first_fault
 from fl_main.settings import RunSettings
+from fl_main.settings.files import parse_run
 from fl_main.settings.run_name import numbered_name
 from fl_main.store import (
     EventRecord,
@@ -172,7 +173,7 @@ class Runs:
             SettingsError: As for `create`; or if the settings make no sense, or the model is none to train.
             StoreError: If there is no such model, or its file is not there.
         """
-        return await self.create(_parsed(await self._with_model(given, reference, name)), actor)
+        return await self.create(parse_run(await self._with_model(given, reference, name), "settings"), actor)
 
     async def _with_model(self, given: Mapping[str, Any], reference: str, name: str) -> dict[str, Any]:
         """Return settings of a run that begins with a model, if one is named."""
@@ -196,11 +197,11 @@ class Runs:
                 f"the run that made model {model.model_id} has no settings: give a FILE with some"
             )
         try:
-            return _parsed(found, RunSettings.stored).model_dump(mode="json")
-        except SettingsError as error:  # it was made by an older version
+            return RunSettings.stored(found).model_dump(mode="json")
+        except ValidationError as error:  # it was made by an older version
             raise SettingsError(
                 f"the settings of the run that made model {model.model_id} cannot be used any more: "
-                f"{error}; give a FILE with some"
+                f"{first_fault(error)}; give a FILE with some"
             ) from error
 
     def _host(self, settings: RunSettings, snapshot: RunSnapshot) -> RunHost:
@@ -229,15 +230,6 @@ class Runs:
             worker.cancel()
         self._workers.clear()
         self._hosts.clear()
-
-
-def _parsed(
-    settings: Mapping[str, Any], read: Callable[[Mapping[str, Any]], RunSettings] = RunSettings.model_validate
-) -> RunSettings:
-    try:
-        return read(settings)
-    except ValidationError as error:
-        raise SettingsError(first_fault(error)) from error
 
 
 def _report(worker: "asyncio.Task[None]") -> None:

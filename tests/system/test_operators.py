@@ -61,7 +61,7 @@ def test_runs_are_created_listed_shown_paused_resumed_and_stopped(
     assert run("stop", "old", code=1) == "error: there is no run 'old' (runs: new)\n"
 
     done = fl("status", *target, cwd=tmp_path)
-    assert "0 agents connected, 1 runs" in done.stdout
+    assert "0 agents connected, 1 run\n" in done.stdout
     assert json.loads(fl("status", "--json", *target, cwd=tmp_path).stdout)["runs"][0]["status"] == "stopped"
     daemon.stop()
 
@@ -133,9 +133,12 @@ def test_agent_cannot_give_orders(start_daemon: StartDaemon) -> None:
         ({"name": "x", "cohort": {"rule": "nosuch:rule"}}, "cohort.rule: 'nosuch:rule' cannot be imported"),
         ({"name": "x", "initial": {"file": "/nowhere.npz"}}, "initial.file: /nowhere.npz: No such file"),
         ({"name": "x", "initial": {"model": "m"}}, "initial.model: there is no model 'm' in this database"),
-        ({"name": "../x"}, "name: "),
-        ({"name": "x", "what": 1}, "what: "),
-        ({}, "name: "),
+        (
+            {"name": "../x"},
+            "settings: name: '../x' is not allowed: must be text of 1 to 100 letters",
+        ),
+        ({"name": "x", "what": 1}, "settings: unknown key 'what'"),
+        ({}, "settings: name is missing"),
     ],
 )
 def test_run_that_cannot_be_made_is_refused(
