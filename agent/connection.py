@@ -27,7 +27,7 @@ from fl_main.ports import Disk, Link, Ports
 from fl_main.printable import dotted
 from fl_main.strategies.fold import as_channel
 from fl_main.threads import Threads
-from fl_main.training import Kind, TrainResult, as_evaluation, as_metrics
+from fl_main.training import Kind, TrainResult, as_count, as_evaluation, as_metrics, counts_of
 from fl_main.weights import Array, Layout, Role, as_arrays
 
 from .client import Client
@@ -321,10 +321,7 @@ class Connection:
             channel: Outgoing.of(*self._channel(values)) for channel, values in result.channels.items()
         }
         state, metrics = self._kept(result), as_metrics(result.metrics)
-        steps = None if result.num_steps is None else int(result.num_steps)  # of numpy or torch, perhaps
-        return self.folder.put(
-            assign.task_id, int(result.num_examples), steps, metrics, arrays, state, seconds
-        )
+        return self.folder.put(assign.task_id, *counts_of(result), metrics, arrays, state, seconds)
 
     @property
     def private(self) -> PrivateArrays:
@@ -360,7 +357,8 @@ class Connection:
         """Write the answer to an evaluate task to the outbox and return it."""
         measured = as_evaluation(answer)
         metrics = as_metrics(measured.metrics)
-        return self.folder.put(assign.task_id, int(measured.num_examples), None, metrics, {}, None, seconds)
+        examples = as_count(measured.num_examples, "num_examples")
+        return self.folder.put(assign.task_id, examples, None, metrics, {}, None, seconds)
 
     def entry_of_arrays(self, assign: Assign, values: Mapping[str, Any], seconds: float) -> OutboxEntry:
         """Write first weights or local sums to the outbox and return it."""

@@ -203,6 +203,35 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
+def as_count(value: object, name: str) -> int:
+    """Return a count as a plain whole number: Python, numpy and torch scalars are taken.
+
+    Args:
+        value: `num_examples` or `num_steps` of a result.
+        name: What it is called.
+
+    Raises:
+        WeightsError: If it is no whole number.
+    """
+    try:
+        scalar = value.item() if hasattr(value, "item") else value
+        if isinstance(scalar, numbers.Integral) or (isinstance(scalar, float) and scalar.is_integer()):
+            return int(scalar)
+    except (ValueError, RuntimeError):  # of numpy and torch: more than one
+        pass
+    raise WeightsError(f"{name} must be a whole number, not {value!r:.40}")
+
+
+def counts_of(result: TrainResult) -> tuple[int, int | None]:
+    """Return the examples and the steps of a result as plain whole numbers.
+
+    Raises:
+        WeightsError: If they are none.
+    """
+    steps = None if result.num_steps is None else as_count(result.num_steps, "num_steps")
+    return as_count(result.num_examples, "num_examples"), steps
+
+
 def is_finite(metrics: Mapping[str, float]) -> bool:
     """Whether every metric is a finite number."""
     return all(math.isfinite(value) for value in metrics.values())

@@ -60,6 +60,8 @@ def run_local(
         WeightsError: If what a function of yours gave back are no arrays or numbers.
         RunFailedError: If a round cannot be completed: the reason names the site.
     """
+    if not isinstance(sites, Mapping):
+        raise SettingsError(f"sites are data by name, {{'a': …}}, not {type(sites).__name__}")
     if not sites:
         raise SettingsError("sites: there is none; at least one is needed")
     if seconds is not None and not callable(seconds):

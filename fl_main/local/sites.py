@@ -17,7 +17,17 @@ from fl_main.personal import PrivateArrays
 from fl_main.rounds import RoundMachine
 from fl_main.store import StoredPayload, TaskRecord, UpdateRecord, Verdict
 from fl_main.strategies.fold import as_channel
-from fl_main.training import Asked, Evaluation, Kind, TrainResult, as_evaluation, as_metrics, evaluation_of
+from fl_main.training import (
+    Asked,
+    Evaluation,
+    Kind,
+    TrainResult,
+    as_count,
+    as_evaluation,
+    as_metrics,
+    counts_of,
+    evaluation_of,
+)
 from fl_main.weights import Array
 
 logger = logging.getLogger("fl_main.local")
@@ -117,7 +127,8 @@ class Sites:
         )
         measured = as_evaluation(answer)
         metrics = as_metrics(measured.metrics)
-        return Offered(task.task_id, task.agent_id, measured.num_examples, metrics=metrics)
+        examples = as_count(measured.num_examples, "num_examples")
+        return Offered(task.task_id, task.agent_id, examples, metrics=metrics)
 
     def _trained(self, task: TaskRecord, uncounted: Container[str]) -> Offered | TaskDeclined:
         asked = Asked(self._machine.strategy.correction())
@@ -133,9 +144,7 @@ class Sites:
         self._keep_own(task, result)
         payloads = {"weights": sent, **self._channels(task, result)}
         metrics = as_metrics(result.metrics)
-        return self._sent(
-            Offered(task.task_id, task.agent_id, result.num_examples, result.num_steps, metrics, payloads)
-        )
+        return self._sent(Offered(task.task_id, task.agent_id, *counts_of(result), metrics, payloads))
 
     def _task(self, task: TaskRecord, asked: Asked) -> LocalTask:
         """Return a task as the program sees it."""

@@ -109,6 +109,14 @@ def test_scalars_of_numpy_are_metrics(make_agent: MakeAgent, daemon: DaemonThrea
     assert (dict(update.metrics), update.num_examples) == ({"a": 0.5, "b": 2, "c": 3, "d": 1, "e": 5}, 7)
 
 
+@pytest.mark.parametrize("count", [10.5, "10"])
+def test_examples_that_are_no_whole_number_are_named(make_agent: MakeAgent, count: Any) -> None:
+    with make_agent() as agent:
+        task = next(agent.tasks())
+        with pytest.raises(WeightsError, match=f"^num_examples must be a whole number, not {count!r}$"):
+            task.submit(task.weights, count)
+
+
 # --- not answering -----------------------------------------------------------------------
 
 

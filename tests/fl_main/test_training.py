@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fl_main.errors import WeightsError
-from fl_main.training import as_metrics, is_finite
+from fl_main.training import TrainResult, as_count, as_metrics, counts_of, is_finite
 
 
 def test_scalars_of_every_kind_become_floats() -> None:
@@ -46,6 +46,18 @@ def test_metrics_that_no_message_can_carry_are_refused(given: dict[str, float], 
 def test_metrics_without_names_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"numbers by name, .*, not list"):
         as_metrics([0.5])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [10, 10.0, np.int64(10), np.float32(10), np.array([10])])
+def test_a_count_is_a_whole_number_of_any_kind(value: Any) -> None:
+    assert counts_of(TrainResult({}, value, num_steps=value)) == (10, 10)
+    assert counts_of(TrainResult({}, value)) == (10, None)
+
+
+@pytest.mark.parametrize("value", [10.5, "10", None, math.nan, math.inf, np.zeros(2), [10], 10 + 0j])
+def test_what_counts_nothing_whole_is_refused(value: object) -> None:
+    with pytest.raises(WeightsError, match=r"^num_examples must be a whole number, not "):
+        as_count(value, "num_examples")
 
 
 def test_metrics_are_finite_or_not() -> None:

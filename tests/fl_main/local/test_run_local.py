@@ -244,10 +244,20 @@ def test_what_is_no_array_is_a_weights_error() -> None:
         run_local(good, {"a": 0}, {"w": "text"})
 
 
+@pytest.mark.parametrize("count", [10.5, "10"])
+def test_examples_that_are_no_whole_number_are_named(count: Any) -> None:
+    words, measured = f"^num_examples must be a whole number, not {count!r}$", Evaluation({}, count)
+    with pytest.raises(WeightsError, match=words):
+        run_local(lambda task: TrainResult(task.weights, count), {"a": 0}, {"w": np.zeros(1)}, rounds=1)
+    with pytest.raises(WeightsError, match=words):
+        run_local(good, {"a": 0}, {"w": np.zeros(1)}, rounds=1, evaluate=lambda weights, data: measured)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"sites": {}},
+        {"sites": ["a", "b"]},
         {"rounds": 0},
         {"strategy": "fedawg"},
         {"strategy_options": {"cup": 1}},
