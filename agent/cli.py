@@ -131,6 +131,8 @@ def find_function(path: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
 
 def _module(place: str) -> ModuleType:
     find_here()
+    if place.endswith(".py") and not Path(place).is_file():
+        raise SettingsError(f"there is no file {place}")
     try:
         return _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (ImportError, FileNotFoundError) as error:

@@ -215,7 +215,8 @@ def status(as_json: bool, watch: bool, **target: Any) -> None:
 
 
 def _print_status(found: Mapping[str, Any]) -> None:
-    counts = f"{found['agents']} agents connected, {len(found['runs'])} runs"
+    agents, runs = found["agents"], len(found["runs"])
+    counts = f"{agents} agent{'s' * (agents != 1)} connected, {runs} run{'s' * (runs != 1)}"
     print_line(f"{found['software']} at {found['url']}: {counts}")
     for run in found["runs"]:
         click.echo()
@@ -289,7 +290,7 @@ def _duration(seconds: float | None) -> str | None:
 
 @click.group(cls=CommandGroup)
 def run() -> None:
-    """Create, list, show, pause and stop runs of a daemon, and leave agents out of them."""
+    """Create, list, show, pause, stop, resume and roll back runs of a daemon, or leave agents out of them."""
 
 
 @run.command()

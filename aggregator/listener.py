@@ -21,6 +21,7 @@ from fl_main.gate import Gate
 from fl_main.links import CLOSE_S
 from fl_main.messages import MAX_FRAME_BYTES, SUBPROTOCOL
 from fl_main.ports import GuestLink
+from fl_main.printable import first_line
 from fl_main.settings import AggregatorSettings
 from fl_main.tally import Tally, is_told, network_of
 
@@ -142,7 +143,8 @@ class WebSocketListener:
         self._gate.leave(guest)
         accepted.close()
         reason = None if opened.cancelled() else opened.exception()
-        self._say_refused(guest, guest.dropped or f"no TLS: {reason or 'no word'}")
+        said = first_line(reason) if reason else "no word"  # who hangs up leaves an error without words
+        self._say_refused(guest, guest.dropped or f"no TLS: {said}")
 
     async def _attend(self, connection: ServerConnection) -> None:
         """Let a connection open its WebSocket, and serve it until it ends."""

@@ -8,7 +8,9 @@ from fl_main.console import Lazy, LazyGroup, run_command
 # Names in strings: the core must not import the folders beside it, and `fl --help` need not.
 COMMANDS = {
     "aggregator": Lazy("fl_main.aggregator.cli:aggregator", "Start the daemon that runs rounds."),
-    "run": Lazy("fl_main.aggregator.cli:run", "Create, list, show, pause and stop runs of a daemon."),
+    "run": Lazy(
+        "fl_main.aggregator.cli:run", "Create, list, show, stop, resume and roll back runs of a daemon."
+    ),
     "status": Lazy("fl_main.aggregator.cli:status", "Show what a daemon is doing and what it waits for."),
     "why": Lazy("fl_main.aggregator.why_cli:why", "Tell why something waits or failed, and what would help."),
     "agent": Lazy("fl_main.agent.cli:agent", "Start an agent around a training function of yours."),

@@ -54,10 +54,11 @@ def import_(
         return
     if trust:
         raise click.UsageError("In a model there is nothing to be called: leave --trust out.")
+    from ..transfer.importing import import_model, require_model_file
+
+    require_model_file(file)
     if run is None:
         raise click.UsageError("Say what the run that holds this model is to be called: --run NAME.")
-    from ..transfer.importing import import_model
-
     found = import_model(folder, file, run, buffers=buffers, new=new, actor=_actor())
     what = f"{found.arrays} arrays, {found.size} bytes"
     click.echo(f"{file}: model {found.model_id} of the new run {found.run}, {what}")

@@ -191,10 +191,19 @@ def _with_roles(spec: ArraySpec, buffers: tuple[str, ...]) -> ArraySpec:
     return replace(spec, role=Role.BUFFER) if is_buffer else spec
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[_Found]:
+def require_model_file(file: Path) -> None:
+    """Check that a file's name is that of a model.
+
+    Raises:
+        StoreError: If it is not.
+    """
     if file.suffix not in _READERS:
         raise StoreError(f"cannot import {file}: its name must end in {' or '.join(_READERS)}")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[_Found]:
+    require_model_file(file)
     try:
         with _READERS[file.suffix](file) as found:
             if not found.specs:

@@ -102,7 +102,7 @@ def test_second_process_of_a_name_is_told_to_choose_another(
     [
         ("train", "'train' is not MODULE:FUNCTION"),
         ("no.such.module:train", "no.such.module cannot be imported: No module named 'no'"),
-        ("no_such_file.py:train", "no_such_file.py cannot be imported"),
+        ("no_such_file.py:train", "there is no file no_such_file.py"),
         ("json:nothing", "json has no function 'nothing'"),
     ],
 )

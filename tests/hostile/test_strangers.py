@@ -108,6 +108,12 @@ def test_tls_handshake_that_does_not_end_is_ended(secure: SetScene) -> None:
     here.daemon.seen("refused peer=.*: no TLS: ")
 
 
+def test_whoever_hangs_up_before_tls_is_logged_with_a_reason(secure: SetScene) -> None:
+    here = secure()
+    connected(here.port).close()
+    here.daemon.seen(r"refused peer=.*: no TLS: \w+ \(1 from there")
+
+
 def test_join_byte_by_byte_has_to_be_quick_enough(scene: SetScene) -> None:
     here = scene(join_s=0.5)
     join = frame(encode(Join(digest_algorithms=["blake3"], run="r", agent_id="a", instance_id="1", name="a")))

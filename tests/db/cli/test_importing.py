@@ -57,6 +57,14 @@ def test_a_file_that_is_there_is_replaced_only_if_said_so(trained: Path, tmp_pat
     assert fl_db("archive", "hearts", file, "-d", trained, "--force").exit_code == 0
 
 
+def test_a_file_that_is_no_model_is_refused_before_a_name_is_asked_for(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("name: x")
+    result = fl_db("import", file, "-d", trained)
+    reason = "its name must end in .safetensors or .npz or .pt"
+    assert (result.exit_code, result.stderr) == (1, f"error: cannot import {file}: {reason}\n")
+
+
 def test_a_model_of_another_program_becomes_a_run(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     save_file(weights(1.0), file)
