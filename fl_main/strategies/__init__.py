@@ -1,11 +1,13 @@
 """Strategies: rules from the updates of a round to the next global model."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fl_main.errors import FLError, SettingsError, StrategyError
 from fl_main.plugins import imported
+from fl_main.printable import first_line
 from fl_main.settings import RunSettings
 from fl_main.settings.reference import one_of
 from fl_main.steps import steps_of
@@ -250,7 +252,19 @@ def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
         raise StrategyError(f"strategy: {name} sends down channels that are not among its state")
     if "weights" in (*strategy.state, *strategy.up):
         raise StrategyError(f"strategy: {name} calls a channel 'weights', which is the model's own")
+    _check_correction(name, strategy)
     return strategy
+
+
+def _check_correction(name: str, strategy: Strategy) -> None:
+    """Ask once what would go with every task: nobody could be told there that it cannot be said."""
+    try:
+        json.dumps(dict(strategy.correction()))
+    except Exception as error:  # a method of the user's own may raise anything
+        raise StrategyError(
+            f"strategy: {name}: correction() must return a mapping of texts, numbers and lists: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def options_of(name: str) -> tuple[str, ...]:

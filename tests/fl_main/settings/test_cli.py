@@ -10,6 +10,8 @@ from fl_main.settings.files import load_run
 from fl_main.settings.reference import KINDS, json_schema
 
 OWN_CODE = """
+import numpy as np
+
 from fl_main.strategies import FedAvg
 
 class Scaffold(FedAvg):
@@ -21,6 +23,14 @@ def oldest(candidates, seed):
 
 def number():
     return 5
+
+class Wishing(FedAvg):
+    def correction(self):
+        return {"name": "x", "mu": np.zeros(1)}
+
+class Failing(FedAvg):
+    def correction(self):
+        return {"mu": {}["mu"]}
 """
 
 
@@ -78,6 +88,10 @@ def test_check_follows_the_files_that_a_file_names() -> None:
         ("strategy: own_code:number", "strategy: own_code:number gives int, not a Strategy"),
         ("strategy: subprocess:Popen\nstrategy_options: {args: [false]}", "strategy: subprocess:Popen is a "
             "class of another kind, not a Strategy"),
+        ("strategy: own_code:Wishing", "strategy: own_code:Wishing: correction() must return a mapping of "
+            "texts, numbers and lists: TypeError: Object of type ndarray is not JSON serializable"),
+        ("strategy: own_code:Failing", "strategy: own_code:Failing: correction() must return a mapping of "
+            "texts, numbers and lists: KeyError: 'mu'"),
         ("cohort: {rule: own_code:nix}", "cohort.rule: 'own_code:nix' cannot be imported: module 'own_code' "
             "has no attribute 'nix'"),
     ],
