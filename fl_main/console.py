@@ -25,6 +25,8 @@ Row = Mapping[str, object]
 Output = Literal["table", "json", "csv"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+_OF_NAMES = ("run", "agent")  # columns of what people name as they like
+_LONGEST_NAME = 40  # characters of one in a table that is too wide for the terminal
 _INTERRUPTED = 130  # what shells report for a process that ended by SIGINT: 128 and the signal's number
 
 
@@ -201,11 +203,31 @@ def print_table(
     elif output == "csv":
         click.echo(_as_csv(rows, list(headings)), nl=False)
     else:
+        _print_text(rows, headings)
+
+
+def _print_text(rows: Sequence[Row], headings: Mapping[str, str]) -> None:
+    is_terminal, text = sys.stdout.isatty(), _as_text(rows, headings)
+    if is_terminal and not _fits(text):
+        rows = _with_short_names(rows)
         text = _as_text(rows, headings)
-        if sys.stdout.isatty() and _fits(text):
-            _print_rich(rows, headings)
-        else:
-            click.echo(text, nl=False)
+    if is_terminal and _fits(text):
+        _print_rich(rows, headings)
+    else:
+        click.echo(text, nl=False)
+
+
+def _with_short_names(rows: Sequence[Row]) -> Sequence[Row]:
+    """Cut long names of runs and agents, which push all that is beside them off the screen.
+
+    Where two names of a column would become one, that column stays as it is.
+    """
+    for column in _OF_NAMES:
+        whole = {value for row in rows if isinstance(value := row.get(column), str)}
+        short = {value: f"{value[: _LONGEST_NAME - 1]}…" for value in whole if len(value) > _LONGEST_NAME}
+        if len({short.get(value, value) for value in whole}) == len(whole):
+            rows = [{**row, column: short.get(str(name := row.get(column)), name)} for row in rows]
+    return rows
 
 
 def _fits(text: str) -> bool:

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fl_main.console import CommandGroup, configure_logging, output_options, print_table, run_command
+from fl_main.console import CommandGroup, Row, configure_logging, output_options, print_table, run_command
 from fl_main.errors import FLError, SettingsError, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,35 @@ def test_table_on_a_terminal_takes_markup_for_text(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     print_table([{"run": "[red]a[/red]\n"}], ["run"])
     assert "[red]a[/red]\\n" in capsys.readouterr().out
+
+
+def test_long_names_are_cut_on_a_terminal_that_is_too_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Row] = [{"agent": "a" * 200, "seen": "x" * 50}, {"agent": "b", "seen": None}]
+    columns, whole = ["agent", "seen"], "a" * 200
+    print_table(rows, columns)
+    assert whole in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(rows, columns)
+    assert capsys.readouterr().out.splitlines()[1] == f"{'a' * 39}…  {'x' * 50}"
+    print_table(rows, columns, "csv")
+    assert whole in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "300")
+    print_table(rows, columns)
+    assert whole in capsys.readouterr().out
+
+
+def test_names_that_would_be_one_stay_whole_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table([{"run": "r" * 60 + end} for end in "ab"], ["run"])
+    shown = capsys.readouterr().out
+    assert "r" * 60 + "a" in shown
+    assert "r" * 60 + "b" in shown
 
 
 def test_table_as_json_has_full_values_of_the_chosen_columns(capsys: pytest.CaptureFixture[str]) -> None:
