@@ -24,6 +24,7 @@ from fl_main.digests import DigestAlgorithm
 from fl_main.errors import SettingsError, StoreError, WeightsError
 from fl_main.printable import first_line
 from fl_main.settings import DatabaseSettings, RunSettings
+from fl_main.settings.files import parse_run
 from fl_main.store import (
     EventRecord,
     ModelKind,
@@ -98,7 +99,7 @@ def import_model(
             be stored; nothing is then.
     """
     file, patterns = Path(file), tuple(buffers)
-    settings = _settings(run, file)
+    settings = _settings(run, file.name)
     run_id = secrets.token_hex(_ID_BYTES)
     with writing(folder, DigestAlgorithm.BLAKE3 if new else None) as store:
         payload = _staged(store, file, f"{run_id}.initial", patterns)
@@ -143,16 +144,11 @@ def writing(folder: Path | str, new: DigestAlgorithm | None) -> SecondWriter:
     return SecondWriter(folder)
 
 
-def _settings(run: str, file: Path) -> RunSettings:
+def _settings(run: str, file: str) -> RunSettings:
     try:
-        return RunSettings.model_validate({"name": run, "purpose": f"holds the model of {file.name}"})
-    except (ValueError, SettingsError) as error:
-        raise StoreError(f"{run!r} cannot be the name of a run: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    found = getattr(error, "errors", None)
-    return str(found()[0]["msg"]) if callable(found) else first_line(error)
+        return parse_run({"name": run, "purpose": f"holds the model of {file}"}, "the run to be made")
+    except SettingsError as error:
+        raise StoreError(str(error)) from error
 
 
 def require_free_name(connection: Connection, run: str, run_id: str) -> None:

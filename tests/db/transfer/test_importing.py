@@ -208,7 +208,9 @@ def test_a_name_that_is_taken_is_refused(trained: Path, tmp_path: Path) -> None:
     save_file(weights(1.0), tmp_path / "a.safetensors")
     with pytest.raises(StoreError, match=r"there is a run 'hearts' in this database .*give another name"):
         import_model(trained, tmp_path / "a.safetensors", "hearts")
-    with pytest.raises(StoreError, match=r"'' cannot be the name of a run"):
+    with pytest.raises(
+        StoreError, match=r"^the run to be made: name: '' is not allowed: must be text of 1 to 100 letters"
+    ):
         import_model(trained, tmp_path / "a.safetensors", "")
     assert verify_database(trained) == []
     assert list((trained / "models" / ".staging").iterdir()) == []
