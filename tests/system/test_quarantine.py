@@ -48,7 +48,8 @@ def test_a_site_whose_updates_are_outliers_is_left_out_until_it_is_released(
     daemon.seen("agent joined run=r .* name=st-mary")
     until(lambda: "in quarantine" in bad.line, "to be told again")
     target = ("--url", daemon.url, "--database", daemon.models)
-    assert "agent st-mary of r: in quarantine" in fl("why", "st-mary", *target, cwd=tmp_path).stdout
+    said = fl("why", "st-mary", *target, cwd=tmp_path).stdout
+    assert "agent st-mary of r: in quarantine" in said, said
     shown = fl("db", "updates", "r", "--agent", "st-mary", "--json", "-d", daemon.models, cwd=tmp_path)
     found = json.loads(shown.stdout)
     assert [update["outlier"] for update in found] == [True, True]
